@@ -1,0 +1,1 @@
+"""Bytes on one node: fetch, verify, keep, serve, evict. Knows nothing of Kubernetes."""

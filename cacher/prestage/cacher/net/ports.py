@@ -1,0 +1,94 @@
+"""What is sent, what comes back, and how a request can fail. Blocking, thread-safe where said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A request that is ready to send: signed, with every header but Host, Connection and Range's.
+
+    `secret` says that `url` or `headers` carry a credential: neither is ever logged.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    method: str = "GET"
+    connect_to: tuple[str, int] | None = None
+    """Host and port to connect to instead of the URL's; Host header and TLS name stay those of the URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """Status and headers; names in lower case, repeated headers joined by a comma and a space."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A small answer, read whole, content coding undone."""
+
+    head: ResponseHead
+    body: bytes
+    url: str
+    """Where it came from, after redirects."""
+
+
+class Body(Protocol):
+    """A body on the wire. One thread uses it; closing early drops the connection, never blocks."""
+
+    head: ResponseHead
+    length: int | None
+    """Content-Length, None when the server frames it otherwise (chunked, close)."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill `buffer`, blocking until it is full or the body ends; the count says which. 0 is the end.
+
+        Raises:
+            NetError: nothing came for the idle timeout, the connection broke, or it ended before `length`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else drop it. Idempotent."""
+        ...
+
+
+class Client(Protocol):
+    """Thread-safe; keeps idle connections."""
+
+    def open(self, request: HttpRequest) -> Body:
+        """Send, read the head, leave the body on the wire. Follows no redirect, retries nothing.
+
+        Raises:
+            NetError: see `NetError.reason`.
+        """
+        ...
+
+    def fetch(self, request: HttpRequest, *, limit_bytes: int = 64 << 20, redirects: int = 5, timeout_s: float = 60) -> Reply:
+        """Send and read a small answer whole. Follows `redirects` redirects, dropping Authorization and Cookie when the
+        origin (scheme, host, port) changes. Retries nothing: retry rules belong to the caller.
+
+        Raises:
+            NetError: also for a body over `limit_bytes`, a redirect loop, or an answer not whole after `timeout_s`.
+        """
+        ...
+
+
+class NetError(Exception):
+    """The exchange failed below HTTP. `reason` is one of the words below; `retryable` says whether again may help.
+
+    Reasons: `dns`, `refused`, `connect-timeout`, `tls`, `proxy`, `reset`, `stalled`, `short` (ended before its length),
+    `garbage` (not HTTP), `too-large`, `redirects`.
+    """
+
+    def __init__(self, reason: str, detail: str, *, retryable: bool = True) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+        self.retryable = retryable
