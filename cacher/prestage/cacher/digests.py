@@ -84,7 +84,8 @@ def artifact_id(text: str) -> ArtifactId:
     algorithm, _, value = text.partition(":")
     if algorithm != "sha256" or not _HEX64.fullmatch(value):
         raise Misconfigured(
-            f"{text!r} is not an artifact", hint="an artifact is sha256: and 64 lower-case hex digits, as `prestage ls` prints"
+            f"{text!r} is not an artifact",
+            hint="an artifact is sha256: and 64 lower-case hex digits, as `prestage ls` prints",
         )
     return ArtifactId(text)
 

@@ -185,9 +185,7 @@ def parse_manifest(raw: bytes, expected: ArtifactId | None = None) -> Manifest:
         if doc["format"] != FORMAT:
             raise Misconfigured(f"manifest format {doc['format']!r} is unknown to this version", hint="upgrade prestage")
         files = [_entry(row) for row in doc["files"]]
-        return manifest_of(
-            _text(doc["authority"]), _text(doc["base"]), files, revision=doc["revision"], kind=_text(doc["kind"])
-        )
+        return manifest_of(_text(doc["authority"]), _text(doc["base"]), files, revision=doc["revision"], kind=_text(doc["kind"]))
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise Corrupt(f"not a manifest: {type(exc).__name__}: {exc}") from exc
 

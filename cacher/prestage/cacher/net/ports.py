@@ -47,7 +47,7 @@ class Body(Protocol):
     """Content-Length, None when the server frames it otherwise (chunked, close)."""
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill `buffer`, blocking until it is full or the body ends; the count says which. 0 is the end.
+        """Fill `buffer`, blocking until it is full or the body ends; 0 is the end. Before a failure it hands over what came.
 
         Raises:
             NetError: nothing came for the idle timeout, the connection broke, or it ended before `length`.

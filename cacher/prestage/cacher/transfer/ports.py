@@ -1,7 +1,7 @@
 """What the engine moves bytes between, and how either side can fail.
 
-    Source  ranges of one file, from an origin today and from a peer later
-    Sink    one file being fetched: knows which pieces are journaled, writes buffers, journals pieces
+Source  ranges of one file, from an origin today and from a peer later
+Sink    one file being fetched: knows which pieces are journaled, writes buffers, journals pieces
 """
 
 from __future__ import annotations
@@ -29,11 +29,15 @@ class Stream(Protocol):
     """An open range of a file. One thread uses it."""
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill `buffer`; fewer bytes only at the end of the range, 0 after it.
+        """Fill `buffer`; fewer bytes only at the end of the range or before a failure, which the next call raises. 0 is the end.
 
         Raises:
             SourceError: by what should happen next.
         """
+        ...
+
+    def abort(self) -> None:
+        """Make a blocked `readinto` end now. From any thread."""
         ...
 
     def close(self) -> None:
@@ -111,3 +115,7 @@ class Fatal(SourceError):
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+class Cancelled(Exception):
+    """The caller took its request back. What was journaled stays."""

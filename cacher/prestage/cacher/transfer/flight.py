@@ -1,0 +1,94 @@
+"""A piece on its way: one cursor, one hash state, whoever delivers the next bytes.
+
+A retry goes on at the cursor. A hedge is a second connection on the same flight: both deliver, whoever brings the bytes at
+the cursor first is written and hashed, the other's copy is dropped. So no byte is written twice, and what was hashed is what
+lies on disk.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from prestage.cacher.digests import CHUNK_BYTES, piece_hasher, piece_span
+from prestage.cacher.transfer.checksums import algorithm
+from prestage.cacher.transfer.limits import Patience
+from prestage.cacher.transfer.ports import PieceRecord
+
+if TYPE_CHECKING:
+    from prestage.cacher.transfer.job import Transfer
+
+BLOCK_BYTES = 4096
+"""What a cursor inside a file is a multiple of: the unit of O_DIRECT."""
+
+
+class Flight:
+    """One piece being received. `deliver` is thread-safe; the queue owns the rest under its lock."""
+
+    def __init__(self, transfer: Transfer, piece: int) -> None:
+        self.transfer, self.piece = transfer, piece
+        self.start, self.stop = piece_span(transfer.sink.size_bytes, piece)
+        self.cursor = self.start
+        self.patience = Patience()
+        self.began, self.began_at = time.monotonic(), self.start
+        self.attempts = 0
+        self.lock = threading.Lock()
+        self._hasher = piece_hasher()
+        self._chunk = xxhash.xxh3_128()
+        self._chunk_sums = bytearray()
+        self._crc = 0
+
+    def bytes_per_s(self, now: float) -> float:
+        """Rate since its connection was opened."""
+        return (self.cursor - self.began_at) / max(now - self.began, 1e-3)
+
+    @property
+    def is_whole(self) -> bool:
+        """Every byte was delivered."""
+        return self.cursor == self.stop
+
+    def deliver(self, offset: int, view: memoryview) -> int:
+        """Write and hash what of `view` (bytes from `offset` on, page-aligned in memory) lies at the cursor.
+
+        Returns how many bytes moved the cursor: fewer than given when another attempt brought some first, or when they end
+        inside a block before the end of the piece.
+
+        Raises:
+            PrestageError: the sink cannot write.
+        """
+        with self.lock:
+            known = self.cursor - offset
+            if known < 0 or known >= len(view):
+                return 0
+            fresh = view[known:]
+            if self.cursor + len(fresh) < self.stop:
+                fresh = fresh[: len(fresh) - len(fresh) % BLOCK_BYTES]
+            if not fresh:
+                return 0
+            self._hash(fresh)
+            self.transfer.sink.write(fresh, self.cursor)
+            self.cursor += len(fresh)
+            self.patience.progressed()
+            return len(fresh)
+
+    def _hash(self, view: memoryview) -> None:
+        self._hasher.update(view)
+        if name := self.transfer.sink.checksum_algorithm:
+            self._crc = algorithm(name).update(view, self._crc)
+        at = self.cursor
+        while view:
+            room = CHUNK_BYTES - at % CHUNK_BYTES
+            part, view = view[:room], view[room:]
+            self._chunk.update(part)
+            at += len(part)
+            if at % CHUNK_BYTES == 0 or at == self.stop:
+                self._chunk_sums += self._chunk.digest()
+                self._chunk.reset()
+
+    def record(self) -> PieceRecord:
+        """What the journal keeps of the whole piece."""
+        digest = self._hasher.digest()
+        return PieceRecord(self.piece, self.stop - self.start, digest, bytes(self._chunk_sums), self._crc)

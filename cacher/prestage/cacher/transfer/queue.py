@@ -1,0 +1,328 @@
+"""Who fetches what next. Every decision is taken here, under one lock and without I/O; the engine's threads act on them.
+
+Order: by priority, then first come first served; inside a job paused pieces first, then the files in their order. A lane
+(one origin server) has a connection limit that its answers move. When nothing is left to begin, idle connections hedge the
+stragglers. A more urgent job makes less urgent attempts give way: they park their piece at its cursor and lose nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from prestage.cacher.errors import Unavailable
+from prestage.cacher.transfer.flight import Flight
+from prestage.cacher.transfer.job import Job, Transfer
+from prestage.cacher.transfer.limits import LaneLimit, Limits, retry_delay_s
+from prestage.cacher.transfer.ports import PieceRecord, Retry, Stream
+
+_HEDGE_LOOK_S = 0.5
+
+
+class Outcome(Enum):
+    """How an attempt ended."""
+
+    WHOLE = "whole"
+    LEFT = "left"
+    """Overtaken, pre-empted or cancelled: nobody's fault."""
+    FAILED = "failed"
+    NO_RANGES = "no-ranges"
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """The connections to one origin server."""
+
+    limit: LaneLimit
+    active: int = 0
+    bytes_moved: int = 0
+    """Since the last tick."""
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One connection at work on a flight. A transfer without ranges has one attempt and a flight per piece in turn."""
+
+    job: Job
+    transfer: Transfer
+    flight: Flight
+    lane: Lane
+    stream: Stream | None = None
+    _leave: bool = False
+
+    @property
+    def flight_is_shared(self) -> bool:
+        """Two connections race on it."""
+        return self.flight.attempts > 1
+
+    def leaves(self) -> bool:
+        """Asked to end at the next buffer."""
+        return self._leave
+
+    def ask_to_leave(self) -> None:
+        """End it soon; a blocked read ends now."""
+        self._leave = True
+        if self.stream is not None:
+            self.stream.abort()
+
+
+@dataclass(slots=True)
+class WorkQueue:
+    """The jobs, the lanes, the attempts. Every public method takes the lock itself."""
+
+    limits: Limits
+    clock: Callable[[], float] = time.monotonic
+    rng: random.Random = field(default_factory=random.Random)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    jobs: list[Job] = field(default_factory=list)
+    closed: bool = False
+    _lanes: dict[str, Lane] = field(default_factory=dict)
+    _attempts: set[Attempt] = field(default_factory=set)
+    _rates: deque[float] = field(default_factory=lambda: deque(maxlen=64))
+
+    def add(self, job: Job) -> None:
+        """Take a job in; the less urgent give way to it."""
+        with self.changed:
+            self.jobs.append(job)
+            self.jobs.sort(key=lambda other: other.priority)
+            wanted = sum(len(transfer.pending) for transfer in job.waiting)
+            lanes = {self._lane(transfer) for transfer in job.waiting}
+            for lane in lanes:
+                free = lane.limit.current - lane.active
+                self._pre_empt(job, lane, max(0, min(wanted, lane.limit.current) - free))
+            self.changed.notify_all()
+
+    def _pre_empt(self, job: Job, lane: Lane, count: int) -> None:
+        weaker = [a for a in self._attempts if a.lane is lane and a.job.priority > job.priority and not a.leaves()]
+        weaker.sort(key=lambda attempt: -attempt.job.priority)
+        for attempt in weaker[:count]:
+            attempt.ask_to_leave()
+
+    def remove(self, job: Job) -> None:
+        """Forget a job that has ended."""
+        with self.changed:
+            self.jobs.remove(job)
+
+    def next(self) -> Attempt | None:
+        """The next thing to fetch; blocks until there is one. None: the engine closes."""
+        with self.changed:
+            while not self.closed:
+                attempt = self._begin() or self._hedge()
+                if attempt is not None:
+                    self._attempts.add(attempt)
+                    attempt.lane.active += 1
+                    attempt.job.active += 1
+                    attempt.flight.attempts += 1
+                    attempt.transfer.flying.add(attempt.flight)
+                    return attempt
+                self.changed.wait(self._pause_s())
+            return None
+
+    def _begin(self) -> Attempt | None:
+        now = self.clock()
+        for job in self.jobs:
+            if job.stopped.is_set():
+                continue
+            for flight in job.parked:
+                lane = self._lane(flight.transfer)
+                if flight.patience.not_before <= now and lane.active < lane.limit.current:
+                    job.parked.remove(flight)
+                    flight.began, flight.began_at = now, flight.cursor
+                    return Attempt(job, flight.transfer, flight, lane)
+            if (found := self._first_piece(job, now)) is not None:
+                return found
+        return None
+
+    def _first_piece(self, job: Job, now: float) -> Attempt | None:
+        full: set[str] = set()
+        for transfer in job.waiting:
+            if transfer.source.lane in full:
+                if len(self._lanes) == 1:
+                    return None
+                continue
+            lane = self._lane(transfer)
+            if lane.active >= lane.limit.current:
+                full.add(transfer.source.lane)
+                continue
+            if not transfer.has_ranges and (transfer.flying or transfer.patience.not_before > now):
+                continue
+            piece = transfer.pending[0]
+            if transfer.has_ranges:
+                transfer.pending.popleft()
+                if not transfer.pending:
+                    job.waiting.remove(transfer)
+            return Attempt(job, transfer, Flight(transfer, piece), lane)
+        return None
+
+    def _hedge(self) -> Attempt | None:
+        if not self._rates:
+            return None
+        now, median = self.clock(), statistics.median(self._rates)
+        worst: Attempt | None = None
+        for attempt in self._attempts:
+            flight, lane = attempt.flight, attempt.lane
+            if attempt.flight_is_shared or not attempt.transfer.has_ranges or attempt.job.stopped.is_set():
+                continue
+            if lane.active >= lane.limit.current or now - flight.began < self.limits.hedge_after_s:
+                continue
+            if flight.bytes_per_s(now) * self.limits.hedge_slower < median and (
+                worst is None or flight.cursor - flight.stop < worst.flight.cursor - worst.flight.stop
+            ):
+                worst = attempt
+        if worst is None:
+            return None
+        return Attempt(worst.job, worst.transfer, worst.flight, worst.lane)
+
+    def _pause_s(self) -> float | None:
+        now = self.clock()
+        dates = [f.patience.not_before for job in self.jobs for f in job.parked]
+        dates += [t.patience.not_before for job in self.jobs for t in job.waiting if not t.has_ranges]
+        waits = [max(date - now, 0.005) for date in dates]
+        if self._attempts:
+            waits.append(_HEDGE_LOOK_S)
+        return min(waits, default=None)
+
+    def moved(self, attempt: Attempt, size_bytes: int) -> None:
+        """Count bytes that were written."""
+        with self.changed:
+            attempt.lane.bytes_moved += size_bytes
+            attempt.job.bytes_by_source[attempt.transfer.source.name] += size_bytes
+
+    def received(self, attempt: Attempt, record: PieceRecord) -> None:
+        """A piece is whole: its record waits for the journal, other connections on it may go."""
+        with self.changed:
+            now, flight = self.clock(), attempt.flight
+            self._rates.append(max(flight.bytes_per_s(now), 1.0))
+            attempt.job.unsaved.append((attempt.transfer, record))
+            attempt.job.unsaved_bytes += record.size_bytes
+            if not attempt.transfer.has_ranges:
+                attempt.transfer.pending.remove(record.piece)
+                attempt.transfer.patience.progressed()
+                if not attempt.transfer.pending:
+                    attempt.job.waiting.remove(attempt.transfer)
+            for other in self._attempts:
+                if other.flight is flight and other is not attempt:
+                    other.ask_to_leave()
+        if attempt.transfer.follower is not None:
+            attempt.transfer.follower.advance(record.piece)
+
+    def end(self, attempt: Attempt, outcome: Outcome, retry: Retry | None = None) -> None:
+        """An attempt is over; its flight goes on, waits, or is lost with its job."""
+        with self.changed:
+            job, transfer, flight = attempt.job, attempt.transfer, attempt.flight
+            self._attempts.discard(attempt)
+            attempt.lane.active -= 1
+            job.active -= 1
+            flight.attempts -= 1
+            if retry is not None:
+                self._count_failure(attempt, retry)
+            if outcome is Outcome.NO_RANGES:
+                transfer.has_ranges = False
+            if flight.attempts == 0:
+                transfer.flying.discard(flight)
+                if not flight.is_whole:
+                    self._park(job, flight)
+            self.changed.notify_all()
+
+    def _park(self, job: Job, flight: Flight) -> None:
+        transfer = flight.transfer
+        if transfer.has_ranges:
+            job.parked.append(flight)
+            return
+        for parked in [f for f in job.parked if f.transfer is transfer]:
+            job.parked.remove(parked)
+            self._give_back(job, parked)
+        self._give_back(job, flight)
+
+    def _give_back(self, job: Job, flight: Flight) -> None:
+        transfer = flight.transfer
+        if flight.piece not in transfer.pending:
+            transfer.pending = deque(sorted([*transfer.pending, flight.piece]))
+        if transfer not in job.waiting:
+            job.waiting.append(transfer)
+
+    def _count_failure(self, attempt: Attempt, retry: Retry) -> None:
+        now, job = self.clock(), attempt.job
+        patience = attempt.flight.patience if attempt.transfer.has_ranges else attempt.transfer.patience
+        patience.failed(now, retry_delay_s(self.limits, patience.failures, retry.after_s, self.rng))
+        job.retries += 1
+        job.last_trouble = retry.why
+        if retry.congested:
+            attempt.lane.limit.congested(now)
+        if patience.is_over(self.limits, now):
+            self._fail(
+                job,
+                Unavailable(
+                    f"{attempt.transfer.path}: gave up after {patience.failures} failures in a row, the last: {retry.why}",
+                    hint="what was fetched is kept; run the same command again to go on",
+                ),
+            )
+
+    def fail(self, job: Job, error: BaseException) -> None:
+        """End a job; the first error is the one that is told."""
+        with self.changed:
+            self._fail(job, error)
+
+    def _fail(self, job: Job, error: BaseException) -> None:
+        if job.error is None:
+            job.error = error
+        job.stopped.set()
+        for attempt in self._attempts:
+            if attempt.job is job:
+                attempt.ask_to_leave()
+        self.changed.notify_all()
+
+    def close(self) -> None:
+        """Wake everybody up to go home."""
+        with self.changed:
+            self.closed = True
+            for attempt in self._attempts:
+                attempt.ask_to_leave()
+            self.changed.notify_all()
+
+    def tick(self, elapsed_s: float) -> None:
+        """A second has passed: let the lanes learn from it."""
+        with self.changed:
+            waiting = any(job.waiting for job in self.jobs if not job.stopped.is_set())
+            for lane in self._lanes.values():
+                rate, lane.bytes_moved = lane.bytes_moved / elapsed_s, 0
+                lane.limit.observe(self.clock(), rate, saturated=waiting and lane.active >= lane.limit.current)
+            self.changed.notify_all()
+
+    def wanted_threads(self) -> int:
+        """Threads that could work right now."""
+        with self.changed:
+            return min(self.limits.connections_max, sum(lane.limit.current for lane in self._lanes.values()))
+
+    def unsaved(self, *, due: bool) -> list[tuple[Job, Transfer, list[PieceRecord]]]:
+        """Records for the journal: all of them when `due`, else only of jobs with too many or with nothing else to do."""
+        batches: dict[tuple[int, int], tuple[Job, Transfer, list[PieceRecord]]] = {}
+        with self.changed:
+            for job in self.jobs:
+                at_its_end = job.active == 0 and (job.stopped.is_set() or not (job.waiting or job.parked))
+                if not (due or at_its_end or job.unsaved_bytes >= self.limits.journal_bytes):
+                    continue
+                for transfer, record in job.unsaved:
+                    batches.setdefault((id(job), id(transfer)), (job, transfer, []))[2].append(record)
+                job.journaling += len(job.unsaved)
+                job.unsaved, job.unsaved_bytes = [], 0
+        return list(batches.values())
+
+    def journaled(self, job: Job, count: int) -> None:
+        """So many records of `job` are durable (or lost with it, when it failed)."""
+        with self.changed:
+            job.left -= count
+            job.journaling -= count
+            self.changed.notify_all()
+
+    def _lane(self, transfer: Transfer) -> Lane:
+        lane = self._lanes.get(transfer.source.lane)
+        if lane is None:
+            lane = self._lanes[transfer.source.lane] = Lane(LaneLimit(self.limits))
+        return lane

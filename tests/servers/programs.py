@@ -1,0 +1,115 @@
+"""Real programs that tests start: where they are found, how they start, and that they end.
+
+Looks in `.tools/bin` of the checkout (made by `make tools`), then on PATH and in the sbin folders. A program is stopped
+by its own handle, and killed after five seconds; its output is kept in a file and shown when it does not come up.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_TOOLS = Path(__file__).resolve().parents[2] / ".tools" / "bin"
+
+SOURCES = {
+    "versitygw": "a Go toolchain and `make tools`",
+    "toxiproxy-server": "a Go toolchain and `make tools`",
+    "nginx": "`apt-get install nginx-light`",
+}
+
+
+def find(name: str) -> Path | None:
+    """The program's path, None where this machine lacks it."""
+    path = os.pathsep.join([str(_TOOLS), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    found = shutil.which(name, path=path)
+    return Path(found) if found else None
+
+
+def lacking(name: str) -> str | None:
+    """Why `name` cannot be started here, None if it can."""
+    return None if find(name) else f"{name} is not installed: it comes with {SOURCES.get(name, f'the package of {name}')}"
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that was free a moment ago."""
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        return int(probe.getsockname()[1])
+
+
+class Program:
+    """A running program that answers on `port`. Raises RuntimeError with its last words if it does not within 10 s."""
+
+    def __init__(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        port: int,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        found = find(str(argv[0]))
+        if found is None:
+            raise RuntimeError(lacking(str(argv[0])))
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [found, *argv[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(env or {})},
+                cwd=cwd,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+        try:
+            self._await_port(port)
+        except RuntimeError:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it, and what it started."""
+        self._signal(signal.SIGTERM)
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGKILL)
+            self._process.wait(5)
+
+    def pause(self) -> None:
+        """Freeze it: connections stay open, nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.poll() is None:
+            os.killpg(self.pid, number)  # its own session, hence its own group: workers included
+
+    def _await_port(self, port: int) -> None:
+        deadline_s = time.monotonic() + 10
+        while time.monotonic() < deadline_s:
+            if self._process.poll() is not None:
+                break
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            time.sleep(0.02)
+        raise RuntimeError(f"{self._process.args!r} did not come up: {self._log.read_text(errors='replace')[-2000:]}")
