@@ -45,7 +45,8 @@ http {{
 class Nginx:
     """Serves `docroot` at `url`, and at `tls_url` where an authority is given. `state` takes its configuration and logs.
 
-    `rate_bytes_per_s` is nginx's limit_rate: for each connection, 0 for none. `extra` goes into the server block.
+    `rate_bytes_per_s` is nginx's limit_rate: for each connection, after a first second's worth at full speed; 0 for
+    none. `extra` goes into the server block.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Nginx:
         extra: str = "",
     ) -> None:
         state.mkdir(parents=True, exist_ok=True)
+        self.docroot = docroot
         self.port = free_port()
         self.tls_port = free_port()
         self.access_log = state / "access.log"

@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,6 +26,15 @@ SOURCES = {
 }
 
 
+def _may_mount() -> bool:
+    """CAP_SYS_ADMIN is bit 21 (linux/capability.h)."""
+    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return bool(int(status["CapEff"], 16) >> 21 & 1)
+
+
+_POWERS: dict[str, Callable[[], bool]] = {"root": lambda: os.geteuid() == 0, "mount": _may_mount}
+
+
 def find(name: str) -> Path | None:
     """The program's path, None where this machine lacks it."""
     path = os.pathsep.join([str(_TOOLS), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
@@ -34,7 +43,9 @@ def find(name: str) -> Path | None:
 
 
 def lacking(name: str) -> str | None:
-    """Why `name` cannot be started here, None if it can."""
+    """Why `name` cannot be had here, None if it can: a program, or one of the powers `root` and `mount`."""
+    if name in _POWERS:
+        return None if _POWERS[name]() else f"this user lacks what it takes: {name}"
     return None if find(name) else f"{name} is not installed: it comes with {SOURCES.get(name, f'the package of {name}')}"
 
 

@@ -1,0 +1,1 @@
+"""What all of it is worth: cold against warm, ours against the rivals. Measures, never decides."""

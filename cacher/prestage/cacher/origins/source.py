@@ -135,13 +135,14 @@ class OriginSource:
             self._check_whole(body, start, stop)
             return
         span = content_range(head.headers.get("content-range", ""))
-        if span is None or span[:2] != (start, stop):
+        # A server may answer with a shorter range than was asked (RFC 9110, 15.3.7): the rest is asked for again.
+        if span is None or span[0] != start or span[1] > stop:
             shown = head.headers.get("content-range", "none")[:60]
             raise Retry(f"asked for bytes {start}-{stop - 1}, the server's Content-Range is {shown!r}")
         if span[2] is not None and span[2] != size_bytes:
             raise Changed(f"{self.file.path} has {span[2]} bytes now, not {size_bytes}")
-        if body.length is not None and body.length != stop - start:
-            raise Retry(f"the server says {body.length} bytes for a range of {stop - start}")
+        if body.length is not None and body.length != span[1] - span[0]:
+            raise Retry(f"the server says {body.length} bytes for a range of {span[1] - span[0]}")
 
     def _check_whole(self, body: HttpBody, start: int, stop: int) -> None:
         if body.length is not None and body.length != self.file.size_bytes:

@@ -126,7 +126,7 @@ class Engine:
         while (attempt := self._queue.next()) is not None:
             outcome, retry = Outcome.LEFT, None
             try:
-                receive = self._receive if attempt.transfer.has_ranges else self._receive_without_ranges
+                receive = self._receive if attempt.ranged else self._receive_without_ranges
                 outcome = receive(attempt, buffer)
             except NoRanges:
                 outcome = Outcome.NO_RANGES
@@ -145,6 +145,8 @@ class Engine:
     def _receive(self, attempt: Attempt, buffer: memoryview) -> Outcome:
         flight = attempt.flight
         offset = flight.cursor
+        if offset == flight.stop:
+            return Outcome.LEFT
         attempt.stream = attempt.transfer.source.open(offset, flight.stop)
         while offset < flight.stop:
             view = self._fill(attempt, offset, flight.stop, buffer)

@@ -26,8 +26,8 @@ class Limits:
     """Connections per lane (scheme, host, port) at first; from there by what the lane gives."""
     connections_max: int = 32
     """Per lane and in all: worker threads, each with one connection and one buffer."""
-    buffer_bytes: int = 1 << 20
-    """Per connection. 1 MiB keeps 8 of them in the last-level cache (docs/figures.md); divides the chunk."""
+    buffer_bytes: int = 2 << 20
+    """Per connection; divides the chunk. 2 MiB: 8 of them stay in the last-level cache, 32 of them are the 64 MiB bound."""
     rate_bytes_per_s: float | None = None
     """Cap over all transfers together."""
     journal_interval_s: float = 1.0

@@ -48,10 +48,15 @@ class Stream(Protocol):
 class Source(Protocol):
     """Ranges of one file at one version. Thread-safe."""
 
-    name: str
-    """`origin`, `file`, later `peer`: the key under which bytes are counted."""
-    lane: str
-    """Sources of one lane share a connection limit (scheme, host and port of an origin)."""
+    @property
+    def name(self) -> str:
+        """`origin`, later `peer`: the key under which bytes are counted."""
+        ...
+
+    @property
+    def lane(self) -> str:
+        """Sources of one lane share a connection limit (an origin's server)."""
+        ...
 
     def open(self, start: int, stop: int) -> Stream:
         """Bytes [start, stop) of the pinned version.

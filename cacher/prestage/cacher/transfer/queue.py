@@ -53,6 +53,8 @@ class Attempt:
     transfer: Transfer
     flight: Flight
     lane: Lane
+    ranged: bool = True
+    """False: it reads the file from its start, piece after piece."""
     stream: Stream | None = None
     _leave: bool = False
 
@@ -157,7 +159,7 @@ class WorkQueue:
                 transfer.pending.popleft()
                 if not transfer.pending:
                     job.waiting.remove(transfer)
-            return Attempt(job, transfer, Flight(transfer, piece), lane)
+            return Attempt(job, transfer, Flight(transfer, piece), lane, transfer.has_ranges)
         return None
 
     def _hedge(self) -> Attempt | None:
@@ -167,7 +169,7 @@ class WorkQueue:
         worst: Attempt | None = None
         for attempt in self._attempts:
             flight, lane = attempt.flight, attempt.lane
-            if attempt.flight_is_shared or not attempt.transfer.has_ranges or attempt.job.stopped.is_set():
+            if flight.is_whole or attempt.flight_is_shared or not attempt.ranged or attempt.job.stopped.is_set():
                 continue
             if lane.active >= lane.limit.current or now - flight.began < self.limits.hedge_after_s:
                 continue
@@ -201,7 +203,7 @@ class WorkQueue:
             self._rates.append(max(flight.bytes_per_s(now), 1.0))
             attempt.job.unsaved.append((attempt.transfer, record))
             attempt.job.unsaved_bytes += record.size_bytes
-            if not attempt.transfer.has_ranges:
+            if not attempt.ranged:
                 attempt.transfer.pending.remove(record.piece)
                 attempt.transfer.patience.progressed()
                 if not attempt.transfer.pending:
@@ -249,7 +251,7 @@ class WorkQueue:
 
     def _count_failure(self, attempt: Attempt, retry: Retry) -> None:
         now, job = self.clock(), attempt.job
-        patience = attempt.flight.patience if attempt.transfer.has_ranges else attempt.transfer.patience
+        patience = attempt.flight.patience if attempt.ranged else attempt.transfer.patience
         patience.failed(now, retry_delay_s(self.limits, patience.failures, retry.after_s, self.rng))
         job.retries += 1
         job.last_trouble = retry.why

@@ -1,0 +1,67 @@
+# `make setup` needs Python 3.11+, make and a package registry; everything lands in .venv and .tools.
+# `make setup UV=` does the same with plain pip.
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+BIN := .venv/bin
+UV ?= $(BIN)/uv
+READY := .venv/.ready
+LOCKED := --require-hashes --no-deps --requirement requirements.lock
+EDITABLE := --no-deps --no-build-isolation --editable . --editable ./loader-lib
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock tools demo bench check test test-all fmt clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 12
+
+setup: $(READY) ## make .venv: what requirements.lock says, and both distributions in place
+
+$(READY): requirements.lock pyproject.toml loader-lib/pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer on PATH: install one, or say make PYTHON=/path/to/python3" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+ifeq ($(UV),)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(LOCKED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(EDITABLE)
+else
+	test -x $(UV) || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(UV) pip install --quiet --python $(BIN)/python $(LOCKED)
+	$(UV) pip install --quiet --python $(BIN)/python $(EDITABLE)
+endif
+	@touch $@
+
+lock: ## write requirements.lock anew from both pyproject.toml (no registry is named in it)
+	test -x $(BIN)/uv || { test -x $(BIN)/python || $(PYTHON) -m venv .venv; $(BIN)/python -m pip install --quiet uv; }
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
+	  --custom-compile-command 'make lock' --no-emit-package prestage --no-emit-package prestage-loader \
+	  --group dev --group demo --extra bench --extra numpy pyproject.toml loader-lib/pyproject.toml --output-file requirements.lock
+
+tools: ## real servers for the tests, each optional: says what is there and what is not, and why
+	@.ci/tools
+
+demo: setup ## a real model from a local origin: cold against warm, report.html
+	$(BIN)/python -m prestage.bench.demo
+
+bench: setup ## ours against the rivals that are installed, over a local server
+	$(BIN)/prestage bench --help
+
+check: setup ## style, types, import rules, unit and contract tests, docs snippets
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(PYTEST) -m "not slow" tests/unit $(wildcard tests/contract)
+
+test: setup tools ## all but the slow tier, on real servers where they can be had
+	$(PYTEST) -m "not slow"
+
+test-all: setup tools ## the slow tier
+	$(PYTEST) -m slow
+
+fmt: setup ## format, and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## everything that was made here, .venv and .tools included
+	rm -rf .venv .tools .demo build dist loader-lib/dist report.html .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The tools we compare ourselves with: one module each, and `ours` among them."""

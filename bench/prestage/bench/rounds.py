@@ -1,0 +1,93 @@
+"""Rounds: in which order variants run, and what may be concluded from their samples. Pure.
+
+Variants alternate: every round runs each of them once, in an order drawn from a seed, so that drift of the machine hits all
+alike. Ratios are taken pair by pair inside a round and only then summed up. Invariant: nothing here hides a sample; a verdict
+that says "noisy" always says why.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+FOREIGN_CORES_MAX = 0.5
+"""Cores that other processes may use during a run before it counts as disturbed (download-engines.md kept < 0.35)."""
+SPREAD_MAX = 0.5
+"""(highest - lowest) / median of the ratios above which their median is no figure to quote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Raw values in the order of their rounds, and what they come to."""
+
+    values: tuple[float, ...]
+    median: float
+    low: float
+    high: float
+
+    @property
+    def spread(self) -> float:
+        """(high - low) / median; 0 for a single value."""
+        return (self.high - self.low) / self.median if self.median else 0.0
+
+    def to_json(self) -> dict[str, object]:
+        """`{"median", "low", "high", "spread", "values"}`."""
+        return {
+            "median": round(self.median, 6),
+            "low": round(self.low, 6),
+            "high": round(self.high, 6),
+            "spread": round(self.spread, 4),
+            "values": [round(value, 6) for value in self.values],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether the ratio of two variants may be quoted."""
+
+    noisy: bool
+    reasons: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """`{"noisy", "reasons"}`."""
+        return {"noisy": self.noisy, "reasons": list(self.reasons)}
+
+
+def schedule(variants: Sequence[str], rounds: int, seed: int) -> list[tuple[int, str]]:
+    """(round, variant) in the order to run them; each round holds every variant once."""
+    shuffler = random.Random(seed)  # noqa: S311 - an order, not a secret
+    order = []
+    for number in range(rounds):
+        names = list(variants)
+        shuffler.shuffle(names)
+        order += [(number, name) for name in names]
+    return order
+
+
+def summarize(values: Sequence[float]) -> Summary:
+    """Median and range of at least one value."""
+    return Summary(tuple(values), statistics.median(values), min(values), max(values))
+
+
+def ratios(over: Mapping[int, float], under: Mapping[int, float]) -> Summary | None:
+    """`over / under`, by round, for the rounds that hold both; None when no round does."""
+    pairs = [over[number] / under[number] for number in sorted(over.keys() & under.keys()) if under[number] > 0]
+    return summarize(pairs) if pairs else None
+
+
+def judge(ratio: Summary, foreign_cores: Sequence[float]) -> Verdict:
+    """May `ratio` be quoted? `foreign_cores`: what other processes used during each run that went into it."""
+    reasons = []
+    if len(ratio.values) < 2:
+        reasons.append("one round only: its spread is not known")
+    elif ratio.low < 1 < ratio.high:
+        reasons.append(f"the rounds disagree which is faster ({ratio.low:.2f}x to {ratio.high:.2f}x)")
+    elif ratio.spread > SPREAD_MAX:
+        reasons.append(f"the ratio spreads over {ratio.spread:.0%} of its median ({ratio.low:.2f}x to {ratio.high:.2f}x)")
+    disturbed = sum(cores > FOREIGN_CORES_MAX for cores in foreign_cores)
+    if disturbed * 3 > len(foreign_cores):
+        worst = max(foreign_cores)
+        reasons.append(f"other processes used over {FOREIGN_CORES_MAX} cores in {disturbed} of {len(foreign_cores)} runs (up to {worst:.1f})")
+    return Verdict(bool(reasons), tuple(reasons))

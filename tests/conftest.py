@@ -1,0 +1,39 @@
+"""Rules that hold for every test: servers as fixtures, nothing left behind, what could not run here said at the end."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+from leaks import held, leaked_since
+
+pytest_plugins = ["servers.fixtures"]
+
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    before = held()
+    yield
+    if leaked := leaked_since(before):
+        pytest.fail("left behind: " + "; ".join(leaked), pytrace=False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reasons = defaultdict[str, list[str]](list)
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons[reason.removeprefix("Skipped: ")].append(report.nodeid)
+    if not reasons:
+        return
+    terminalreporter.section("not run here")
+    for reason, tests in sorted(reasons.items()):
+        terminalreporter.line(f"{len(tests)} x {reason}")
+        for test in tests:
+            terminalreporter.line(f"      {test}")
