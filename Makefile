@@ -10,7 +10,7 @@ EDITABLE := --no-deps --no-build-isolation --editable . --editable ./loader-lib
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools demo bench check test test-all fmt clean
+.PHONY: help setup lock tools demo bench check style types imports unit test test-all fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 12
@@ -42,14 +42,22 @@ tools: ## real servers for the tests, each optional: says what is there and what
 demo: setup ## a real model from a local origin: cold against warm, report.html
 	$(BIN)/python -m prestage.bench.demo
 
-bench: setup ## ours against the rivals that are installed, over a local server
-	$(BIN)/prestage bench --help
+bench: setup ## what it is worth: make bench ARGS="start REF --root DIR", ARGS="fetch URL"; without ARGS: what there is
+	$(BIN)/prestage bench $(or $(ARGS),--help)
 
-check: setup ## style, types, import rules, unit and contract tests, docs snippets
+check: style types imports unit ## style, types, import rules, unit and contract tests, docs snippets (-k: go on after a failure)
+
+style: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: setup
 	$(BIN)/mypy
+
+imports: setup
 	$(BIN)/lint-imports
+
+unit: setup
 	$(PYTEST) -m "not slow" tests/unit $(wildcard tests/contract)
 
 test: setup tools ## all but the slow tier, on real servers where they can be had

@@ -80,7 +80,8 @@ class Answer:
     """Body bytes to send before `ending`; None sends all; -1 does not even send the head."""
     rate_bytes_per_s: float | None = None
     chunked: bool = False
-    endless_headers: bool = False
+    babble: bytes = b""
+    """Sent over and over after `raw`, until the client leaves."""
     ending: Ending = Ending.KEEP
 
     def header(self, name: str) -> str | None:

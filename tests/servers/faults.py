@@ -202,7 +202,13 @@ class HugeHeader:
 
 def endless_headers(request: Request, answer: Answer) -> Answer:
     """Header after header, never the empty line, until the client leaves."""
-    return replace(answer, endless_headers=True, ending=Ending.CLOSE)
+    more = b"X-More: %s\r\n" % (b"z" * 1000)
+    return replace(answer, raw=answer.head()[:-2], babble=more, ending=Ending.CLOSE)
+
+
+def endless_interim(request: Request, answer: Answer) -> Answer:
+    """One 1xx answer after the other, never the real one, until the client leaves."""
+    return replace(answer, raw=b"", babble=b"HTTP/1.1 103 Early Hints\r\n\r\n", ending=Ending.CLOSE)
 
 
 def chunked(request: Request, answer: Answer) -> Answer:

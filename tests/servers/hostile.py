@@ -129,8 +129,8 @@ class Hostile:
             return False
         if answer.raw is not None:
             connection.sendall(answer.raw)
-        elif answer.endless_headers:
-            self._babble(connection, answer)
+            while answer.babble and not self._listening.stopping.wait(0.001):
+                connection.sendall(answer.babble)
         elif answer.send_bytes is None or answer.send_bytes >= 0:
             connection.sendall(answer.preamble + answer.head())
             self._send_body(connection, answer)
@@ -148,11 +148,6 @@ class Hostile:
                 return
         if answer.chunked and answer.send_bytes is None:
             connection.sendall(b"0\r\n\r\n")
-
-    def _babble(self, connection: socket.socket, answer: Answer) -> None:
-        connection.sendall(answer.head()[:-2])
-        while not self._listening.stopping.wait(0.001):
-            connection.sendall(b"X-More: %s\r\n" % (b"z" * 1000))
 
     def _end(self, connection: socket.socket, ending: Ending) -> bool:
         if ending is Ending.RESET:

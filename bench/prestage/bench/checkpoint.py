@@ -2,9 +2,9 @@
 
     config.json  model-00001-of-00003.safetensors ...  model.safetensors.index.json
 
-The bytes come from one random block of 64 MiB; each time it is used it is rotated by an odd number of words that follows
-from the offset, so that no two 4 MiB chunks are alike and no store can fold them. The two highest exponent bits are cleared:
-every value is finite. Same arguments, same bytes, on every machine.
+The bytes come from one random block of 64 MiB; each time it is used it is rotated by another number of words, so that no two
+4 MiB chunks are alike and no store can fold them. The highest exponent bit is cleared: every value is finite. Same arguments,
+same bytes, on every machine.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def make_checkpoint(
     shards = _split(_tensors(shape, size_bytes), shard_bytes)
     directory.mkdir(parents=True, exist_ok=True)
     filler = _Filler(seed)
-    digests, where, names = {}, {}, []
+    digests: dict[str, str] = {}
+    where: dict[str, str] = {}
+    names = []
     for number, tensors in enumerate(shards, start=1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
         digests[name] = _write_shard(directory / name, tensors, filler)
@@ -195,4 +197,4 @@ class _Filler:
         words = _BLOCK_BYTES // 8
         start = self._turn * _STRIDE_WORDS % words
         self._turn += 1
-        return memoryview(self._twice[start : start + words]).cast("B")
+        return self._twice[start : start + words].data.cast("B")

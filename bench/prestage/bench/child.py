@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from prestage.bench.machine import LoadWatch
 from prestage.cacher.errors import Unavailable
@@ -69,7 +70,9 @@ def run_measured(
         if status:
             raise _failure(command, status, wall_s >= timeout_s, _tail(err) or _tail(out))
         out.seek(0)
-        return Ran(wall_s, cpu_s, rss_bytes, watch.foreign_cores(cpu_s), watch.server_cpu_s(), out.read().decode(errors="replace"))
+        return Ran(
+            wall_s, cpu_s, rss_bytes, watch.foreign_cores(cpu_s), watch.server_cpu_s(), out.read().decode(errors="replace")
+        )
 
 
 def _wait(process: subprocess.Popen[bytes]) -> tuple[int, os.struct_rusage]:  # type: ignore[name-defined] # missing in typeshed
@@ -90,8 +93,7 @@ def _failure(command: Sequence[str], status: int, timed_out: bool, words: str) -
     return ChildFailed(f"{what} {why}: {words or 'it said nothing'}", hint="run it by hand to see more")
 
 
-def _tail(stream: object) -> str:
-    assert hasattr(stream, "seek")
+def _tail(stream: IO[bytes]) -> str:
     stream.seek(0, os.SEEK_END)
     stream.seek(max(0, stream.tell() - _TAIL_BYTES))
     lines = [line for line in stream.read().decode(errors="replace").splitlines() if line.strip()]

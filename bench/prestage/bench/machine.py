@@ -104,7 +104,7 @@ def listeners(port: int) -> frozenset[int]:
     found = set()
     for process in Path("/proc").glob("[0-9]*") if inodes else ():
         with contextlib.suppress(OSError):
-            if any(os.readlink(fd) in inodes for fd in (process / "fd").iterdir()):
+            if any(str(fd.readlink()) in inodes for fd in (process / "fd").iterdir()):
                 found.add(int(process.name))
     return frozenset(found)
 
@@ -146,7 +146,7 @@ def _system_name() -> str:
 
 
 def _filesystem(directory: Path) -> str:
-    device = os.stat(directory).st_dev
+    device = directory.stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split()
@@ -157,7 +157,7 @@ def _filesystem(directory: Path) -> str:
 
 
 def _read_ahead(directory: Path) -> int | None:
-    device = os.stat(directory).st_dev
+    device = directory.stat().st_dev
     link = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
     for queue in (link / "queue", link / ".." / "queue"):
         with contextlib.suppress(OSError, ValueError):

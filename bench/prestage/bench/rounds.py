@@ -88,6 +88,6 @@ def judge(ratio: Summary, foreign_cores: Sequence[float]) -> Verdict:
         reasons.append(f"the ratio spreads over {ratio.spread:.0%} of its median ({ratio.low:.2f}x to {ratio.high:.2f}x)")
     disturbed = sum(cores > FOREIGN_CORES_MAX for cores in foreign_cores)
     if disturbed * 3 > len(foreign_cores):
-        worst = max(foreign_cores)
-        reasons.append(f"other processes used over {FOREIGN_CORES_MAX} cores in {disturbed} of {len(foreign_cores)} runs (up to {worst:.1f})")
+        runs = f"{disturbed} of {len(foreign_cores)} runs (up to {max(foreign_cores):.1f})"
+        reasons.append(f"other processes used over {FOREIGN_CORES_MAX} cores in {runs}")
     return Verdict(bool(reasons), tuple(reasons))

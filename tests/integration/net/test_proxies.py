@@ -60,7 +60,12 @@ def test_no_proxy_goes_straight(plain: Hostile, forward_proxy: Proxy, no_proxy: 
 
 
 def test_no_proxy_for_others_does_not_apply_here(plain: Hostile, forward_proxy: Proxy) -> None:
-    assert fetch(plain.url("/f.bin"), http_proxy=forward_proxy.url, no_proxy="example.org,10.0.0.0/8,1") == DATA
+    assert fetch(plain.url("/f.bin"), http_proxy=forward_proxy.url, no_proxy="example.org,10.0.0.0/8,27.0.0.1") == DATA
+    assert len(forward_proxy.asked) == 1
+
+
+def test_an_address_has_no_parent_domain(plain: Hostile, forward_proxy: Proxy) -> None:
+    assert fetch(plain.url("/f.bin"), http_proxy=forward_proxy.url, no_proxy="0.0.1,1") == DATA
     assert len(forward_proxy.asked) == 1
 
 

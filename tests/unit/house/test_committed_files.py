@@ -23,8 +23,9 @@ def committed() -> list[Path]:
     argv = ["git", "-C", str(HOUSE), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
     if listed.returncode != 0:
-        hidden = (".venv", ".tools", ".git")
-        return [path for path in HOUSE.rglob("*") if path.is_file() and path.relative_to(HOUSE).parts[0] not in hidden]
+        made = re.compile(r"(^|/)(\.(?!ci/)|__pycache__/|build/|dist/)")
+        found = [path for path in HOUSE.rglob("*") if path.is_file()]
+        return [path for path in found if not made.search(path.relative_to(HOUSE).as_posix())]
     return [HOUSE / name for name in listed.stdout.split("\0") if name and (HOUSE / name).is_file()]
 
 

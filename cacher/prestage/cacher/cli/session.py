@@ -22,7 +22,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[int]):
     """Bytes with a unit: 500G, 1.5Ti, 1000000."""
 
     name = "size"
@@ -37,7 +37,7 @@ class Size(click.ParamType):
         return int(float(found.group(1)) * _UNITS[found.group(2)])
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """Seconds with a unit: 90s, 15m, 2h, 7d."""
 
     name = "duration"

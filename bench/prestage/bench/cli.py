@@ -1,0 +1,194 @@
+"""`prestage bench`: the composition root of the bench, and the only reader of its flags.
+
+Progress goes to stderr, results to stdout: a table, or with `--json` one JSON object (its schema: `start.py`, `fetch.py`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+from rich.console import Console
+
+from prestage.cacher.cli.session import Size, checked_root, root_option
+from prestage.cacher.errors import Misconfigured
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_LOAD = "load"
+_GB = 10**9
+
+
+class BenchGroup(click.Group):
+    """Holds `load` too, which needs the loader: imported only when it is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All, sorted."""
+        return sorted({*super().list_commands(ctx), _LOAD})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """One by name."""
+        if cmd_name != _LOAD:
+            return super().get_command(ctx, cmd_name)
+        try:
+            return cast(click.Command, importlib.import_module("prestage.bench.load").load)
+        except ModuleNotFoundError as exc:
+            return _unavailable(exc.name or "prestage.bench.load")
+
+
+@click.group(cls=BenchGroup)
+def bench() -> None:
+    """Measure: cold starts against warm ones, our downloads against the rivals'."""
+
+
+def _output_options(command: _Command) -> _Command:
+    command = click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Write a plot.")(command)
+    command = click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a report.")(command)
+    command = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+    return click.option("--seed", default=1, show_default=True, help="Of the order in which variants run.")(command)
+
+
+def _dir_option(command: _Command) -> _Command:
+    return click.option(
+        "--dir",
+        "directory",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Where downloads go, on the disk to be measured; default: here. Cleaned up.",
+    )(command)
+
+
+@bench.command()
+@click.argument("ref")
+@root_option
+@_dir_option
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100))
+@click.option(
+    "--cold-client",
+    type=click.Choice(["auto", "none"]),
+    default="auto",
+    show_default=True,
+    help="auto: what people use for this kind of ref; none: leave the cold download out.",
+)
+@_output_options
+def start(ref: str, root: Path | None, directory: Path | None, rounds: int, cold_client: str, **output: Any) -> None:
+    """How long until a serving process answers: cold as pods do today, staged, and warm.
+
+    Stages REF, then starts a fresh process per run, variants in turns.
+    """
+    from prestage.bench import usual
+    from prestage.bench.scratch import scratch_folder
+    from prestage.bench.start import StartJob, measure
+
+    if cold_client == "auto":
+        usual.client_of(ref)
+    place = directory or Path.cwd()
+    with scratch_folder(place, ".prestage-bench-") as scratch:
+        job = StartJob(
+            ref=ref,
+            root=checked_root(root),
+            scratch=scratch,
+            rounds=rounds,
+            seed=output["seed"],
+            with_cold_origin=cold_client == "auto",
+        )
+        result = measure(job, _tell)
+    _put(result.to_json(), output, starts=[result])
+
+
+@bench.command()
+@click.argument("ref")
+@_dir_option
+@click.option("--rivals", default="all", show_default=True, help="Names separated by commas, `all` or `none`.")
+@click.option("--connections", default=8, show_default=True, type=click.IntRange(1, 32))
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100))
+@click.option("--ca", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="CA bundle that all tools are to trust.")
+@_output_options
+def fetch(ref: str, directory: Path | None, rivals: str, connections: int, rounds: int, **output: Any) -> None:
+    """One object (an http(s):// or s3:// REF) to disk, verified: ours against s5cmd, rclone, aria2c, curl and others.
+
+    The endpoint of s3:// comes from AWS_ENDPOINT_URL. Tools that are not installed are left out and named.
+    """
+    from prestage.bench import fetch as fetching
+    from prestage.bench.reference import read_reference
+    from prestage.bench.rivals.ports import Target
+    from prestage.bench.scratch import scratch_folder
+
+    if not ref.startswith(("http://", "https://", "s3://")):
+        raise Misconfigured(f"cannot compare tools on {ref!r}", hint="name one object: https://host/file or s3://bucket/key")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    target = Target(ref, connections, output["ca"], endpoint if ref.startswith("s3://") else None)
+    tools = _tools(rivals)
+    _tell("reading the object once, to know what is right")
+    reference = read_reference(target)
+    with scratch_folder(directory or Path.cwd(), ".prestage-bench-") as scratch:
+        job = fetching.FetchJob(target, scratch, tools, rounds, output["seed"])
+        result = fetching.measure(job, reference, _tell)
+    _put(result.to_json(), output, fetches=[result])
+
+
+@bench.command("make-model")
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--size", type=Size(), default=2 * _GB, help="Tensor bytes, e.g. 2G (default).")
+@click.option("--shard", type=Size(), default=_GB, help="Most tensor bytes in a file, e.g. 1G (default).")
+@click.option("--seed", default=1, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def make_model(directory: Path, size: int, shard: int, seed: int, as_json: bool) -> None:
+    """Write a Llama-shaped checkpoint (bf16 safetensors in shards, index, config) of any size, the same for the same seed."""
+    from prestage.bench.checkpoint import make_checkpoint
+    from prestage.cacher.cli.terminal import human_bytes
+
+    made = make_checkpoint(directory, size, seed=seed, shard_bytes=shard)
+    if as_json:
+        about = {"directory": str(made.directory), "bytes": made.size_bytes, "tensors": made.tensors, "sha256": made.sha256}
+        click.echo(json.dumps(about))
+        return
+    click.echo(f"{made.directory}: {made.tensors} tensors in {len(made.shards)} shards, {human_bytes(made.size_bytes)}")
+
+
+def _unavailable(module: str) -> click.Command:
+    def fail(**_: object) -> None:
+        raise Misconfigured(f"`prestage bench load` needs {module}", hint="pip install 'prestage[bench]'")
+
+    return click.Command(_LOAD, callback=fail, help="Measure the loader (not installed).")
+
+
+def _tools(rivals: str) -> tuple[str, ...]:
+    from prestage.bench.rivals.known import OURS, RIVALS
+
+    if rivals == "all":
+        return (OURS, *RIVALS)
+    named = [name.strip() for name in rivals.split(",") if name.strip()] if rivals != "none" else []
+    unknown = [name for name in named if name not in RIVALS]
+    if unknown:
+        raise Misconfigured(f"unknown rival {unknown[0]!r}", hint=f"known: {', '.join(RIVALS)}")
+    return (OURS, *named)
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _put(content: dict[str, object], output: dict[str, Any], *, starts: Sequence[Any] = (), fetches: Sequence[Any] = ()) -> None:
+    """Whatever was asked for; the table or the JSON last."""
+    from prestage.bench import plots, tables
+    from prestage.bench.report import write_report
+
+    if output["png"]:
+        if starts:
+            plots.plot_start(starts, output["png"])
+        for result in fetches:
+            plots.plot_fetch(result, output["png"])
+        _tell(f"plot: {output['png']}")
+    if output["html"]:
+        write_report(output["html"], starts=starts, fetches=fetches)
+        _tell(f"report: {output['html']}")
+    if output["as_json"]:
+        click.echo(json.dumps(content))
+        return
+    shown = [*(tables.start_table(result) for result in starts), *(tables.fetch_table(result) for result in fetches)]
+    console = Console()
+    tables.show(console if console.is_terminal else Console(width=160), *shown)

@@ -1,0 +1,171 @@
+"""What the store knows of artifacts beside their bytes: manifests, bindings and what refs were resolved to.
+
+Small files, each written whole and durably. A damaged one is as good as none: it is written again by the next stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import rfc8785
+
+from prestage.cacher.digests import ArtifactId, BlobId, artifact_id, blob_id, hex_of
+from prestage.cacher.errors import Corrupt, Misconfigured, NotFound, PrestageError
+from prestage.cacher.manifest import Manifest, parse_manifest
+from prestage.cacher.refs import parse_ref
+from prestage.cacher.store.disk import Disk, write_file
+from prestage.cacher.store.layout import Layout
+
+FORMAT = 1
+
+
+class Patterns(Protocol):
+    """Which files of a ref were wanted."""
+
+    @property
+    def include(self) -> tuple[str, ...]:
+        """Only these."""
+        ...
+
+    @property
+    def exclude(self) -> tuple[str, ...]:
+        """Not these."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRef:
+    """What a ref was last resolved to."""
+
+    ref: str
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    artifact: ArtifactId
+
+
+class Artifacts:
+    """Reads and writes the small files. Stateless but for the disk."""
+
+    def __init__(self, layout: Layout, disk: Disk, now: Callable[[], float] = time.time) -> None:
+        self._layout, self._disk, self._now = layout, disk, now
+
+    def put_manifest(self, manifest: Manifest) -> ArtifactId:
+        """Idempotent; a damaged file of that name is replaced."""
+        raw, artifact = manifest.to_bytes(), manifest.artifact
+        path = self._layout.manifest(artifact)
+        if not path.exists() or path.read_bytes() != raw:
+            write_file(self._disk, path, raw)
+        return artifact
+
+    def manifest(self, artifact: ArtifactId) -> Manifest:
+        """Raises NotFound, or Corrupt when its bytes are not what its name says."""
+        try:
+            raw = self._layout.manifest(artifact).read_bytes()
+        except FileNotFoundError as exc:
+            raise NotFound(f"{artifact} is not in this store", hint="stage it first: prestage stage REF") from exc
+        return parse_manifest(raw, artifact)
+
+    def all(self) -> Iterator[ArtifactId]:
+        """Every artifact with a manifest, whole or not."""
+        for path in sorted(self._layout.manifests.glob("*.json")):
+            try:
+                yield artifact_id(f"sha256:{path.stem}")
+            except Misconfigured:
+                continue
+
+    def binding(self, artifact: ArtifactId) -> dict[str, BlobId]:
+        """Path -> blob, for the files known so far; damaged counts as unknown."""
+        try:
+            document = json.loads(self._layout.binding(artifact).read_bytes())
+            if document["artifact"] != artifact:
+                return {}
+            return {str(path): blob_id(blob) for path, blob in document["files"].items()}
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError, PrestageError):
+            return {}
+
+    def bind(self, artifact: ArtifactId, files: Mapping[str, BlobId]) -> None:
+        """Add what files turned out to be. First writer wins.
+
+        Raises:
+            Corrupt: a file was bound to another blob: the origin gave two contents for one version.
+        """
+        known = self.binding(artifact)
+        for path, blob in files.items():
+            if known.get(path, blob) != blob:
+                raise Corrupt(
+                    f"{path}: the origin gave {blob}, earlier {known[path]}, for one version",
+                    hint="its version is no version; tell its owner",
+                )
+        if (merged := {**known, **files}) != known:
+            document = {"format": FORMAT, "artifact": artifact, "files": dict(sorted(merged.items()))}
+            write_file(self._disk, self._layout.binding(artifact), json.dumps(document).encode())
+
+    def record_ref(self, name: str, patterns: Patterns, artifact: ArtifactId) -> None:
+        """Remember what a ref stands for; the newest answer wins."""
+        document = {
+            "format": FORMAT,
+            "ref": name,
+            "include": list(patterns.include),
+            "exclude": list(patterns.exclude),
+            "artifact": artifact,
+            "resolved_at": self._now(),
+        }
+        write_file(self._disk, self._layout.refs / f"{_ref_id(name, patterns)}.json", json.dumps(document).encode())
+
+    def refs(self) -> Iterator[KnownRef]:
+        """Every ref that is remembered; damaged files are passed over."""
+        for path in sorted(self._layout.refs.glob("*.json")):
+            try:
+                document = json.loads(path.read_bytes())
+                include, exclude = tuple(map(str, document["include"])), tuple(map(str, document["exclude"]))
+                yield KnownRef(str(document["ref"]), include, exclude, artifact_id(document["artifact"]))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, PrestageError):
+                continue
+
+    def lookup(self, text: str, patterns: Patterns | None) -> ArtifactId:
+        """The artifact that `text`, a ref or an artifact, names here.
+
+        Raises:
+            NotFound: nothing of that name was staged.
+            Misconfigured: malformed; or staged with several patterns and none given.
+        """
+        if text.startswith("sha256:"):
+            artifact = artifact_id(text)
+            self.manifest(artifact)
+            return artifact
+        ref = parse_ref(text)
+        if ref.pin is not None:
+            self.manifest(ref.pin)
+            return ref.pin
+        found = [known for known in self.refs() if known.ref == ref.name]
+        wanted = (patterns.include, patterns.exclude) if patterns is not None else ((), ())
+        exact = [known for known in found if (known.include, known.exclude) == wanted]
+        if exact:
+            return exact[0].artifact
+        if patterns is not None or not found:
+            raise NotFound(f"{ref.name} is not staged here", hint="stage it first: prestage stage REF")
+        if len({known.artifact for known in found}) > 1:
+            listed = ", ".join(sorted({known.artifact for known in found}))
+            raise Misconfigured(
+                f"{ref.name} is staged with several patterns", hint=f"name one by --include/--exclude or by artifact: {listed}"
+            )
+        return found[0].artifact
+
+    def forget(self, artifact: ArtifactId) -> None:
+        """Remove refs, binding and manifest, in this order: a manifest that is left is found and finished again."""
+        for path in self._layout.refs.glob("*.json"):
+            if hex_of(artifact).encode() in path.read_bytes():
+                self._disk.unlink(path)
+        self._disk.sync_directory(self._layout.refs)
+        self._disk.unlink(self._layout.binding(artifact))
+        self._disk.unlink(self._layout.manifest(artifact))
+        self._disk.sync_directory(self._layout.manifests)
+
+
+def _ref_id(name: str, patterns: Patterns) -> str:
+    return hashlib.sha256(rfc8785.dumps([name, list(patterns.include), list(patterns.exclude)])).hexdigest()

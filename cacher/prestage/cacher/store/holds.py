@@ -1,0 +1,141 @@
+"""Holds: who uses what. Files, durable, readable by anybody who is called at night.
+
+A pin lasts until it is taken off, a ttl until its time is over, a run while its process lives. A ttl counts by CLOCK_BOOTTIME
+within a boot, so that setting the clock, in either direction, evicts nothing early; by the wall clock after a reboot.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal, NewType
+
+from prestage.cacher.digests import ArtifactId
+from prestage.cacher.store.disk import Disk, make_directories, write_file
+from prestage.cacher.store.layout import Layout
+
+HoldId = NewType("HoldId", str)
+Kind = Literal["pin", "ttl", "run"]
+FORMAT = 1
+
+
+@cache
+def boot_id() -> str:
+    """This boot of the kernel."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def started_ticks(pid: int) -> str | None:
+    """Start time of a process in clock ticks since boot; None if there is none of that number."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else fields[19]
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """The wall and the boot clock."""
+
+    wall: Callable[[], float] = time.time
+    boot: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Holds:
+    """The holds of one store. Making one must be ordered against evicting by the gate: see `Store.hold`."""
+
+    def __init__(self, layout: Layout, disk: Disk, clocks: Clocks) -> None:
+        self._layout, self._disk, self._clocks = layout, disk, clocks
+
+    def add(
+        self, artifact: ArtifactId, kind: Kind, *, expires_at: float | None = None, pid: int | None = None, note: str = ""
+    ) -> HoldId:
+        """Durable on return."""
+        hold = HoldId(f"{kind}-{secrets.token_hex(8)}")
+        wall = self._clocks.wall()
+        document: dict[str, object] = {
+            "format": FORMAT,
+            "kind": kind,
+            "artifact": artifact,
+            "created_at": wall,
+            "note": note[:200],
+        }
+        document["boot"] = boot_id()
+        if expires_at is not None:
+            document["expires_at"] = expires_at
+            document["expires_boottime"] = self._clocks.boot() + expires_at - wall
+        if pid is not None:
+            document |= {"pid": pid, "started": started_ticks(pid)}
+        folder = self._layout.hold(artifact)
+        make_directories(self._disk, folder, above=self._layout.holds)
+        write_file(self._disk, folder / f"{hold}.json", json.dumps(document).encode(), mode=0o600)
+        return hold
+
+    def drop(self, artifact: ArtifactId, hold: HoldId) -> None:
+        """Idempotent."""
+        folder = self._layout.hold(artifact)
+        self._disk.unlink(folder / f"{hold}.json")
+        if folder.is_dir():
+            self._disk.sync_directory(folder)
+
+    def all(self, artifact: ArtifactId) -> dict[HoldId, Mapping[str, object]]:
+        """Every hold on file, over or not. One that cannot be read counts as a pin: better kept than lost."""
+        found: dict[HoldId, Mapping[str, object]] = {}
+        for path in sorted(self._layout.hold(artifact).glob("*.json")):
+            if path.name.startswith("."):
+                continue
+            try:
+                document = json.loads(path.read_bytes())
+                if not isinstance(document, dict) or document.get("kind") not in ("pin", "ttl", "run"):
+                    document = {"kind": "pin", "note": "unreadable hold file"}
+            except FileNotFoundError:
+                continue
+            except (ValueError, RecursionError):
+                document = {"kind": "pin", "note": "unreadable hold file"}
+            found[HoldId(path.stem)] = document
+        return found
+
+    def live(self, artifact: ArtifactId) -> dict[HoldId, Mapping[str, object]]:
+        """Those that keep the artifact here."""
+        return {hold: document for hold, document in self.all(artifact).items() if self._lives(document)}
+
+    def _lives(self, hold: Mapping[str, object]) -> bool:
+        if hold["kind"] == "run":
+            pid = hold.get("pid")
+            started = started_ticks(pid) if isinstance(pid, int) else None
+            return hold.get("boot") == boot_id() and started is not None and started == hold.get("started")
+        if hold["kind"] == "ttl":
+            boottime, wall = hold.get("expires_boottime"), hold.get("expires_at")
+            if hold.get("boot") == boot_id() and isinstance(boottime, (int, float)):
+                return self._clocks.boot() < boottime
+            return not isinstance(wall, (int, float)) or self._clocks.wall() < wall
+        return True
+
+    def drop_dead(self) -> None:
+        """Remove the files of holds that are over."""
+        for folder in sorted(self._layout.holds.iterdir()):
+            if not folder.is_dir():
+                continue
+            artifact = ArtifactId(f"sha256:{folder.name}")
+            live = self.live(artifact)
+            for hold in self.all(artifact):
+                if hold not in live:
+                    self.drop(artifact, hold)
+            if not any(folder.iterdir()):
+                self._disk.remove_directory(folder)
+
+
+def described(holds: Mapping[HoldId, Mapping[str, object]]) -> str:
+    """`pin (prestage pin), run (pid 12: python)`: for a message."""
+    words = []
+    for hold in holds.values():
+        pid = f"pid {hold['pid']}: " if "pid" in hold else ""
+        words.append(f"{hold['kind']} ({pid}{hold.get('note') or 'no note'})")
+    return ", ".join(words)

@@ -1,0 +1,221 @@
+"""An ingest: one file being fetched, resumable after a kill and after a power cut.
+
+    data      preallocated, written in place with O_DIRECT (buffered where the file system refuses that)
+    journal   which pieces are verified: appended only after fdatasync(data)
+    meta      which file of which origin; written last, so that an ingest without it is a leftover
+
+`write` may be called by many threads, everything else by one at a time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+import rfc8785
+
+from prestage.cacher.digests import BlobId, Digest, piece_count
+from prestage.cacher.errors import Bug, Misconfigured, PrestageError
+from prestage.cacher.manifest import FileEntry, Manifest
+from prestage.cacher.store import journal
+from prestage.cacher.store.blobs import BlobMeta, Blobs, free_name
+from prestage.cacher.store.disk import Disk, make_directories, remove_tree, translated, write_file
+from prestage.cacher.transfer import checksums
+from prestage.cacher.transfer.ports import PieceRecord
+
+OnPublished = Callable[[BlobMeta, bool], None]
+"""Told of each publish: the meta, and whether the blob is new."""
+BLOCK_BYTES = 4096
+"""Logical block of every disk we meet, and what O_DIRECT asks for."""
+
+
+def identity(manifest: Manifest, file: FileEntry) -> str:
+    """Names one file at one version at one origin, whatever artifact asks for it: 64 hex digits."""
+    return hashlib.sha256(rfc8785.dumps(_identifying(manifest, file))).hexdigest()
+
+
+def _identifying(manifest: Manifest, file: FileEntry) -> list[str | int | None]:
+    where = [manifest.authority, manifest.base, file.path, file.size_bytes]
+    return [*where, file.digest, file.checksum, file.etag, file.version, file.modified]
+
+
+def allocated_bytes(folder: Path) -> int:
+    """What the ingest in `folder` takes on disk; 0 if there is none."""
+    try:
+        return (folder / "data").stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+class Ingest:
+    """See the module; a `Sink` of the engine. Made by `Store.ingest`; close it."""
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, file: FileEntry, *, disk: Disk, blobs: Blobs, on_published: OnPublished
+    ) -> None:
+        self.path, self.size_bytes = folder, file.size_bytes
+        self.id = folder.name
+        self.checksum_algorithm = _combinable(file)
+        self._authority = manifest.authority
+        self._disk, self._blobs, self._on_published = disk, blobs, on_published
+        self._data_path, self._journal_path = folder / "data", folder / "journal"
+        self._records: dict[int, PieceRecord] = {}
+        self._data = self._journal = -1
+        self._open(manifest, file)
+
+    def _open(self, manifest: Manifest, file: FileEntry) -> None:
+        try:
+            if not (self.path / "meta").exists():
+                self._create(manifest, file)
+            self._open_files()
+            self._read_journal()
+        except BaseException:
+            self.close()
+            raise
+
+    def _create(self, manifest: Manifest, file: FileEntry) -> None:
+        remove_tree(self._disk, self.path)
+        make_directories(self._disk, self.path, above=self.path.parent)
+        for path, size_bytes in ((self._data_path, self._rounded), (self._journal_path, 0)):
+            fd = self._disk.create(path)
+            try:
+                self._disk.allocate(fd, size_bytes, path)
+                self._disk.sync(fd, path)
+            finally:
+                os.close(fd)
+        self._disk.sync_directory(self.path)
+        write_file(self._disk, self.path / "meta", json.dumps(_identifying(manifest, file)).encode())
+
+    @property
+    def _rounded(self) -> int:
+        return -(-self.size_bytes // BLOCK_BYTES) * BLOCK_BYTES
+
+    def _open_files(self) -> None:
+        if self._data_path.exists() and self._data_path.stat().st_mode & 0o200 == 0:
+            self._disk.set_mode(self._data_path, 0o600)  # a publish was cut off after it sealed the file
+        try:
+            self._data, self._direct = self._disk.create(self._data_path, direct=True), True
+        except PrestageError as exc:
+            if not isinstance(exc.__cause__, OSError) or exc.__cause__.errno != errno.EINVAL:
+                raise
+            self._data, self._direct = self._disk.create(self._data_path), False
+        self._journal = self._disk.create(self._journal_path)
+
+    def _read_journal(self) -> None:
+        raw = _read_all(self._journal)
+        self._records, whole = journal.decode(raw, self.size_bytes)
+        if os.fstat(self._data).st_size < self.size_bytes:
+            self._records, whole = {}, 0
+            self._disk.allocate(self._data, self._rounded, self._data_path)
+        if whole != len(raw):
+            self._disk.truncate(self._journal, whole, self._journal_path)
+            self._disk.sync(self._journal, self._journal_path)
+        self._journal_bytes = whole
+
+    def journaled(self) -> Collection[int]:
+        """Pieces that need not be fetched again."""
+        return self._records.keys()
+
+    def records(self) -> Mapping[int, PieceRecord]:
+        """What the journal holds."""
+        return self._records
+
+    def write(self, buffer: memoryview, offset: int) -> None:
+        """See `transfer.ports.Sink.write`."""
+        if self._direct and len(buffer) % BLOCK_BYTES:
+            buffer = _padded(buffer)
+        self._disk.write(self._data, buffer, offset, self._data_path, block=BLOCK_BYTES if self._direct else 1)
+
+    def read(self, buffer: memoryview, offset: int) -> int:
+        """Bytes that were written, into the page-aligned `buffer`; fewer only at the end of the file."""
+        try:
+            count = os.preadv(self._data, [buffer], offset)
+        except OSError as exc:
+            raise translated(exc, self._data_path) from exc
+        return max(0, min(count, self.size_bytes - offset))
+
+    def journal(self, records: Sequence[PieceRecord]) -> None:
+        """See `transfer.ports.Sink.journal`."""
+        self._disk.sync_data(self._data, self._data_path)
+        raw = b"".join(journal.encode(record) for record in records)
+        self._disk.write(self._journal, raw, self._journal_bytes, self._journal_path)
+        self._disk.sync_data(self._journal, self._journal_path)
+        self._journal_bytes += len(raw)
+        self._records.update((record.piece, record) for record in records)
+
+    def finish(self, *, digests: Sequence[Digest] = ()) -> BlobId:
+        """Publish: durable on return. An existing blob with this digest wins.
+
+        Raises:
+            Bug: a piece is missing.
+        """
+        ordered = [self._records[piece] for piece in range(piece_count(self.size_bytes)) if piece in self._records]
+        if len(ordered) != piece_count(self.size_bytes):
+            raise Bug(f"ingest {self.id} is published with {len(ordered)} of {piece_count(self.size_bytes)} pieces")
+        meta = BlobMeta(
+            self.size_bytes,
+            tuple(record.digest for record in ordered),
+            b"".join(record.chunk_sums for record in ordered),
+            frozenset(digests),
+            frozenset({self._authority}),
+        )
+        self._disk.truncate(self._data, self.size_bytes, self._data_path)
+        self._disk.seal(self._data, self._data_path)
+        self._disk.sync(self._data, self._data_path)
+        self.close()
+        self._on_published(meta, self._blobs.publish(self._data_path, meta))
+        self._drop()
+        return meta.blob
+
+    def discard(self) -> None:
+        """Drop everything that was fetched."""
+        self.close()
+        self._drop()
+
+    def quarantine(self, why: str) -> Path:
+        """Keep the bytes for a look, out of every way; `why` lies beside them."""
+        self.close()
+        target = free_name(self.path.parent.parent / "quarantine", self.id)
+        self._disk.rename(self._data_path, target)
+        self._disk.sync_directory(target.parent)
+        write_file(self._disk, target.with_name(f"{target.name}.why"), why.encode())
+        self._drop()
+        return target
+
+    def close(self) -> None:
+        """Keep what was fetched for the next time. Idempotent."""
+        for fd in (self._data, self._journal):
+            if fd >= 0:
+                os.close(fd)
+        self._data = self._journal = -1
+
+    def _drop(self) -> None:
+        self._disk.unlink(self.path / "meta")
+        remove_tree(self._disk, self.path)
+        self._disk.sync_directory(self.path.parent)
+
+
+def _combinable(file: FileEntry) -> str | None:
+    if file.checksum is None:
+        return None
+    name = file.checksum.partition(":")[0]
+    if name not in checksums.ALGORITHMS:
+        raise Misconfigured(f"{file.path}: the manifest states a checksum of the unknown kind {name!r}", hint="upgrade prestage")
+    return name
+
+
+def _padded(buffer: memoryview) -> memoryview:
+    """`buffer` and what lies behind it in memory up to the next block; `Sink.write` says that this may be read."""
+    length = -(-len(buffer) // BLOCK_BYTES) * BLOCK_BYTES
+    address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    return memoryview((ctypes.c_char * length).from_address(address)).cast("B")
+
+
+def _read_all(fd: int) -> bytes:
+    size_bytes = os.fstat(fd).st_size
+    return os.pread(fd, size_bytes, 0)

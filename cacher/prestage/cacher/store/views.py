@@ -1,0 +1,118 @@
+"""Views: an artifact as a read-only tree of hardlinks, beside what the loader verifies it against.
+
+    views/<hex>/current/...                      what `prestage path` prints
+    views/<hex>/.prestage/current/{manifest.json,sums}
+
+Invariant 2: a view is complete or absent. It is built in views/.new-*, synced, and appears by one rename. A heal builds a second
+tree and exchanges the two names; the old tree goes with its last hold. An evict renames it away before anything is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from prestage.cacher.digests import CHUNK_BYTES, ArtifactId, BlobId, hex_of
+from prestage.cacher.errors import Bug
+from prestage.cacher.manifest import Manifest
+from prestage.cacher.store.blobs import Blobs
+from prestage.cacher.store.disk import Disk, remove_tree, write_file
+from prestage.cacher.store.layout import Layout
+
+NEW, GONE, OLD = ".new-", ".gone-", ".old-"
+
+
+class Views:
+    """Builds, heals and removes views. One thread at a time per artifact."""
+
+    def __init__(self, layout: Layout, disk: Disk, blobs: Blobs) -> None:
+        self._layout, self._disk, self._blobs = layout, disk, blobs
+
+    def exists(self, artifact: ArtifactId) -> bool:
+        """There is a view; its blobs may have been quarantined since."""
+        return self._layout.current(artifact).is_dir()
+
+    def publish(self, manifest: Manifest, binding: Mapping[str, BlobId], *, held: bool) -> Path:
+        """Make the view, or heal it where its files are not those of the blobs any more. Durable on return."""
+        artifact = manifest.artifact
+        if set(binding) != {file.path for file in manifest.files}:
+            raise Bug(f"{artifact} is published without all its files")
+        current = self._layout.current(artifact)
+        if not self.exists(artifact):
+            self._make(manifest, binding)
+        elif not self._is_right(current, binding):
+            self._heal(artifact, binding, held=held)
+        return current
+
+    def _make(self, manifest: Manifest, binding: Mapping[str, BlobId]) -> None:
+        artifact = manifest.artifact
+        new = self._layout.views / f"{NEW}{hex_of(artifact)}-{secrets.token_hex(4)}"
+        side = new / ".prestage" / "current"
+        for folder in (new, side.parent, side):
+            self._disk.make_directory(folder, 0o755)
+        self._build(new / "current", binding)
+        write_file(self._disk, side / "manifest.json", manifest.to_bytes())
+        write_file(self._disk, side / "sums", self._sums(manifest, binding))
+        self._disk.set_mode(side, 0o555)
+        for folder in (side, side.parent, new):
+            self._disk.sync_directory(folder)
+        self._disk.rename(new, self._layout.view(artifact))
+        self._disk.sync_directory(self._layout.views)
+
+    def _build(self, tree: Path, binding: Mapping[str, BlobId]) -> None:
+        folders = {tree}
+        for path in binding:
+            folders.update(tree / parent for parent in Path(path).parents)
+        for folder in sorted(folders):
+            self._disk.make_directory(folder, 0o755)
+        for path, blob in binding.items():
+            self._disk.link(self._layout.blob(blob), tree / path)
+        for folder in sorted(folders, reverse=True):
+            self._disk.set_mode(folder, 0o555)
+            self._disk.sync_directory(folder)
+
+    def _heal(self, artifact: ArtifactId, binding: Mapping[str, BlobId], *, held: bool) -> None:
+        view = self._layout.view(artifact)
+        generation = view / f"{OLD}{secrets.token_hex(4)}"
+        self._build(generation, binding)
+        self._disk.sync_directory(view)
+        self._disk.exchange(generation, view / "current")
+        self._disk.sync_directory(view)
+        if not held:
+            remove_tree(self._disk, generation)
+
+    def _is_right(self, current: Path, binding: Mapping[str, BlobId]) -> bool:
+        for path, blob in binding.items():
+            try:
+                if not (current / path).samefile(self._layout.blob(blob)):
+                    return False
+            except FileNotFoundError:
+                return False
+        return True
+
+    def _sums(self, manifest: Manifest, binding: Mapping[str, BlobId]) -> bytes:
+        files = {}
+        for file in manifest.files:
+            meta = self._blobs.meta(binding[file.path])
+            files[file.path] = {"size": meta.size_bytes, "chunks": meta.chunk_sums.hex()}
+        head = {"format": 1, "artifact": manifest.artifact, "algorithm": "xxh3-128", "chunk_bytes": CHUNK_BYTES}
+        return json.dumps({**head, "files": files}).encode()
+
+    def hide(self, artifact: ArtifactId) -> Path | None:
+        """Rename the view away, atomically and durably: from here on it is absent. None: there was none."""
+        view = self._layout.view(artifact)
+        if not view.exists():
+            return None
+        gone = self._layout.views / f"{GONE}{hex_of(artifact)}-{secrets.token_hex(4)}"
+        self._disk.rename(view, gone)
+        self._disk.sync_directory(self._layout.views)
+        return gone
+
+    def remove_old(self, artifact: ArtifactId) -> None:
+        """Remove what earlier heals replaced; call it only when nobody holds the artifact."""
+        view = self._layout.view(artifact)
+        if view.is_dir():
+            for old in view.glob(f"{OLD}*"):
+                remove_tree(self._disk, old)

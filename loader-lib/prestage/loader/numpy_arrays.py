@@ -1,0 +1,51 @@
+"""Numpy arrays on a mapped file. The one place besides prestage.loader.numpy that imports numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from prestage.loader.errors import UnsupportedDtype
+from prestage.loader.header import TensorInfo
+from prestage.loader.mapped import MappedFile
+from prestage.loader.slicing import checked_index
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class NumpyArrays:
+    """Arrays are writable views of the private mapping; copies where `private` is set or the file misaligns them."""
+
+    def __init__(self, *, private: bool) -> None:
+        self._private = private
+
+    def tensor(self, mapped: MappedFile, info: TensorInfo) -> Array:
+        """The array, C-contiguous, aligned, little-endian as the file."""
+        array = _mapped_array(mapped, info)
+        return array.copy() if self._private or not array.flags.aligned else array
+
+    def sliced(self, mapped: MappedFile, info: TensorInfo, index: object) -> Array:
+        """A copy, as the safetensors library returns."""
+        checked = checked_index(info, index)
+        return np.array(_mapped_array(mapped, info)[checked], order="C")
+
+
+def _mapped_array(mapped: MappedFile, info: TensorInfo) -> Array:
+    dtype = _dtype(info)
+    count = (info.stop - info.start) // dtype.itemsize
+    if not count:
+        return np.zeros(info.shape, dtype)
+    return np.frombuffer(mapped.view, dtype, count=count, offset=info.start).reshape(info.shape)
+
+
+def _dtype(info: TensorInfo) -> np.dtype[Any]:
+    if info.dtype.numpy is not None:
+        try:
+            return np.dtype(info.dtype.numpy)
+        except TypeError:
+            pass
+    raise UnsupportedDtype(
+        f"data type {info.dtype.code} of tensor {info.name!r} not understood by numpy",
+        hint="import ml_dtypes first (BF16 and F8), or load it with torch",
+    )

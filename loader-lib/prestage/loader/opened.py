@@ -1,0 +1,102 @@
+"""One opened file: its checked header, and the promise that bytes are verified before a tensor is made of them.
+
+Composes mapping, sums, checks and header; knows no framework. Order: sums and size, the chunk with the length, the chunks of the
+header, parse; so a damaged header is called corrupt, not invalid, wherever there are sums.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from prestage.loader import header, sums
+from prestage.loader.errors import Unsupported, VerifyUnavailable
+from prestage.loader.mapped import MappedFile
+from prestage.loader.report import LoadReport, Outcome, publish
+from prestage.loader.sweep import sweep, windows
+from prestage.loader.verify import Checker
+
+VERIFY_MODES = ("auto", "require", "off")
+
+_said: set[str] = set()
+_said_lock = threading.Lock()
+_SAID_MAX = 1024
+_POPULATE_ALIGN = 1 << 20
+
+
+class OpenedFile:
+    """A mapped safetensors file. Thread-safe."""
+
+    def __init__(self, path: str, verify: str) -> None:
+        """Map, check and parse the header.
+
+        Raises:
+            OSError, InvalidFile, CorruptFile, VerifyUnavailable, Unsupported (an unknown `verify`).
+        """
+        if verify not in VERIFY_MODES:
+            raise Unsupported(f"verify {verify!r} is invalid (expected one of: {', '.join(VERIFY_MODES)})")
+        self.mapped = MappedFile(path)
+        found = None if verify == "off" else sums.find(path)
+        if found is None and verify == "require":
+            raise VerifyUnavailable(
+                f"no sums for {path!r} in a .prestage folder beside it or above it",
+                hint='stage the artifact, or pass verify="auto"',
+            )
+        self._artifact = found.artifact if found else None
+        self._outcome = Outcome.OFF if verify == "off" else Outcome.VERIFIED if found else Outcome.UNVERIFIED
+        if self._outcome is Outcome.UNVERIFIED:
+            _say_unverified(path)
+        self._checker = Checker(self.mapped, found) if found else None
+        self.header = self._read_header()
+        self._publish()
+
+    def require(self, start: int, stop: int) -> None:
+        """Return when the bytes [start, stop) of the file may be shown to the caller. Raises: CorruptFile, OSError."""
+        if self._checker:
+            self._checker.require(start, stop)
+        self._publish()
+
+    def require_all(self) -> None:
+        """As `require`, for the whole file; has it in memory also where nothing is verified. Raises: CorruptFile, OSError."""
+        size = self.mapped.size_bytes
+        if self._checker is None and size <= _available_bytes():
+            sweep(windows(0, size, _POPULATE_ALIGN), self.mapped.populate)
+        self.require(0, size)
+
+    def _read_header(self) -> header.Header:
+        size = self.mapped.size_bytes
+        if self._checker:
+            self._checker.require(0, min(header.PREFIX_BYTES, size))
+        end = header.header_end(bytes(self.mapped.view[: header.PREFIX_BYTES]), size)
+        if self._checker:
+            self._checker.require(0, end)
+        return header.parse(bytes(self.mapped.view[header.PREFIX_BYTES : end]), size)
+
+    def _publish(self) -> None:
+        checked = self._checker.checked_bytes if self._checker else 0
+        publish(LoadReport(self.mapped.path, self.mapped.size_bytes, self._outcome, checked, self._artifact))
+
+
+def _say_unverified(path: str) -> None:
+    """Once per folder: a checkpoint of 200 shards is one fact, not 200."""
+    folder = os.path.split(path)[0]
+    with _said_lock:
+        if folder in _said or len(_said) >= _SAID_MAX:
+            return
+        _said.add(folder)
+    # not at import: 5 ms that a verified load never needs
+    import logging
+
+    logging.getLogger("prestage.loader").info("unverified", extra={"path": path, "reason": "no sums"})
+
+
+def _available_bytes() -> int:
+    """Memory that a load may fill without driving out its own first bytes; unlimited where the kernel does not say."""
+    try:
+        with open("/proc/meminfo", "rb") as source:
+            for line in source:
+                if line.startswith(b"MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 1 << 62
