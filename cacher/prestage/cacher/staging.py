@@ -170,7 +170,7 @@ class _Run:
             len(manifest.files),
             manifest.size_bytes,
             time.monotonic() - began,
-            dict(self.sources),
+            {source: count for source, count in self.sources.items() if count},
             self.retries,
             manifest.is_weak,
         )

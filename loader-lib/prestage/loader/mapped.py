@@ -70,7 +70,7 @@ class MappedFile:
         """
         if stop <= start:
             return
-        if self._hints and not self._is_resident(start):
+        if self._hints and not self.is_resident(start):
             for offset in range(start, stop, _HINT_BYTES):
                 os.posix_fadvise(self._fd, offset, min(_HINT_BYTES, stop - offset), os.POSIX_FADV_WILLNEED)
         low = start - start % _PAGE
@@ -81,8 +81,12 @@ class MappedFile:
             if code not in (errno.EINTR, errno.EAGAIN):
                 raise OSError(errno.EIO, f"bytes {start}-{stop} cannot be read ({os.strerror(code)})", self.path)
 
-    def _is_resident(self, offset: int) -> bool:
-        """By RWF_NOWAIT on a descriptor set to FADV_RANDOM: mincore and cachestat lie to other users than the owner."""
+    def is_resident(self, offset: int) -> bool:
+        """Whether the page at `offset` is in the page cache.
+
+        By RWF_NOWAIT on a descriptor set to FADV_RANDOM: mincore and cachestat lie to other users than the owner. Where the file
+        system cannot tell, no.
+        """
         if self._probe is None:
             # own open file description: FADV_RANDOM would switch off the mapping's read-ahead too
             self._probe = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)

@@ -19,6 +19,8 @@ from prestage.cacher.net.head import END, MAX_HEAD_BYTES, Framing, chunk_size, p
 from prestage.cacher.net.ports import HttpRequest, NetError, Reply, ResponseHead
 
 MAX_IDLE_PER_ENDPOINT = 32
+MAX_INTERIM = 8
+"""Interim (1xx) answers before the real one; servers send one or two."""
 _READ_BYTES = 64 << 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 _DROPPED_ON_OTHER_ORIGIN = ("authorization", "cookie", "x-amz-security-token")
@@ -61,12 +63,19 @@ class HttpBody:
                 raise
         return done
 
-    def _some(self, view: memoryview) -> int:
+    def read_some(self, buffer: memoryview) -> int:
+        """At least one byte, as soon as it is there; 0 at the end."""
+        count = 0
+        while not count and not self._ended:
+            count = self._some(buffer, whole=False)
+        return count
+
+    def _some(self, view: memoryview, *, whole: bool = True) -> int:
         if self._chunked and self._left == 0:
             self._next_chunk()
             return 0
         wanted = view if self._left is None else view[: self._left]
-        count = self._receive(wanted, whole=self._left is not None)
+        count = self._receive(wanted, whole=whole and self._left is not None)
         if not count:
             self._end_by_close()
         elif self._left is not None:
@@ -222,8 +231,12 @@ class HttpClient:
         try:
             connection.send(raw)
             head, framing, ahead = _read_head(connection)
-            while 100 <= head.status < 200:
+            for _ in range(MAX_INTERIM):
+                if head.status >= 200:
+                    break
                 head, framing, ahead = _read_head(connection, ahead)
+            else:
+                raise NetError("garbage", f"more than {MAX_INTERIM} interim answers")
             body = HttpBody(self, endpoint, connection, ahead)
             body.frame(head, framing, has_body=method != "HEAD")
             return body
@@ -272,7 +285,7 @@ def _read_head(connection: Connection, ahead: bytes = b"") -> tuple[ResponseHead
 def _drain(body: HttpBody, limit_bytes: int, deadline: float) -> bytes:
     out = bytearray()
     buffer = memoryview(bytearray(_READ_BYTES))
-    while count := body.readinto(buffer):
+    while count := body.read_some(buffer):
         out += buffer[:count]
         if len(out) > limit_bytes:
             raise NetError("too-large", f"an answer of more than {limit_bytes} bytes", retryable=False)

@@ -93,11 +93,23 @@ def _bypasses(host: str, no_proxy: str) -> bool:
     host = host.lower().rstrip(".")
     for raw in no_proxy.replace(",", " ").split():
         entry = raw.lower().lstrip("*").lstrip(".").rstrip(".") if raw != "*" else raw
-        if entry in ("*", host) or (entry and host.endswith(f".{entry}")):
+        if entry in ("*", host):
             return True
+        if not _is_address(host):
+            if entry and host.endswith(f".{entry}"):
+                return True
+            continue
         try:
             if ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False):
                 return True
         except ValueError:
             continue
     return False
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

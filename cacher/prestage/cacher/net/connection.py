@@ -113,6 +113,8 @@ class TlsConnection(Connection):
                 if done and not whole:
                     break
                 if not self._pump():
+                    # Many servers close without TLS's own closing message. Whoever reads knows how many bytes must come: the
+                    # engine from the manifest, small answers from their length or their syntax.
                     break
                 continue
             except ssl.SSLZeroReturnError:

@@ -40,7 +40,7 @@ def identity(manifest: Manifest, file: FileEntry) -> str:
 
 
 def _identifying(manifest: Manifest, file: FileEntry) -> list[str | int | None]:
-    where = [manifest.authority, manifest.base, file.path, file.size_bytes]
+    where: list[str | int | None] = [manifest.authority, manifest.base, file.path, file.size_bytes]
     return [*where, file.digest, file.checksum, file.etag, file.version, file.modified]
 
 
