@@ -13,7 +13,7 @@ from prestage.bench import palette
 from prestage.bench.fetch import FetchResult
 from prestage.bench.rivals.known import OURS
 from prestage.bench.rounds import Summary
-from prestage.bench.start import COLD, FORMULA, PHASES, WARM, StartResult
+from prestage.bench.start import COLD, DISK, FORMULA, PHASES, WARM, StartResult
 from prestage.bench.tables import ratio, seconds
 from prestage.cacher.cli.terminal import human_bytes
 
@@ -61,6 +61,8 @@ def _headline(result: StartResult) -> str:
     quoted, verdict = found
     doubt = f"<small>too noisy to conclude: {escape('; '.join(verdict.reasons))}</small>" if verdict.noisy else ""
     span = f"{ratio(quoted.low)} to {ratio(quoted.high)} in {len(quoted.values)} rounds"
+    from_disk = result.speedup(DISK)
+    span += f"; {ratio(from_disk[0].median)} with a cold page cache" if from_disk else ""
     return f'<div class="big"><b>{ratio(quoted.median)}</b> sooner when warm<small>{span}</small>{doubt}</div>'
 
 

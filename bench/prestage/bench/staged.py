@@ -76,10 +76,19 @@ def _run(command: Sequence[str], environment: Mapping[str, str] | None) -> str:
     merged = {**os.environ, **(environment or {})}
     done = subprocess.run(command, env=merged, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     if done.returncode:
-        words = [line.removeprefix("prestage: ").strip() for line in done.stderr.splitlines() if line.strip()]
-        message = words[0] if words else f"{command[3]} ended with exit code {done.returncode}"
-        raise _CLASSES.get(done.returncode, errors.Bug)(message, hint=words[1] if len(words) > 1 else None)
+        raise _failure(command[3], done.returncode, done.stderr)
     return done.stdout
+
+
+def _failure(name: str, code: int, words: str) -> errors.PrestageError:
+    """What `prestage NAME` said, as the error it was: its line that starts with `prestage:`, and the hint below it."""
+    lines = [line for line in words.splitlines() if line.strip()]
+    told = [number for number, line in enumerate(lines) if line.startswith("prestage: ") and ": warning: " not in line]
+    if not told or code not in _CLASSES:
+        last = lines[-1].strip() if lines else "it said nothing"
+        return errors.Bug(f"`prestage {name}` ended with exit code {code}: {last}", hint="run it by hand to see more")
+    hint = lines[told[0] + 1].strip() if told[0] + 1 < len(lines) else None
+    return _CLASSES[code](lines[told[0]].removeprefix("prestage: "), hint=hint)
 
 
 _CLASSES: dict[int, type[errors.PrestageError]] = {

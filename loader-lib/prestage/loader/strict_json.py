@@ -16,6 +16,7 @@ _MAX_DIGITS = 20
 
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _NO_BRACKET = re.compile(r"[^\[\]{}]+")
+_INNERMOST = re.compile(r"\[\]|\{\}")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -40,7 +41,7 @@ def _refuse_depth(text: str) -> None:
     """Peel off the innermost brackets until none are left: no recursion, and a handful of passes for honest input."""
     brackets = _NO_BRACKET.sub("", _STRINGS.sub("", text))
     for _ in range(MAX_DEPTH):
-        peeled = brackets.replace("[]", "").replace("{}", "")
+        peeled = _INNERMOST.sub("", brackets)
         if peeled == brackets:
             break
         brackets = peeled

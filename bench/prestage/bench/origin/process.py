@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prestage.cacher.errors import Unavailable
+from prestage.cacher.errors import NotFound, Unavailable
 
 _START_S = 60.0
 """The origin hashes what it serves before it is ready; a disk at 0.5 GB/s reads 30 GB in that time."""
@@ -43,8 +43,12 @@ def serving(repositories: Mapping[str, Served], *, bytes_per_s: float | None) ->
     """An origin for as long as the block runs; all bodies together leave at `bytes_per_s`.
 
     Raises:
+        NotFound: a folder is missing.
         Unavailable: it did not start.
     """
+    for name, at in repositories.items():
+        if not at.folder.is_dir():
+            raise NotFound(f"the folder to serve as {name} is missing: {str(at.folder)!r}", hint="check its path")
     process = subprocess.Popen(
         [sys.executable, "-m", "prestage.bench.origin.server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -212,10 +212,8 @@ def main() -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdout.write(json.dumps({"endpoint": hub.endpoint}) + "\n")
     sys.stdout.flush()
+    # the threads are daemons: they end with this one
     sys.stdin.read()
-    for server in (cdn, hub):
-        server.shutdown()
-        server.server_close()
 
 
 if __name__ == "__main__":

@@ -154,6 +154,9 @@ class OriginSource:
         etag = head.headers.get("etag")
         if self.file.etag and etag and etag.removeprefix("W/") != self.file.etag.removeprefix("W/"):
             raise Changed(f"{self.file.path} has another ETag now")
+        modified = head.headers.get("last-modified")
+        if not self.file.etag and self.file.modified and modified and modified != self.file.modified:
+            raise Changed(f"{self.file.path} has another Last-Modified now")
         version = head.headers.get("x-amz-version-id")
         if self.file.version and version and version != self.file.version:
             raise Changed(f"{self.file.path} has another version now")

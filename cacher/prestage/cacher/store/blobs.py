@@ -1,7 +1,8 @@
 """Blobs: immutable content under its tree digest, and the meta beside it.
 
 Invariant 1: a path under blobs/ is whole and verified. Publish = data, fsync, meta, fsync, rename, fsync of the directories;
-let go = blob first, then meta. So a blob has its meta; a meta without blob is a leftover.
+let go = blob first, then meta. So a blob has its meta; a meta without blob is a leftover. Nothing here opens a blob for
+writing: one whose meta was lost is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from prestage.cacher.digests import (
 )
 from prestage.cacher.errors import Corrupt, Misconfigured
 from prestage.cacher.store.disk import Disk, make_directories, write_file
+from prestage.cacher.store.index import Index
 from prestage.cacher.store.layout import Layout
 
 FORMAT = 1
@@ -41,6 +43,8 @@ class BlobMeta:
     """Other digests of the same bytes, each checked by us."""
     authorities: frozenset[str] = frozenset()
     """Origins it was fetched from."""
+    files: frozenset[str] = frozenset()
+    """Files of origins that turned out to be this: their identities (`ingest.identity`)."""
 
     @property
     def blob(self) -> BlobId:
@@ -57,6 +61,7 @@ class BlobMeta:
             "chunks": self.chunk_sums.hex(),
             "digests": sorted(self.digests),
             "authorities": sorted(self.authorities),
+            "files": sorted(self.files),
         }
         return json.dumps(document).encode()
 
@@ -79,6 +84,7 @@ def parse_meta(raw: bytes, blob: BlobId) -> BlobMeta:
             bytes.fromhex(document["chunks"]),
             frozenset(str(digest) for digest in document["digests"]),
             frozenset(str(authority) for authority in document["authorities"]),
+            frozenset(str(identity) for identity in document["files"]),
         )
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as exc:
         raise Corrupt(f"the meta of {blob} is damaged: {type(exc).__name__}", hint="stage it again") from exc
@@ -90,15 +96,17 @@ def parse_meta(raw: bytes, blob: BlobId) -> BlobMeta:
 
 
 class Blobs:
-    """The published blobs of one store. Thread-safe."""
+    """The published blobs of one store. Thread-safe. `index` is the owner's."""
 
-    def __init__(self, layout: Layout, disk: Disk) -> None:
-        self._layout, self._disk = layout, disk
+    def __init__(self, layout: Layout, disk: Disk, index: Index | None) -> None:
+        self._layout, self._disk, self._index = layout, disk, index
         self._lock = threading.Lock()
+        self.allocated_bytes = 0
+        """What all blobs take on disk; kept by the owner from `count` on."""
 
     def has(self, blob: BlobId) -> bool:
         """Published and not quarantined."""
-        return self._layout.blob(blob).exists()
+        return self._layout.blob(blob).exists() and self._layout.meta(blob).exists()
 
     def meta(self, blob: BlobId) -> BlobMeta:
         """What is known of a published blob.
@@ -112,61 +120,112 @@ class Blobs:
             raise Corrupt(f"{blob} has no meta", hint="stage it again") from exc
         return parse_meta(raw, blob)
 
-    def publish(self, data: Path, meta: BlobMeta) -> bool:
-        """Move the synced and sealed file `data` in place. An existing blob of that name wins, learns what is new, and False."""
+    def count(self) -> None:
+        """Bring the index up to the tree and add up what the blobs take."""
+        if self._index is not None:
+            self.allocated_bytes = self._index.sync(self.names(), self._row)
+
+    def sizes(self) -> dict[str, int]:
+        """Hex name -> bytes on disk, of every blob, by the index."""
+        return self._index.sizes() if self._index is not None else {}
+
+    def _row(self, name: str) -> tuple[int, frozenset[str]]:
+        blob = BlobId(f"blake3-tree:{name}")
+        with suppress(Corrupt, Misconfigured):
+            meta = self.meta(blob)
+            return self._size(blob), meta.digests | meta.files
+        return self._size(blob), frozenset()
+
+    def _size(self, blob: BlobId) -> int:
+        try:
+            return self._layout.blob(blob).stat().st_blocks * 512
+        except FileNotFoundError:
+            return 0
+
+    def publish(self, data: Path, meta: BlobMeta) -> None:
+        """Move the synced and sealed file `data` in place. An existing blob of that name wins and learns what is new."""
         blob = meta.blob
         target = self._layout.blob(blob)
         with self._lock:
-            if target.exists():
-                self._learn(blob, meta.digests, meta.authorities)
+            if (known := self._known(blob)) is not None:
+                self._learn(known, meta)
                 self._disk.unlink(data)
-                return False
+                return
+            before = self._size(blob)
             make_directories(self._disk, target.parent, above=self._layout.blobs)
             write_file(self._disk, self._layout.meta(blob), meta.to_bytes())
             self._disk.rename(data, target)
             self._disk.sync_directory(target.parent)
             self._disk.sync_directory(data.parent)
-            return True
+            self._indexed(meta, before)
 
-    def _learn(self, blob: BlobId, digests: Iterable[str], authorities: Iterable[str]) -> None:
-        known = self.meta(blob)
-        more = replace(known, digests=known.digests | set(digests), authorities=known.authorities | set(authorities))
+    def _known(self, blob: BlobId) -> BlobMeta | None:
+        """The meta of a blob that is whole; a blob whose meta was lost or damaged is as good as none."""
+        if self._layout.blob(blob).exists():
+            with suppress(Corrupt):
+                return self.meta(blob)
+        return None
+
+    def _learn(self, known: BlobMeta, told: BlobMeta) -> None:
+        more = replace(
+            known,
+            digests=known.digests | told.digests,
+            authorities=known.authorities | told.authorities,
+            files=known.files | told.files,
+        )
         if more != known:
-            write_file(self._disk, self._layout.meta(blob), more.to_bytes())
+            write_file(self._disk, self._layout.meta(known.blob), more.to_bytes())
+            self._indexed(more, self._size(known.blob))
+
+    def restore_meta(self, meta: BlobMeta) -> None:
+        """Write the lost meta of a blob that was read and found right."""
+        with self._lock:
+            write_file(self._disk, self._layout.meta(meta.blob), meta.to_bytes())
+
+    def _indexed(self, meta: BlobMeta, before_bytes: int) -> None:
+        size = self._size(meta.blob)
+        self.allocated_bytes += size - before_bytes
+        if self._index is not None:
+            self._index.add(hex_of(meta.blob), size, meta.digests | meta.files)
 
     def remove(self, blob: BlobId) -> int:
         """Let go of a blob; returns its size on disk, 0 if it was gone."""
         path = self._layout.blob(blob)
-        try:
-            size = path.stat().st_blocks * 512
-        except FileNotFoundError:
-            size = 0
-        self._disk.unlink(path)
-        self._disk.unlink(self._layout.meta(blob))
-        if path.parent.is_dir():
-            self._disk.sync_directory(path.parent)
+        with self._lock:
+            size = self._size(blob)
+            if path.exists():
+                self._disk.unlink(path)
+                self._disk.sync_directory(path.parent)
+            self._disk.unlink(self._layout.meta(blob))
+            self._gone(blob, size)
         return size
 
     def quarantine(self, blob: BlobId) -> Path:
         """Take a blob out of use and keep its bytes for a look."""
         path = self._layout.blob(blob)
         target = free_name(self._layout.quarantine, hex_of(blob))
-        self._disk.rename(path, target)
-        self._disk.sync_directory(self._layout.quarantine)
-        self._disk.unlink(self._layout.meta(blob))
-        self._disk.sync_directory(path.parent)
+        with self._lock:
+            size = self._size(blob)
+            self._disk.rename(path, target)
+            self._disk.sync_directory(self._layout.quarantine)
+            self._disk.sync_directory(path.parent)
+            self._disk.unlink(self._layout.meta(blob))
+            self._gone(blob, size)
         return target
 
-    def names(self) -> dict[str, os.DirEntry[str]]:
+    def _gone(self, blob: BlobId, size: int) -> None:
+        self.allocated_bytes -= size
+        if self._index is not None:
+            self._index.drop(hex_of(blob))
+
+    def names(self) -> frozenset[str]:
         """Hex names of all blobs, by listing; no stat."""
-        found: dict[str, os.DirEntry[str]] = {}
+        found: set[str] = set()
         with os.scandir(self._layout.blobs) as shelves:
             for shelf in shelves:
-                if len(shelf.name) != 2 or not shelf.is_dir(follow_symlinks=False):
-                    continue
-                with os.scandir(shelf.path) as entries:
-                    found.update((entry.name, entry) for entry in entries if len(entry.name) == 64)
-        return found
+                if len(shelf.name) == 2 and shelf.is_dir(follow_symlinks=False):
+                    found.update(name for name in os.listdir(shelf.path) if len(name) == 64)  # noqa: PTH208 - 10^5 names
+        return frozenset(found)
 
 
 def free_name(folder: Path, stem: str) -> Path:

@@ -8,11 +8,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
 
-from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import Full
+
+
+class Kind(Enum):
+    """What a candidate is, in the order in which they go."""
+
+    QUARANTINE = 0
+    LEFTOVER = 1
+    """A blob or an ingest that no artifact asks for."""
+    ARTIFACT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,44 +50,104 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An artifact that could go."""
+    """Something that could go."""
 
-    artifact: ArtifactId
+    kind: Kind
+    key: str
+    """An artifact, or the name of what is left over."""
     name: str
-    freed_bytes: int
-    """By letting go of it alone: blobs that others share do not count."""
     last_used: float
+    blobs: Mapping[str, int] = field(default_factory=dict)
+    """Sizes of its blobs: freed once nothing else that stays names them."""
+    other_bytes: int = 0
+    """Freed with it in any case."""
     holds: str = ""
     """Who keeps it; empty: nobody."""
 
+    @property
+    def size_bytes(self) -> int:
+        """With what it shares."""
+        return self.other_bytes + sum(self.blobs.values())
 
-def to_evict(needed_bytes: int, usage: Usage, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """What to let go of, longest unused first, so that `needed_bytes` fit; empty if they do already.
+
+class Policy(Protocol):
+    """In which order things are let go of."""
+
+    def order(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        """`candidates`, the first to go first."""
+        ...
+
+
+class LeastRecentlyUsed:
+    """Quarantine, then leftovers, then artifacts by their last use."""
+
+    def order(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        """See `Policy.order`; ties by key, so that the order is always the same."""
+        return sorted(candidates, key=lambda candidate: (candidate.kind.value, candidate.last_used, candidate.key))
+
+
+def to_evict(needed_bytes: int, usage: Usage, candidates: Sequence[Candidate], policy: Policy) -> list[Candidate]:
+    """What to let go of so that `needed_bytes` fit; empty if they do already. Nothing goes that would not help.
 
     Raises:
         Full: they would not fit if all went that nobody holds; says what holds the room. Nothing should be evicted then.
     """
     missing = needed_bytes - usage.room
+    if missing <= 0:
+        return []
+    tally = _Tally(candidates)
     chosen: list[Candidate] = []
-    for candidate in sorted((c for c in candidates if not c.holds), key=lambda c: c.last_used):
-        if missing <= 0:
+    for candidate in policy.order([c for c in candidates if not c.holds]):
+        if tally.freed_bytes >= missing:
             break
         chosen.append(candidate)
-        missing -= candidate.freed_bytes
-    if missing > 0:
-        raise Full(_why(needed_bytes, missing, usage, candidates), hint=_what_to_do(candidates))
+        tally.take(candidate)
+    if tally.freed_bytes < missing:
+        raise Full(_why(needed_bytes, missing - tally.freed_bytes, usage, candidates), hint=_what_to_do(candidates))
+    for candidate in tuple(reversed(chosen[:-1])):
+        tally.leave(candidate)
+        if tally.freed_bytes >= missing:
+            chosen.remove(candidate)
+        else:
+            tally.take(candidate)
     return chosen
 
 
+class _Tally:
+    """Bytes freed by what was taken: a blob is freed once nothing that stays names it."""
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self._names = Counter(blob for candidate in candidates for blob in candidate.blobs)
+        self.freed_bytes = 0
+
+    def take(self, candidate: Candidate) -> None:
+        self.freed_bytes += candidate.other_bytes
+        for blob, size in candidate.blobs.items():
+            self._names[blob] -= 1
+            self.freed_bytes += 0 if self._names[blob] else size
+
+    def leave(self, candidate: Candidate) -> None:
+        self.freed_bytes -= candidate.other_bytes
+        for blob, size in candidate.blobs.items():
+            self.freed_bytes -= 0 if self._names[blob] else size
+            self._names[blob] += 1
+
+
 def _why(needed: int, missing: int, usage: Usage, candidates: Sequence[Candidate]) -> str:
-    cap = "the budget" if usage.budget is not None and usage.limit == usage.budget else "the disk (less its margin)"
-    held = [c for c in candidates if c.holds]
-    words = f"{_gb(needed)} are needed, {_gb(missing)} too many for {cap} of {_gb(usage.limit)}"
-    if held:
-        largest = sorted(held, key=lambda c: -c.freed_bytes)[:5]
-        words += "; held: " + ", ".join(f"{c.name} {_gb(c.freed_bytes)} by {c.holds}" for c in largest)
+    by_budget = usage.budget is not None and usage.limit == usage.budget
+    cap = (
+        f"the budget of {shown(usage.limit)}"
+        if by_budget
+        else f"the disk ({shown(usage.free)} free, {shown(usage.margin)} margin)"
+    )
+    words = f"{shown(needed)} do not fit: {shown(missing)} too many for {cap}, {shown(usage.used)} used"
     if usage.reserved:
-        words += f"; {_gb(usage.reserved)} are promised to other fetches"
+        words += f", {shown(usage.reserved)} promised to other fetches"
+    if held := sorted((c for c in candidates if c.holds), key=lambda c: -c.size_bytes):
+        words += "; held: " + ", ".join(f"{c.name} {shown(c.size_bytes)} by {c.holds}" for c in held[:5])
+        words += f" and {len(held) - 5} more" if len(held) > 5 else ""
+    if free := sum(1 for c in candidates if not c.holds and c.kind is Kind.ARTIFACT):
+        words += f"; letting go of the {free} that nobody holds would not be enough"
     return words
 
 
@@ -86,5 +157,8 @@ def _what_to_do(candidates: Sequence[Candidate]) -> str:
     return "raise --budget or use a larger disk"
 
 
-def _gb(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.2f} GB" if abs(size_bytes) >= 1e7 else f"{size_bytes / 1e6:.2f} MB"
+def shown(size_bytes: int) -> str:
+    """For a message: GB, or MB and bytes where that would be 0.00."""
+    if abs(size_bytes) >= 10**7:
+        return f"{size_bytes / 1e9:.2f} GB"
+    return f"{size_bytes / 1e6:.2f} MB" if abs(size_bytes) >= 10**4 else f"{size_bytes} bytes"

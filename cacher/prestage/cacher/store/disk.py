@@ -93,6 +93,10 @@ class Disk:
         """chmod."""
         self._do(lambda: path.chmod(mode), path)
 
+    def touch(self, path: Path, at: float) -> None:
+        """Set the time of last modification: how the store remembers the last use. Not durable, and need not be."""
+        self._do(lambda: os.utime(path, (at, at)), path)
+
     def rename(self, source: Path, target: Path) -> None:
         """Atomic; replaces a file, or an empty directory by a directory."""
         self._do(lambda: source.rename(target), target)
@@ -151,18 +155,19 @@ def translated(exc: OSError, path: Path) -> PrestageError:
     )
 
 
-def write_file(disk: Disk, path: Path, data: bytes, *, mode: int = 0o444) -> None:
-    """Put a whole small file in place durably: beside it, fsync, rename, fsync of the directory."""
+def write_file(disk: Disk, path: Path, data: bytes, *, private: bool = False) -> None:
+    """Put a whole small file in place durably: beside it, fsync, rename, fsync of the directory. 0444, or 0600 if `private`."""
     beside = path.with_name(f".{path.name}.new")
+    if beside.exists():
+        disk.unlink(beside)
     fd = disk.create(beside)
     try:
-        disk.truncate(fd, 0, beside)
         disk.write(fd, data, 0, beside)
+        if not private:
+            disk.seal(fd, beside)
         disk.sync(fd, beside)
     finally:
         os.close(fd)
-    if mode != 0o600:
-        disk.set_mode(beside, mode)
     disk.rename(beside, path)
     disk.sync_directory(path.parent)
 

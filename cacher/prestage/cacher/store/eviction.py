@@ -1,125 +1,176 @@
-"""Letting go: artifacts, blobs that nobody names any more, quarantine.
+"""Letting go: what an evict removes, in which order, and what could be evicted.
 
-An evict hides the view first (one rename, ordered against holds by the gate), then removes what only this artifact needed. Cut
-off anywhere it is finished at the next start: the hidden view carries the artifact's name.
+    under the gate: nobody holds it -> rename its view away (.gone-*)     from here on it is absent
+    blobs that no other binding names -> refs, binding, manifest -> what was fetched of it -> the tree
+
+Each step is durable before the next; a .gone-* tree that is found at start is an evict that was cut off, and is finished.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from prestage.cacher.digests import ArtifactId, BlobId, hex_of
-from prestage.cacher.errors import Busy, PrestageError
+from prestage.cacher.errors import Busy, Corrupt, Misconfigured, NotFound
+from prestage.cacher.store import ingest as ingests
 from prestage.cacher.store.artifacts import Artifacts
 from prestage.cacher.store.blobs import Blobs
-from prestage.cacher.store.budget import Candidate
+from prestage.cacher.store.budget import Candidate, Kind
 from prestage.cacher.store.disk import Disk, remove_tree
 from prestage.cacher.store.holds import Holds, described
-from prestage.cacher.store.index import Index
-from prestage.cacher.store.ingest import allocated_bytes, identity
 from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.locks import gate
-from prestage.cacher.store.views import GONE, Views
+from prestage.cacher.store.views import Views
+
+_SETTLE_S = 0.5
+"""How long a file system may take to account for what was unlinked (xfs frees in the background)."""
 
 
-class Eviction:
-    """For the owner of the store only. One thread at a time."""
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What one store is made of."""
 
-    def __init__(
-        self, layout: Layout, disk: Disk, *, blobs: Blobs, artifacts: Artifacts, views: Views, holds: Holds, index: Index
-    ) -> None:
-        self._layout, self._disk = layout, disk
-        self._blobs, self._artifacts, self._views, self._holds, self._index = blobs, artifacts, views, holds, index
-        self.spared: set[BlobId] = set()
-        """Blobs that a stage of this process has published or chosen and not bound yet."""
+    layout: Layout
+    disk: Disk
+    blobs: Blobs
+    artifacts: Artifacts
+    views: Views
+    holds: Holds
+    now: Callable[[], float]
 
-    def evict(self, artifact: ArtifactId) -> int:
-        """Let go of an artifact; returns the bytes of the blobs removed.
+
+def free_bytes(root: Path) -> int:
+    """What the file system has left for us now."""
+    stat = os.statvfs(root)
+    return stat.f_bavail * stat.f_frsize
+
+
+class Evictor:
+    """Removes artifacts and leftovers of one store. One thread at a time."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def evict(self, artifact: ArtifactId, *, claimed: Collection[BlobId] = (), busy: Collection[str] = ()) -> tuple[int, int]:
+        """Let go of `artifact`; blobs in `claimed` and ingests in `busy` stay. Returns bytes removed and bytes really freed.
 
         Raises:
             Busy: somebody holds it; nothing was changed.
         """
-        with gate(self._layout.gate):
-            live = self._holds.live(artifact)
-            if live:
-                raise Busy(f"{artifact} is held by {described(live)}", hint="unpin it, or wait until what uses it has ended")
-            self._views.hide(artifact)
-        return self._finish(artifact)
+        parts = self._parts
+        before = free_bytes(parts.layout.root)
+        with gate(parts.layout.gate):
+            if live := parts.holds.live(artifact):
+                raise Busy(f"{artifact} is held by {described(live)}", hint="unpin it or wait; nothing was evicted")
+            gone = parts.views.hide(artifact)
+        removed = self.finish(artifact, gone, claimed=claimed, busy=busy)
+        return removed, settled(parts.layout.root, before, removed)
 
-    def finish_all(self) -> None:
-        """Finish evicts that were cut off."""
-        for gone in list(self._layout.views.glob(f"{GONE}*")):
-            artifact = ArtifactId(f"sha256:{gone.name.removeprefix(GONE).partition('-')[0]}")
-            if not self._views.exists(artifact):
-                self._finish(artifact)
-            remove_tree(self._disk, gone)
+    def finish(
+        self, artifact: ArtifactId, gone: Path | None, *, claimed: Collection[BlobId] = (), busy: Collection[str] = ()
+    ) -> int:
+        """Everything of an evict but its beginning; idempotent. Returns the bytes of what was removed."""
+        parts = self._parts
+        mine = set(parts.artifacts.binding(artifact).values())
+        shared = self._bound(but=artifact) if mine else set()
+        removed = sum(parts.blobs.remove(blob) for blob in sorted(mine - shared) if blob not in claimed)
+        folders = [folder for folder in self._ingests(artifact) if folder.name not in busy]
+        parts.artifacts.forget(artifact)
+        for folder in folders:
+            removed += ingests.allocated_bytes(folder)
+            ingests.drop(parts.disk, folder)
+        if gone is not None:
+            remove_tree(parts.disk, gone)
+        return removed
 
-    def _finish(self, artifact: ArtifactId) -> int:
-        blobs = set(self._artifacts.binding(artifact).values())
-        self._drop_ingests(artifact)
-        self._artifacts.forget(artifact)
-        freed = sum(self.remove_blob(blob) for blob in sorted(blobs - self._bound()))
-        for gone in list(self._layout.views.glob(f"{GONE}{hex_of(artifact)}-*")):
-            remove_tree(self._disk, gone)
-        self._disk.sync_directory(self._layout.views)
-        return freed
+    def _bound(self, *, but: ArtifactId | None = None) -> set[BlobId]:
+        """Blobs that some binding names."""
+        artifacts = self._parts.artifacts
+        return {blob for other in artifacts.all() if other != but for blob in artifacts.binding(other).values()}
 
-    def remove_blob(self, blob: BlobId) -> int:
-        """Remove one blob; returns its size on disk."""
-        freed = self._blobs.remove(blob)
-        self._index.drop_blob(hex_of(blob))
-        return freed
+    def _ingests(self, artifact: ArtifactId) -> Iterator[Path]:
+        """Where files of `artifact` are being fetched."""
+        with suppress(NotFound, Corrupt, Misconfigured):
+            manifest = self._parts.artifacts.manifest(artifact)
+            for file in manifest.files:
+                folder = self._parts.layout.ingest(ingests.identity(manifest, file))
+                if folder.exists():
+                    yield folder
 
-    def _drop_ingests(self, artifact: ArtifactId) -> None:
-        for path in self._ingests_of(artifact):
-            remove_tree(self._disk, path)
-        self._disk.sync_directory(self._layout.ingests)
+    def remove(self, candidate: Candidate, *, claimed: Collection[BlobId], busy: Collection[str]) -> None:
+        """Let go of what `candidates` named.
 
-    def _ingests_of(self, artifact: ArtifactId) -> list[Path]:
-        try:
-            manifest = self._artifacts.manifest(artifact)
-        except PrestageError:
-            return []
-        mine = [self._layout.ingest(identity(manifest, file)) for file in manifest.files]
-        return [path for path in mine if path.is_dir()]
+        Raises:
+            Busy: an artifact that is held by now.
+        """
+        layout = self._parts.layout
+        if candidate.kind is Kind.ARTIFACT:
+            self.evict(ArtifactId(candidate.key), claimed=claimed, busy=busy)
+        elif candidate.kind is Kind.QUARANTINE:
+            self._parts.disk.unlink(layout.quarantine / candidate.key)
+        elif candidate.blobs:
+            self._parts.blobs.remove(BlobId(f"blake3-tree:{candidate.key}"))
+        else:
+            ingests.drop(self._parts.disk, layout.ingest(candidate.key))
 
-    def _bound(self) -> set[BlobId]:
-        bound = {blob for artifact in self._artifacts.all() for blob in self._artifacts.binding(artifact).values()}
-        return bound | self.spared
-
-    def sweep(self) -> int:
-        """Remove what nobody needs: blobs that no binding names, and quarantine. Returns their bytes."""
-        bound = {hex_of(blob) for blob in self._bound()}
-        freed = sum(self.remove_blob(BlobId(f"blake3-tree:{name}")) for name in sorted(self._blobs.names().keys() - bound))
-        for path in self._layout.quarantine.iterdir():
-            freed += path.stat().st_blocks * 512
-            remove_tree(self._disk, path)
-        return freed
-
-    def candidates(self, *, but: AbstractSet[ArtifactId]) -> list[Candidate]:
-        """What could go, with what it would free."""
-        bindings = {artifact: self._artifacts.binding(artifact) for artifact in self._artifacts.all()}
-        names = {known.artifact: known.ref for known in self._artifacts.refs()}
-        used = self._index.last_used()
-        users: dict[BlobId, set[ArtifactId]] = {}
-        for artifact, binding in bindings.items():
-            for blob in binding.values():
-                users.setdefault(blob, set()).add(artifact)
-        found = []
-        for artifact, binding in bindings.items():
-            if artifact in but:
-                continue
-            own = {blob for blob in binding.values() if users[blob] == {artifact}}
-            freed = sum(_size_on_disk(self._layout.blob(blob)) for blob in own)
-            freed += sum(allocated_bytes(path) for path in self._ingests_of(artifact))
-            holds = described(self._holds.live(artifact))
-            found.append(Candidate(artifact, names.get(artifact, artifact), freed, used.get(artifact, 0.0), holds))
+    def candidates(self, *, claimed: Collection[BlobId], busy: Collection[str]) -> list[Candidate]:
+        """All that takes room, held or not, but for blobs in `claimed` and ingests in `busy`."""
+        parts = self._parts
+        names = _ref_names(parts.artifacts)
+        sizes = parts.blobs.sizes()
+        bound: set[str] = set()
+        fetched: set[str] = set()
+        found: list[Candidate] = []
+        for artifact in parts.artifacts.all():
+            mine = {hex_of(blob) for blob in parts.artifacts.binding(artifact).values()}
+            folders = {folder.name: ingests.allocated_bytes(folder) for folder in self._ingests(artifact)}
+            bound |= mine
+            fetched |= folders.keys()
+            found.append(
+                Candidate(
+                    Kind.ARTIFACT,
+                    artifact,
+                    names.get(artifact, artifact[:19]),
+                    parts.views.last_used(artifact),
+                    {name: sizes.get(name, 0) for name in mine if BlobId(f"blake3-tree:{name}") not in claimed},
+                    sum(size for name, size in folders.items() if name not in busy),
+                    described(parts.holds.live(artifact)),
+                )
+            )
+        found.extend(
+            Candidate(Kind.LEFTOVER, name, f"blob {name[:12]}", 0.0, {name: size})
+            for name, size in sizes.items()
+            if name not in bound and BlobId(f"blake3-tree:{name}") not in claimed
+        )
+        found.extend(self._abandoned({*fetched, *busy}))
+        found.extend(self._quarantined())
         return found
 
+    def _abandoned(self, known: Collection[str]) -> Iterator[Candidate]:
+        for folder in self._parts.layout.ingests.iterdir():
+            if len(folder.name) == 64 and folder.name not in known and (folder / "meta").exists():
+                size = ingests.allocated_bytes(folder)
+                yield Candidate(Kind.LEFTOVER, folder.name, f"ingest {folder.name[:12]}", 1.0, other_bytes=size)
 
-def _size_on_disk(path: Path) -> int:
-    try:
-        return path.stat().st_blocks * 512
-    except FileNotFoundError:
-        return 0
+    def _quarantined(self) -> Iterator[Candidate]:
+        for entry in os.scandir(self._parts.layout.quarantine):
+            if entry.is_file(follow_symlinks=False):
+                size = entry.stat(follow_symlinks=False).st_blocks * 512
+                yield Candidate(Kind.QUARANTINE, entry.name, f"quarantine/{entry.name}", 0.0, other_bytes=size)
+
+
+def _ref_names(artifacts: Artifacts) -> dict[str, str]:
+    return {known.artifact: known.ref for known in artifacts.refs()}
+
+
+def settled(root: Path, before_bytes: int, expected_bytes: int) -> int:
+    """What unlinking `expected_bytes` really freed since `before_bytes` were free: less where files are still open or mapped."""
+    deadline = time.monotonic() + _SETTLE_S
+    while (freed := free_bytes(root) - before_bytes) < expected_bytes and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return max(0, min(freed, expected_bytes))

@@ -36,28 +36,39 @@ def mounts() -> list[tuple[int, Path, str]]:
     return found
 
 
-def create(layout: Layout, disk: Disk) -> None:
-    """Make an empty store; a directory with something else in it is refused."""
+def prepare(layout: Layout) -> None:
+    """Make the root if there is none; refuse one that holds something else, untouched.
+
+    Raises:
+        Misconfigured: not empty and no store, or not to be written.
+    """
     root = layout.root
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        names = {path.name for path in root.iterdir()}
     except OSError as exc:
         raise Misconfigured(f"cannot make the store {root}: {exc.strerror}", hint="check the path and its permissions") from exc
-    if layout.format.exists():
+    if "format" in names:
+        check(layout)
         return
-    foreign = [
-        entry.name for entry in root.iterdir() if entry.name not in (*FOLDERS, "owner", "gate", ".format.new", "lost+found")
-    ]
-    if foreign:
+    if foreign := sorted(names - {*FOLDERS, "owner", "gate", ".format.new", "lost+found"}):
         raise Misconfigured(
             f"{root} is not empty and no store (it holds {foreign[0]!r})", hint="give an empty directory as --root"
         )
+
+
+def create(layout: Layout, disk: Disk) -> None:
+    """Make an empty store of a prepared root; the caller owns it. A store that is there already stays as it is."""
+    root = layout.root
+    if layout.format.exists():
+        return
     disk.set_mode(root, 0o700)
+    disk.sync_directory(root.parent)
     for folder in FOLDERS:
         disk.make_directory(root / folder)
     disk.sync_directory(root)
     document = {"layout": LAYOUT_VERSION, "store": str(uuid.uuid4()), "filesystem": filesystem_identity(root)}
-    write_file(disk, layout.format, json.dumps(document).encode(), mode=0o600)
+    write_file(disk, layout.format, json.dumps(document).encode(), private=True)
 
 
 def check(layout: Layout) -> None:

@@ -75,7 +75,7 @@ class Holds:
             document |= {"pid": pid, "started": started_ticks(pid)}
         folder = self._layout.hold(artifact)
         make_directories(self._disk, folder, above=self._layout.holds)
-        write_file(self._disk, folder / f"{hold}.json", json.dumps(document).encode(), mode=0o600)
+        write_file(self._disk, folder / f"{hold}.json", json.dumps(document).encode(), private=True)
         return hold
 
     def drop(self, artifact: ArtifactId, hold: HoldId) -> None:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import rfc8785
@@ -28,8 +29,6 @@ from prestage.cacher.store.disk import Disk, make_directories, remove_tree, tran
 from prestage.cacher.transfer import checksums
 from prestage.cacher.transfer.ports import PieceRecord
 
-OnPublished = Callable[[BlobMeta, bool], None]
-"""Told of each publish: the meta, and whether the blob is new."""
 BLOCK_BYTES = 4096
 """Logical block of every disk we meet, and what O_DIRECT asks for."""
 
@@ -44,6 +43,23 @@ def _identifying(manifest: Manifest, file: FileEntry) -> list[str | int | None]:
     return [*where, file.digest, file.checksum, file.etag, file.version, file.modified]
 
 
+def is_published_too(data: Path) -> bool:
+    """`data` is a second name of a blob: a power cut undid half of the rename that published it. Never written to."""
+    try:
+        return data.stat().st_nlink > 1
+    except FileNotFoundError:
+        return False
+
+
+def drop(disk: Disk, folder: Path) -> None:
+    """Remove an ingest; its meta first, so that what is left of it is a leftover."""
+    if not folder.exists():
+        return
+    disk.unlink(folder / "meta")
+    remove_tree(disk, folder)
+    disk.sync_directory(folder.parent)
+
+
 def allocated_bytes(folder: Path) -> int:
     """What the ingest in `folder` takes on disk; 0 if there is none."""
     try:
@@ -56,13 +72,22 @@ class Ingest:
     """See the module; a `Sink` of the engine. Made by `Store.ingest`; close it."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest, file: FileEntry, *, disk: Disk, blobs: Blobs, on_published: OnPublished
+        self,
+        folder: Path,
+        manifest: Manifest,
+        file: FileEntry,
+        *,
+        disk: Disk,
+        blobs: Blobs,
+        on_publish: Callable[[BlobId], None] = lambda _: None,
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.path, self.size_bytes = folder, file.size_bytes
         self.id = folder.name
         self.checksum_algorithm = _combinable(file)
-        self._authority = manifest.authority
-        self._disk, self._blobs, self._on_published = disk, blobs, on_published
+        self._authority, self._is_pinned = manifest.authority, file.is_pinned
+        self._disk, self._blobs = disk, blobs
+        self._on_publish, self._on_close = on_publish, on_close
         self._data_path, self._journal_path = folder / "data", folder / "journal"
         self._records: dict[int, PieceRecord] = {}
         self._data = self._journal = -1
@@ -70,7 +95,7 @@ class Ingest:
 
     def _open(self, manifest: Manifest, file: FileEntry) -> None:
         try:
-            if not (self.path / "meta").exists():
+            if not (self.path / "meta").exists() or is_published_too(self._data_path):
                 self._create(manifest, file)
             self._open_files()
             self._read_journal()
@@ -79,17 +104,25 @@ class Ingest:
             raise
 
     def _create(self, manifest: Manifest, file: FileEntry) -> None:
-        remove_tree(self._disk, self.path)
-        make_directories(self._disk, self.path, above=self.path.parent)
-        for path, size_bytes in ((self._data_path, self._rounded), (self._journal_path, 0)):
-            fd = self._disk.create(path)
-            try:
-                self._disk.allocate(fd, size_bytes, path)
-                self._disk.sync(fd, path)
-            finally:
-                os.close(fd)
-        self._disk.sync_directory(self.path)
-        write_file(self._disk, self.path / "meta", json.dumps(_identifying(manifest, file)).encode())
+        drop(self._disk, self.path)
+        try:
+            make_directories(self._disk, self.path, above=self.path.parent)
+            for path, size_bytes in ((self._data_path, self._rounded), (self._journal_path, 0)):
+                self._create_file(path, size_bytes)
+            self._disk.sync_directory(self.path)
+            write_file(self._disk, self.path / "meta", json.dumps(_identifying(manifest, file)).encode())
+        except PrestageError:
+            with suppress(PrestageError):  # the room is for others; what cannot be removed now is removed at the next start
+                drop(self._disk, self.path)
+            raise
+
+    def _create_file(self, path: Path, size_bytes: int) -> None:
+        fd = self._disk.create(path)
+        try:
+            self._disk.allocate(fd, size_bytes, path)
+            self._disk.sync(fd, path)
+        finally:
+            os.close(fd)
 
     @property
     def _rounded(self) -> int:
@@ -163,41 +196,45 @@ class Ingest:
             b"".join(record.chunk_sums for record in ordered),
             frozenset(digests),
             frozenset({self._authority}),
+            frozenset({self.id} if self._is_pinned else ()),
         )
         self._disk.truncate(self._data, self.size_bytes, self._data_path)
         self._disk.seal(self._data, self._data_path)
         self._disk.sync(self._data, self._data_path)
-        self.close()
-        self._on_published(meta, self._blobs.publish(self._data_path, meta))
-        self._drop()
+        self._close_files()
+        self._on_publish(meta.blob)
+        self._blobs.publish(self._data_path, meta)
+        drop(self._disk, self.path)
+        self._on_close()
         return meta.blob
 
     def discard(self) -> None:
         """Drop everything that was fetched."""
-        self.close()
-        self._drop()
+        self._close_files()
+        drop(self._disk, self.path)
+        self._on_close()
 
     def quarantine(self, why: str) -> Path:
         """Keep the bytes for a look, out of every way; `why` lies beside them."""
-        self.close()
+        self._close_files()
         target = free_name(self.path.parent.parent / "quarantine", self.id)
         self._disk.rename(self._data_path, target)
         self._disk.sync_directory(target.parent)
         write_file(self._disk, target.with_name(f"{target.name}.why"), why.encode())
-        self._drop()
+        drop(self._disk, self.path)
+        self._on_close()
         return target
 
     def close(self) -> None:
         """Keep what was fetched for the next time. Idempotent."""
+        self._close_files()
+        self._on_close()
+
+    def _close_files(self) -> None:
         for fd in (self._data, self._journal):
             if fd >= 0:
                 os.close(fd)
         self._data = self._journal = -1
-
-    def _drop(self) -> None:
-        self._disk.unlink(self.path / "meta")
-        remove_tree(self._disk, self.path)
-        self._disk.sync_directory(self.path.parent)
 
 
 def _combinable(file: FileEntry) -> str | None:

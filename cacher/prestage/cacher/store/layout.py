@@ -101,6 +101,10 @@ class Layout:
         """The tree itself."""
         return self.view(artifact) / "current"
 
+    def side(self, artifact: ArtifactId) -> Path:
+        """What the loader verifies the tree against."""
+        return self.view(artifact) / ".prestage" / "current"
+
     def hold(self, artifact: ArtifactId) -> Path:
         """The holds of one artifact."""
         return self.holds / hex_of(artifact)

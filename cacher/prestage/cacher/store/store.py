@@ -1,44 +1,38 @@
-"""The store: bytes at rest on one node. The facade over its rooms; what each guarantees stands there.
+"""The store: bytes at rest on one file system. What everybody else calls; see docs/format.md for what lies on disk.
 
-    format, locks      may this process touch it          artifacts   manifests, bindings, refs
-    ingest, journal    a file being fetched               views       artifacts as trees
-    blobs              published content                  holds       who uses what
-    budget (pure), eviction, recovery, verify, index (a cache)        disk: the seam every change goes through
-
-Opened with own=True it is this process's to change, under the owner lock; with own=False it is read, and holds are made.
+It refuses to run on another file system, beside another owner, on a newer layout. Any process of the store's user may open it to
+read, to hold and to let go of holds; one, the owner, fetches, evicts and repairs. Everything it says is done is durable.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from prestage.cacher.digests import ArtifactId, BlobId, hex_of
-from prestage.cacher.errors import Bug, Corrupt, NotFound, PrestageError
+from prestage.cacher.digests import ArtifactId, BlobId
+from prestage.cacher.errors import Bug, Busy, Corrupt, Misconfigured, NotFound, PrestageError
 from prestage.cacher.manifest import FileEntry, Manifest
-from prestage.cacher.store import format as store_format
-from prestage.cacher.store import recovery
+from prestage.cacher.store import format as formats
+from prestage.cacher.store import ingest as ingests
 from prestage.cacher.store.artifacts import Artifacts, Patterns
-from prestage.cacher.store.blobs import BlobMeta, Blobs
-from prestage.cacher.store.budget import Usage, to_evict
+from prestage.cacher.store.blobs import Blobs
+from prestage.cacher.store.budget import LeastRecentlyUsed, Policy, Usage
 from prestage.cacher.store.disk import Disk
-from prestage.cacher.store.eviction import Eviction
+from prestage.cacher.store.eviction import Evictor, Parts, free_bytes
 from prestage.cacher.store.holds import Clocks, HoldId, Holds, Kind
 from prestage.cacher.store.index import Index
-from prestage.cacher.store.ingest import Ingest, allocated_bytes, identity
+from prestage.cacher.store.ingest import Ingest
 from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.locks import OwnerLock, gate
-from prestage.cacher.store.verify import Damage, VerifyReport, check_blob
+from prestage.cacher.store.recovery import recover
+from prestage.cacher.store.room import Reservation, Room
+from prestage.cacher.store.scrub import Scrub
+from prestage.cacher.store.verify import VerifyReport
 from prestage.cacher.store.views import Views
-
-MARGIN_BYTES = 1 << 30
-"""Left free on the disk whatever the budget says: room for the small files and for whoever shares it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,89 +44,71 @@ class Listing:
     files: int
     bytes: int
     state: str
-    """`staged`, `partial` or `damaged`: docs/cli.md."""
-    holds: tuple[Mapping[str, object], ...]
-    last_used: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a store is opened."""
-
-    budget_bytes: int | None = None
-    """Most bytes it may hold; None: what the disk has, less the margin."""
-    margin_bytes: int = MARGIN_BYTES
-    trusted: frozenset[str] = frozenset()
-    """Origin authorities whose stated digests are believed without download."""
+    """`staged` (whole, verified), `partial` (being fetched, or cut off), `damaged` (stage it again)."""
+    holds: Sequence[Mapping[str, object]] = ()
+    last_used: float = 0.0
+    """Seconds since the epoch."""
 
 
 class Store:
-    """See the module. Thread-safe. Close it."""
+    """See the module. Made by `Store.open`; thread-safe, but for an ingest, which belongs to one fetch."""
 
-    def __init__(self, root: Path, *, settings: Settings, disk: Disk, clocks: Clocks, lock: OwnerLock | None) -> None:
-        self.root = root
+    def __init__(
+        self, parts: Parts, room: Room | None, closing: ExitStack, *, trusted: frozenset[str], index: Index | None
+    ) -> None:
+        self._parts, self._room, self._closing = parts, room, closing
+        self._trusted, self._index = trusted, index
+        self._evictor = Evictor(parts)
+        self.root = parts.layout.root
         self.warnings: list[str] = []
-        self._settings, self._disk, self._clocks, self._lock = settings, disk, clocks, lock
-        self._layout = Layout(root)
-        self._index = Index(self._layout.index)
-        self._blobs = Blobs(self._layout, disk)
-        self._artifacts = Artifacts(self._layout, disk, clocks.wall)
-        self._views = Views(self._layout, disk, self._blobs)
-        self._holds = Holds(self._layout, disk, clocks)
-        self._eviction = Eviction(
-            self._layout,
-            disk,
-            blobs=self._blobs,
-            artifacts=self._artifacts,
-            views=self._views,
-            holds=self._holds,
-            index=self._index,
-        )
-        self._room = threading.RLock()
-        self._reserved: Counter[ArtifactId] = Counter()
-        self._blob_bytes = 0
+        """What was found in the tree that is not ours."""
 
-    @staticmethod
+    @classmethod
     def open(
+        cls,
         root: Path,
         *,
         own: bool,
         budget_bytes: int | None = None,
-        margin_bytes: int = MARGIN_BYTES,
+        margin_bytes: int | None = None,
         wait_s: float = 0.0,
         trusted: frozenset[str] = frozenset(),
         purpose: str = "",
         disk: Disk | None = None,
         now: Callable[[], float] = time.time,
+        policy: Policy | None = None,
     ) -> Store:
-        """Open the store at `root`; `own` makes an empty one where there is none.
+        """Open the store at `root`; `own` makes it if there is none, becomes its owner and recovers what was cut off.
+
+        `margin_bytes` is left free on the disk; default: 2 % of it, at most 1 GiB. `trusted` names origin authorities whose
+        stated digests are believed.
 
         Raises:
-            Busy: another process owns it (named), even after `wait_s`.
-            NotFound: nothing there and not `own`.
-            Misconfigured: not ours to touch: other file system, newer layout, not empty.
+            Busy: another process owns it, for longer than `wait_s`.
+            NotFound: there is none, and `own` is not asked for.
+            Misconfigured: on another file system, of a newer layout, with something mounted inside, or no store. Untouched.
         """
-        disk, layout = disk or Disk(), Layout(root)
-        lock = None
-        if own:
-            store_format.create(layout, disk)
-        store_format.check(layout)
-        if own:
-            lock = OwnerLock(layout.owner, purpose=purpose, wait_s=wait_s)
-        settings = Settings(budget_bytes, margin_bytes, trusted)
-        try:
-            store = Store(root, settings=settings, disk=disk, clocks=Clocks(wall=now), lock=lock)
-        except BaseException:
-            if lock is not None:
-                lock.close()
-            raise
-        try:
+        layout, disk = Layout(root.absolute()), disk or Disk()
+        with ExitStack() as closing:
             if own:
-                store._recover()
-        except BaseException:
-            store.close()
-            raise
-        return store
+                formats.prepare(layout)
+                closing.callback(OwnerLock(layout.owner, purpose=purpose, wait_s=wait_s).close)
+                formats.create(layout, disk)
+            formats.check(layout)
+            index = Index(layout.index) if own else None
+            if index is not None:
+                closing.callback(index.close)
+            blobs = Blobs(layout, disk, index)
+            artifacts, holds = Artifacts(layout, disk, now), Holds(layout, disk, Clocks(now))
+            parts = Parts(layout, disk, blobs, artifacts, Views(layout, disk, blobs), holds, now)
+            evictor = Evictor(parts)
+            warnings = recover(parts, evictor) if own else []
+            blobs.count()
+            policy = policy or LeastRecentlyUsed()
+            room = Room(parts, evictor, policy, budget=budget_bytes, margin=margin_bytes) if own else None
+            store = cls(parts, room, closing.pop_all(), trusted=trusted, index=index)
+            store.warnings.extend(warnings)
+            return store
 
     def __enter__(self) -> Store:
         return self
@@ -141,309 +117,294 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Give the lock back. Idempotent."""
-        self._index.close()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Give the store free. Idempotent."""
+        self._closing.close()
 
-    def _recover(self) -> None:
-        layout = self._layout
-        self.warnings = recovery.recover(layout, self._disk, views=self._views, holds=self._holds, eviction=self._eviction)
-        known = self._index.has_files()
-        self._blob_bytes = self._index.sync(self._blobs.names(), self._read_meta)
-        if not known:
-            for artifact in self._artifacts.all():
-                self._learn_files(artifact, self._artifacts.binding(artifact))
-
-    def _read_meta(self, name: str) -> tuple[int, Sequence[str]]:
-        blob = BlobId(f"blake3-tree:{name}")
-        size = self._layout.blob(blob).stat().st_blocks * 512
-        try:
-            return size, sorted(self._blobs.meta(blob).digests)
-        except PrestageError:
-            return size, ()
-
-    # --- room ---------------------------------------------------------------------------------------------------------
+    @property
+    def _owned(self) -> Room:
+        if self._room is None:
+            raise Bug("a store that was opened to read is written to")
+        return self._room
 
     def used_bytes(self) -> int:
         """What blobs, ingests and quarantine take on disk."""
-        blobs = self._blob_bytes
-        if self._lock is None:
-            blobs = sum(self._read_size(entry) for entry in self._blobs.names().values())
-        ingests = sum(allocated_bytes(path) for path in self._layout.ingests.iterdir())
-        return blobs + ingests + sum(path.stat().st_blocks * 512 for path in self._layout.quarantine.iterdir())
-
-    @staticmethod
-    def _read_size(entry: os.DirEntry[str]) -> int:
-        try:
-            return entry.stat().st_blocks * 512
-        except FileNotFoundError:
-            return 0
+        if self._room is not None:
+            return self._room.usage().used
+        layout = self._parts.layout
+        files = [*layout.blobs.glob("*/*"), *layout.ingests.glob("*/data"), *layout.quarantine.iterdir()]
+        return sum(_allocated(path) for path in files if path.suffix != ".meta")
 
     def free_bytes(self) -> int:
-        """Really free on the disk, for us."""
-        status = os.statvfs(self.root)
-        return status.f_bavail * status.f_frsize
+        """What the file system has left, margin not deducted."""
+        return free_bytes(self.root)
 
     def usage(self) -> Usage:
-        """One look at the disk."""
-        settings = self._settings
-        reserved = sum(self._reserved.values())
-        return Usage(self.used_bytes(), reserved, self.free_bytes(), settings.margin_bytes, settings.budget_bytes)
+        """The owner's account of the disk."""
+        return self._owned.usage()
 
-    @contextmanager
-    def reserve(self, size_bytes: int, *, artifact: ArtifactId) -> Iterator[None]:
-        """Promise room for what is still to be fetched of `artifact`, letting go of what nobody holds if need be.
-
-        What its ingests have allocated already counts once. The promise shrinks as ingests allocate, and ends with the block.
-
-        Raises:
-            Full: it does not fit; nothing was fetched or evicted. Says what holds the room.
-        """
-        manifest = self.manifest(artifact)
-        with self._room:
-            allocated = sum(allocated_bytes(self._layout.ingest(identity(manifest, file))) for file in manifest.files)
-            needed = max(0, size_bytes + 4096 * len(manifest.files) - allocated)
-            self._make_room(needed, artifact)
-            self._reserved[artifact] += needed
-        try:
-            yield
-        finally:
-            with self._room:
-                del self._reserved[artifact]
-
-    def _make_room(self, needed: int, artifact: ArtifactId) -> None:
-        if needed <= self.usage().room:
-            return
-        staging = {artifact, *self._reserved}
-        self._blob_bytes = max(0, self._blob_bytes - self._eviction.sweep())
-        while needed > (usage := self.usage()).room:
-            # One at a time, and a fresh look after each: a file that somebody still maps frees nothing.
-            chosen = to_evict(needed, usage, self._eviction.candidates(but=staging))
-            self._let_go(chosen[0].artifact)
-
-    def _let_go(self, artifact: ArtifactId) -> int:
-        freed = self._eviction.evict(artifact)
-        self._blob_bytes = max(0, self._blob_bytes - freed)
-        return freed
-
-    # --- artifacts ----------------------------------------------------------------------------------------------------
+    # -- what is known of artifacts
 
     def put_manifest(self, manifest: Manifest) -> ArtifactId:
-        """Remember what an artifact consists of."""
-        return self._artifacts.put_manifest(manifest)
+        """Keep a manifest. Idempotent, durable."""
+        _ = self._owned
+        return self._parts.artifacts.put_manifest(manifest)
 
     def manifest(self, artifact: ArtifactId) -> Manifest:
-        """Raises NotFound, Corrupt."""
-        return self._artifacts.manifest(artifact)
+        """The files of an artifact.
+
+        Raises:
+            NotFound: never staged here.
+            Corrupt: its bytes are not what its name says: stage it again.
+        """
+        return self._parts.artifacts.manifest(artifact)
 
     def record_ref(self, name: str, selection: Patterns, artifact: ArtifactId) -> None:
-        """Remember what a ref stands for."""
-        self._artifacts.record_ref(name, selection, artifact)
-        self._index.used(artifact, self._clocks.wall())
+        """Remember what a ref with these patterns stands for."""
+        self._parts.artifacts.record_ref(name, selection, artifact)
 
     def lookup(self, text: str, selection: Patterns | None = None) -> ArtifactId:
-        """The artifact that a ref or an artifact names here. See Artifacts.lookup."""
-        return self._artifacts.lookup(text, selection)
+        """The artifact that a ref or an artifact names here; without `selection`, with whatever patterns it was staged.
+
+        Raises:
+            NotFound: not staged here.
+            Misconfigured: malformed, or staged with several patterns.
+        """
+        return self._parts.artifacts.lookup(text, selection)
 
     def binding(self, artifact: ArtifactId) -> Mapping[str, BlobId]:
-        """Path -> blob, for the files known so far."""
-        return self._artifacts.binding(artifact)
+        """Path -> blob as far as known; a blob named here may have been quarantined since."""
+        return self._parts.artifacts.binding(artifact)
 
     def bind(self, artifact: ArtifactId, files: Mapping[str, BlobId]) -> None:
-        """Say what files turned out to be. See Artifacts.bind."""
-        self._artifacts.bind(artifact, files)
-        self._learn_files(artifact, files)
-        with self._room:
-            self._eviction.spared.difference_update(files.values())
+        """Add what files turned out to be; the first writer wins.
 
-    def _learn_files(self, artifact: ArtifactId, files: Mapping[str, BlobId]) -> None:
-        try:
-            manifest = self.manifest(artifact)
-        except PrestageError:
-            return
-        rows = [(identity(manifest, file), hex_of(files[file.path])) for file in manifest.files if file.path in files]
-        self._index.add_files(rows)
+        Raises:
+            Corrupt: a file was bound to another blob before; says both.
+        """
+        room = self._owned
+        with room.lock:
+            self._parts.artifacts.bind(artifact, files)
+            room.claimed.difference_update(files.values())
 
     def missing(self, artifact: ArtifactId) -> list[FileEntry]:
         """Files whose bytes are not here."""
         binding = self.binding(artifact)
-        return [
-            file
-            for file in self.manifest(artifact).files
-            if (blob := binding.get(file.path)) is None or not self._blobs.has(blob)
-        ]
+        files = self.manifest(artifact).files
+        return [file for file in files if file.path not in binding or not self._parts.blobs.has(binding[file.path])]
 
     def reusable(self, manifest: Manifest, file: FileEntry) -> BlobId | None:
-        """A blob that may stand for `file` without download: design.md, "Trust".
-
-        Only where the bytes came from this very authority before, or the operator trusts what it states; and only by a digest
-        that we checked, or by the same file at the same pinned version. A digest that somebody else states is a claim.
+        """A blob that may stand for `file` without download: its bytes came from the same authority before, or the authority is
+        trusted, and the stated SHA-256, or the very same file at the same version, says that it is the same. Else None:
+        knowing a digest grants nothing.
         """
-        names = self._index.named(file.digest) if file.digest is not None else []
-        if file.is_pinned and (same := self._index.file(identity(manifest, file))) is not None:
-            names.append(same)
-        for name in names:
-            blob = BlobId(f"blake3-tree:{name}")
-            if not self._blobs.has(blob):
-                continue
-            try:
-                meta = self._blobs.meta(blob)
-            except PrestageError:
-                continue
-            known = manifest.authority in meta.authorities
-            if meta.size_bytes == file.size_bytes and (
-                known or (manifest.authority in self._settings.trusted and file.digest in meta.digests)
-            ):
-                with self._room:
-                    self._eviction.spared.add(blob)
-                return blob
+        room = self._owned
+        names = [file.digest] if file.digest is not None and file.digest.startswith("sha256:") else []
+        if file.is_pinned:
+            names.append(ingests.identity(manifest, file))  # type: ignore[arg-type] # an alias is a digest or an identity
+        with room.lock:
+            for alias in names:
+                for name in self._index.named(alias) if self._index is not None else ():
+                    blob = BlobId(f"blake3-tree:{name}")
+                    if self._may_stand_for(blob, alias, manifest, file):
+                        room.claimed.add(blob)
+                        return blob
         return None
 
-    # --- bytes --------------------------------------------------------------------------------------------------------
+    def _may_stand_for(self, blob: BlobId, alias: str, manifest: Manifest, file: FileEntry) -> bool:
+        if not self._parts.blobs.has(blob):
+            return False
+        try:
+            meta = self._parts.blobs.meta(blob)
+        except PrestageError:
+            return False
+        if meta.size_bytes != file.size_bytes or alias not in meta.digests | meta.files:
+            return False
+        return manifest.authority in meta.authorities or manifest.authority in self._trusted
 
-    def ingest(self, manifest: Manifest, file: FileEntry) -> Ingest:
-        """Begin or resume fetching a file. Close it, finish it or discard it."""
-        folder, artifact = self._layout.ingest(identity(manifest, file)), manifest.artifact
-        with self._room:
-            before = allocated_bytes(folder)
-            ingest = Ingest(folder, manifest, file, disk=self._disk, blobs=self._blobs, on_published=self._published)
-            grown = allocated_bytes(folder) - before
-            self._reserved[artifact] = max(0, self._reserved[artifact] - grown)
-        return ingest
+    # -- fetching
 
-    def _published(self, meta: BlobMeta, is_new: bool) -> None:
-        name = hex_of(meta.blob)
-        size, digests = self._read_meta(name)
-        self._index.add_blob(name, size, digests)
-        with self._room:
-            self._eviction.spared.add(meta.blob)
-            self._blob_bytes += size if is_new else 0
-
-    def publish_view(self, artifact: ArtifactId) -> Path:
-        """Make the artifact's tree appear, or heal it. Durable on return."""
-        path = self._views.publish(self.manifest(artifact), self.binding(artifact), held=bool(self._holds.live(artifact)))
-        self._index.used(artifact, self._clocks.wall())
-        return path
-
-    def path(self, artifact: ArtifactId) -> Path:
-        """The artifact's directory; counts as a use.
+    def reserve(self, size_bytes: int, *, artifact: ArtifactId) -> Reservation:
+        """Promise room for `size_bytes` of `artifact`, less what its ingests have already; evicts what nobody holds if need be.
 
         Raises:
-            NotFound: not staged. Corrupt: a file of it was found damaged.
+            Full: it does not fit; nothing was evicted; says what holds the room.
+        """
+        pending = padding = 0
+        manifest = self.manifest(artifact)
+        for file in self.missing(artifact):
+            padding += -file.size_bytes % ingests.BLOCK_BYTES
+            pending += ingests.allocated_bytes(self._parts.layout.ingest(ingests.identity(manifest, file)))
+        return self._owned.reserve(max(0, size_bytes + padding - pending), artifact)
+
+    def ingest(self, manifest: Manifest, file: FileEntry) -> Ingest:
+        """Start or resume fetching `file`. Preallocates, out of the artifact's reservation.
+
+        Raises:
+            Busy: another fetch in this process has it open.
+            Full: no room.
+        """
+        room = self._owned
+        name = ingests.identity(manifest, file)
+        folder = self._parts.layout.ingest(name)
+        rounded = file.size_bytes + -file.size_bytes % ingests.BLOCK_BYTES
+        with room.lock:
+            if name in room.busy:
+                raise Busy(f"{file.path} of {manifest.authority} is being fetched already", hint="wait for that stage to end")
+            with room.allocating(manifest.artifact, ingests.allocated_bytes(folder), rounded):
+                room.busy.add(name)
+                return Ingest(
+                    folder,
+                    manifest,
+                    file,
+                    disk=self._parts.disk,
+                    blobs=self._parts.blobs,
+                    on_publish=room.claimed.add,
+                    on_close=lambda: room.busy.discard(name),
+                )
+
+    def publish_view(self, artifact: ArtifactId) -> Path:
+        """Make the artifact's tree appear, or heal it. Complete or absent; durable on return.
+
+        Raises:
+            Busy: what it needs was evicted meanwhile.
+        """
+        with self._owned.lock:
+            manifest, binding = self.manifest(artifact), self.binding(artifact)
+            if missing := self.missing(artifact):
+                raise Busy(f"{missing[0].path} of {artifact} was evicted while it was staged", hint="stage it again")
+            heals = self._parts.views.exists(artifact) and not self._parts.views.is_right(artifact, binding)
+            path = self._publish(manifest, binding)
+            self._parts.views.touch(artifact, self._parts.now())
+            if heals:
+                self._heal_sharers(artifact, set(binding.values()))
+            return path
+
+    def _publish(self, manifest: Manifest, binding: Mapping[str, BlobId]) -> Path:
+        artifact = manifest.artifact
+        with gate(self._parts.layout.gate):
+            return self._parts.views.publish(manifest, binding, held=lambda: bool(self._parts.holds.live(artifact)))
+
+    def _heal_sharers(self, healed: ArtifactId, blobs: set[BlobId]) -> None:
+        """Other views that link to the bytes which `healed` has just replaced."""
+        parts = self._parts
+        for artifact in list(parts.artifacts.all()):
+            binding = parts.artifacts.binding(artifact)
+            if artifact == healed or blobs.isdisjoint(binding.values()) or not parts.views.exists(artifact):
+                continue
+            if not self.missing(artifact) and not parts.views.is_right(artifact, binding):
+                self._publish(self.manifest(artifact), binding)
+
+    # -- using
+
+    def path(self, artifact: ArtifactId) -> Path:
+        """The directory of a staged artifact: absolute, read-only, complete. Counts as a use. Hold the artifact to keep it.
+
+        Raises:
+            NotFound: not staged, or not whole yet.
+            Corrupt: damaged.
         """
         state = self.state(artifact)
         if state == "damaged":
-            raise Corrupt(f"{artifact} has damaged files", hint="stage it again: only those are fetched")
-        if state != "staged":
-            raise NotFound(f"{artifact} is not staged here (yet)", hint="stage it first: prestage stage REF")
-        self._index.used(artifact, self._clocks.wall())
-        return self._layout.current(artifact)
+            raise Corrupt(f"{artifact} is damaged on disk", hint="stage it again: only the damaged files are fetched")
+        if state == "partial":
+            raise NotFound(f"{artifact} is not whole yet", hint="stage it again: it goes on where it was")
+        self._parts.views.touch(artifact, self._parts.now())
+        return self._parts.layout.current(artifact)
 
     def state(self, artifact: ArtifactId) -> str:
-        """`staged`, `partial` or `damaged`."""
-        if not self._views.exists(artifact):
+        """`staged`, `partial` or `damaged`; see `Listing.state`.
+
+        Raises:
+            NotFound: unknown here.
+        """
+        parts = self._parts
+        try:
+            files = {file.path for file in self.manifest(artifact).files}
+        except Corrupt:
+            return "damaged"
+        if not parts.views.exists(artifact):
             return "partial"
-        return "damaged" if self.missing(artifact) else "staged"
+        binding = self.binding(artifact)
+        right = binding.keys() == files and all(parts.blobs.has(blob) for blob in binding.values())
+        return "staged" if right and parts.views.is_right(artifact, binding) else "damaged"
 
     def list(self) -> list[Listing]:
-        """Every artifact, whole or not; one whose manifest is damaged is left out."""
-        refs = {known.artifact: known.ref for known in self._artifacts.refs()}
-        used = self._index.last_used()
-        rows = []
-        for artifact in self._artifacts.all():
-            try:
-                manifest, state = self.manifest(artifact), self.state(artifact)
-            except PrestageError:
-                continue
-            holds = tuple({"id": hold, **said} for hold, said in self._holds.live(artifact).items())
-            rows.append(
-                Listing(artifact, refs.get(artifact), len(manifest.files), manifest.size_bytes, state, holds, used.get(artifact))
-            )
-        return rows
+        """Every artifact, whole or not."""
+        names: dict[ArtifactId, str] = {known.artifact: known.ref for known in self._parts.artifacts.refs()}
+        return [self._listing(artifact, names.get(artifact)) for artifact in self._parts.artifacts.all()]
 
-    # --- holds, eviction, care ----------------------------------------------------------------------------------------
+    def _listing(self, artifact: ArtifactId, ref: str | None) -> Listing:
+        parts = self._parts
+        try:
+            manifest = self.manifest(artifact)
+            files, size, state = len(manifest.files), manifest.size_bytes, self.state(artifact)
+        except PrestageError:
+            files, size, state = 0, 0, "damaged"
+        holds = [{"id": hold, **document} for hold, document in parts.holds.live(artifact).items()]
+        return Listing(artifact, ref, files, size, state, holds, parts.views.last_used(artifact))
 
     def hold(
         self, artifact: ArtifactId, *, kind: Kind, expires_at: float | None = None, pid: int | None = None, note: str = ""
     ) -> HoldId:
-        """Keep an artifact from being evicted. Works beside an owner.
+        """Keep a staged artifact from being evicted. Durable on return. `expires_at`: seconds since the epoch, for a ttl;
+        `pid`: for a run, default this process.
 
         Raises:
-            NotFound, Corrupt: there is nothing whole to hold.
+            NotFound: it is not staged.
         """
-        with gate(self._layout.gate):
-            self.path(artifact)
-            return self._holds.add(artifact, kind, expires_at=expires_at, pid=pid, note=note)
+        if kind == "ttl" and expires_at is None:
+            raise Misconfigured("a ttl hold needs a time at which it ends", hint="give expires_at")
+        if kind == "run":
+            pid = os.getpid() if pid is None else pid
+        with gate(self._parts.layout.gate):
+            if not self._parts.views.exists(artifact):
+                raise NotFound(f"{artifact} is not staged", hint="stage it first: prestage stage REF")
+            return self._parts.holds.add(artifact, kind, expires_at=expires_at, pid=pid, note=note)
 
     def drop_hold(self, artifact: ArtifactId, hold: HoldId) -> None:
-        """End a hold. Idempotent."""
-        self._holds.drop(artifact, hold)
+        """Let go of one hold. Idempotent."""
+        with gate(self._parts.layout.gate):
+            self._parts.holds.drop(artifact, hold)
+            if self._room is not None and not self._parts.holds.live(artifact):
+                self._parts.views.remove_old(artifact)
 
     def unpin(self, artifact: ArtifactId) -> int:
-        """Take every pin off; returns how many there were."""
-        pins = [hold for hold, said in self._holds.all(artifact).items() if said["kind"] == "pin"]
+        """Let go of all pins; returns how many there were."""
+        pins = [hold for hold, document in self._parts.holds.all(artifact).items() if document["kind"] == "pin"]
         for hold in pins:
-            self._holds.drop(artifact, hold)
+            self.drop_hold(artifact, hold)
         return len(pins)
 
     def evict(self, artifact: ArtifactId) -> int:
-        """Let go of an artifact; returns the bytes that this really freed on the disk.
+        """Let go of an artifact and of every blob that nothing else needs. Returns the bytes really freed, by statvfs: none for a
+        file that somebody still has open or mapped.
 
         Raises:
-            Busy: somebody holds it. NotFound: it is not here.
+            NotFound: unknown here.
+            Busy: held, or being staged; nothing was changed.
         """
-        if self._lock is None:
-            raise Bug("only the owner of a store evicts")
-        self.manifest(artifact)
-        with self._room:
-            before = self.free_bytes()
-            self._let_go(artifact)
-            return max(0, self.free_bytes() - before)
+        room = self._owned
+        if not self._parts.layout.manifest(artifact).exists() and not self._parts.views.exists(artifact):
+            raise NotFound(f"{artifact} is not in this store", hint="prestage ls shows what is")
+        with room.lock:
+            if room.is_reserved(artifact):
+                raise Busy(f"{artifact} is being staged", hint="wait for that stage to end")
+            return self._evictor.evict(artifact, claimed=room.claimed, busy=room.busy)[1]
 
     def verify(
         self, artifact: ArtifactId | None = None, *, on_progress: Callable[[int, int], None] | None = None
     ) -> VerifyReport:
-        """Read every byte of an artifact, or of the store, again. The owner quarantines what is damaged."""
-        wanted = self._blobs_of([artifact] if artifact is not None else list(self._artifacts.all()))
-        report, done = VerifyReport(quarantined=self._lock is not None), 0
-        total = sum(size for _, _, size in wanted.values())
+        """Read every byte of an artifact, or of the whole store, and compare. The owner quarantines what is damaged: stage it
+        again, and just that is fetched. `on_progress(done, total)`: bytes, several times a second.
 
-        def on_bytes(count: int) -> None:
-            nonlocal done
-            done += count
-            if on_progress is not None:
-                on_progress(done, total)
+        Raises:
+            NotFound: unknown here.
+        """
+        return Scrub(self._parts, repair=self._room is not None, on_progress=on_progress).run(artifact)
 
-        for blob, (artifacts, paths, _) in wanted.items():
-            path = self._layout.blob(blob)
-            if not path.exists():
-                report.bad.append(Damage(blob, artifacts, paths, "it is missing (an earlier verify quarantined it)"))
-                continue
-            report.files += 1
-            report.bytes += path.stat().st_size
-            if (found := check_blob(self._blobs, path, blob, on_bytes)) is not None:
-                report.bad.append(Damage(blob, artifacts, paths, found[0], tuple(found[1])))
-                if self._lock is not None:
-                    self._quarantine(blob)
-        return report
 
-    def _quarantine(self, blob: BlobId) -> None:
-        with self._room:
-            size, _ = self._read_meta(hex_of(blob))
-            self._blobs.quarantine(blob)
-            self._index.drop_blob(hex_of(blob))
-            self._blob_bytes = max(0, self._blob_bytes - size)
-
-    def _blobs_of(self, artifacts: Sequence[ArtifactId]) -> dict[BlobId, tuple[tuple[str, ...], tuple[str, ...], int]]:
-        found: dict[BlobId, tuple[tuple[str, ...], tuple[str, ...], int]] = {}
-        for artifact in artifacts:
-            if not self._views.exists(artifact):
-                continue
-            sizes = {file.path: file.size_bytes for file in self.manifest(artifact).files}
-            for path, blob in self.binding(artifact).items():
-                known = found.get(blob, ((), (), 0))
-                names = known[0] if artifact in known[0] else (*known[0], artifact)
-                found[blob] = (names, (*known[1], path), sizes.get(path, 0))
-        return found
+def _allocated(path: Path) -> int:
+    try:
+        return path.lstat().st_blocks * 512
+    except FileNotFoundError:
+        return 0

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from prestage.cacher.digests import CHUNK_BYTES, ArtifactId, BlobId, hex_of
-from prestage.cacher.errors import Bug
+from prestage.cacher.errors import Bug, PrestageError
 from prestage.cacher.manifest import Manifest
 from prestage.cacher.store.blobs import Blobs
-from prestage.cacher.store.disk import Disk, remove_tree, write_file
+from prestage.cacher.store.disk import Disk, make_directories, remove_tree, write_file
 from prestage.cacher.store.layout import Layout
 
 NEW, GONE, OLD = ".new-", ".gone-", ".old-"
@@ -34,7 +35,19 @@ class Views:
         """There is a view; its blobs may have been quarantined since."""
         return self._layout.current(artifact).is_dir()
 
-    def publish(self, manifest: Manifest, binding: Mapping[str, BlobId], *, held: bool) -> Path:
+    def last_used(self, artifact: ArtifactId) -> float:
+        """Seconds since the epoch: the view's time of modification, which `touch` sets; before there is one, the manifest's."""
+        for path in (self._layout.view(artifact), self._layout.manifest(artifact)):
+            with suppress(OSError):
+                return path.stat().st_mtime
+        return 0.0
+
+    def touch(self, artifact: ArtifactId, at: float) -> None:
+        """Remember a use. A disk that refuses it costs only the order in which things are evicted."""
+        with suppress(PrestageError):
+            self._disk.touch(self._layout.view(artifact), at)
+
+    def publish(self, manifest: Manifest, binding: Mapping[str, BlobId], *, held: Callable[[], bool]) -> Path:
         """Make the view, or heal it where its files are not those of the blobs any more. Durable on return."""
         artifact = manifest.artifact
         if set(binding) != {file.path for file in manifest.files}:
@@ -42,8 +55,10 @@ class Views:
         current = self._layout.current(artifact)
         if not self.exists(artifact):
             self._make(manifest, binding)
-        elif not self._is_right(current, binding):
+            return current
+        if not self.is_right(artifact, binding):
             self._heal(artifact, binding, held=held)
+        self._heal_side(manifest, binding)
         return current
 
     def _make(self, manifest: Manifest, binding: Mapping[str, BlobId]) -> None:
@@ -53,8 +68,8 @@ class Views:
         for folder in (new, side.parent, side):
             self._disk.make_directory(folder, 0o755)
         self._build(new / "current", binding)
-        write_file(self._disk, side / "manifest.json", manifest.to_bytes())
-        write_file(self._disk, side / "sums", self._sums(manifest, binding))
+        for name, raw in self.side_files(manifest, binding).items():
+            write_file(self._disk, side / name, raw)
         self._disk.set_mode(side, 0o555)
         for folder in (side, side.parent, new):
             self._disk.sync_directory(folder)
@@ -73,32 +88,51 @@ class Views:
             self._disk.set_mode(folder, 0o555)
             self._disk.sync_directory(folder)
 
-    def _heal(self, artifact: ArtifactId, binding: Mapping[str, BlobId], *, held: bool) -> None:
+    def _heal(self, artifact: ArtifactId, binding: Mapping[str, BlobId], *, held: Callable[[], bool]) -> None:
         view = self._layout.view(artifact)
         generation = view / f"{OLD}{secrets.token_hex(4)}"
         self._build(generation, binding)
         self._disk.sync_directory(view)
         self._disk.exchange(generation, view / "current")
         self._disk.sync_directory(view)
-        if not held:
+        if not held():
             remove_tree(self._disk, generation)
 
-    def _is_right(self, current: Path, binding: Mapping[str, BlobId]) -> bool:
+    def _heal_side(self, manifest: Manifest, binding: Mapping[str, BlobId]) -> None:
+        side = self._layout.side(manifest.artifact)
+        if not side.is_dir():
+            make_directories(self._disk, side, above=self._layout.view(manifest.artifact))
+        for name, raw in self.side_files(manifest, binding).items():
+            path = side / name
+            if not path.exists() or path.read_bytes() != raw:
+                self._disk.set_mode(side, 0o755)
+                write_file(self._disk, path, raw)
+                self._disk.set_mode(side, 0o555)
+
+    def wrong_paths(self, artifact: ArtifactId, binding: Mapping[str, BlobId]) -> list[str]:
+        """Files of the view that are not the published blobs they should be."""
+        current = self._layout.current(artifact)
+        wrong = []
         for path, blob in binding.items():
             try:
                 if not (current / path).samefile(self._layout.blob(blob)):
-                    return False
-            except FileNotFoundError:
-                return False
-        return True
+                    wrong.append(path)
+            except OSError:
+                wrong.append(path)
+        return wrong
 
-    def _sums(self, manifest: Manifest, binding: Mapping[str, BlobId]) -> bytes:
+    def is_right(self, artifact: ArtifactId, binding: Mapping[str, BlobId]) -> bool:
+        """Every file of the view is the published blob that it should be."""
+        return not self.wrong_paths(artifact, binding)
+
+    def side_files(self, manifest: Manifest, binding: Mapping[str, BlobId]) -> dict[str, bytes]:
+        """What lies in .prestage/current/."""
         files = {}
         for file in manifest.files:
             meta = self._blobs.meta(binding[file.path])
             files[file.path] = {"size": meta.size_bytes, "chunks": meta.chunk_sums.hex()}
         head = {"format": 1, "artifact": manifest.artifact, "algorithm": "xxh3-128", "chunk_bytes": CHUNK_BYTES}
-        return json.dumps({**head, "files": files}).encode()
+        return {"manifest.json": manifest.to_bytes(), "sums": json.dumps({**head, "files": files}).encode()}
 
     def hide(self, artifact: ArtifactId) -> Path | None:
         """Rename the view away, atomically and durably: from here on it is absent. None: there was none."""

@@ -1,0 +1,130 @@
+"""Metadata calls: small requests sent until they are answered or the retry rules say no.
+
+Any answer that does not pass by itself is handed back: what a 403 means is the origin's to say. It sleeps between attempts,
+in the caller's thread, and never longer than its budget.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from prestage.cacher.errors import Misconfigured, Unavailable
+from prestage.cacher.net.client import redirected
+from prestage.cacher.net.ports import Body, Client, HttpRequest, NetError, Reply, ResponseHead
+from prestage.cacher.origins.answers import REDIRECTS, said
+from prestage.cacher.origins.retry import GiveUp, RetryRules, after_failure, is_transient
+
+_GLANCE_BYTES = 4096
+_MIN_TIMEOUT_S = 1.0
+Follow = Callable[[HttpRequest, HttpRequest], bool]
+"""(from, to) -> go there? Where not, the redirect itself is the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Sends metadata calls through one client. Thread-safe."""
+
+    client: Client
+    rules: RetryRules = field(default_factory=RetryRules)
+    sleep: Callable[[float], None] = time.sleep
+
+    def within(self, budget_s: float) -> Asker:
+        """The same with a smaller budget: for calls that a transfer waits for."""
+        return replace(self, rules=replace(self.rules, budget_s=min(budget_s, self.rules.budget_s)))
+
+    def read(self, make: Callable[[], HttpRequest], subject: str) -> Reply:
+        """A small answer, read whole, redirects followed. `make` is called for every attempt: signatures age.
+
+        Raises:
+            Unavailable, Misconfigured: as `glance`.
+        """
+
+        def send(left_s: float) -> Reply:
+            return self.client.fetch(make(), timeout_s=max(_MIN_TIMEOUT_S, left_s))
+
+        return self._until_answered(send, subject)
+
+    def glance(self, make: Callable[[], HttpRequest], subject: str, *, follow: Follow | None = None) -> Reply:
+        """The head of an answer, and of its body at most 4 KiB when it is an error. For HEAD and for one-byte ranges: the
+        rest of a body that is longer than was asked stays unread.
+
+        Raises:
+            Unavailable: nobody answered within the budget, or with nothing but what passes.
+            Misconfigured: the request cannot succeed from here (a certificate that is not trusted, a redirect loop).
+        """
+        return self._until_answered(lambda left_s: self._glance(make(), follow), subject)
+
+    def _glance(self, request: HttpRequest, follow: Follow | None) -> Reply:
+        for _ in range(10):
+            body = self.client.open(request)
+            try:
+                head = body.head
+                location = head.headers.get("location")
+                if head.status not in REDIRECTS or not location:
+                    return Reply(head, _first_bytes(body) if head.status >= 400 else b"", request.url)
+            finally:
+                body.close()
+            onward = redirected(request, location)
+            if follow is not None and not follow(request, onward):
+                return Reply(head, b"", request.url)
+            request = onward
+        raise NetError("redirects", "too many redirects: a loop?", retryable=False)
+
+    def _until_answered(self, send: Callable[[float], Reply], subject: str) -> Reply:
+        began = time.monotonic()
+        failures = 0
+        while True:
+            left_s = self.rules.budget_s - (time.monotonic() - began)
+            failure: NetError | ResponseHead
+            text = ""
+            try:
+                reply = send(left_s)
+                if not is_transient(reply.head):
+                    return reply
+                failure, text = reply.head, said(reply.head, reply.body)
+            except NetError as exc:
+                failure = exc
+            failures += 1
+            step = after_failure(
+                failure,
+                failures=failures,
+                elapsed_s=time.monotonic() - began,
+                now_s=time.time(),
+                draw=random.random(),  # noqa: S311 - jitter, not a secret
+                rules=self.rules,
+            )
+            if isinstance(step, GiveUp):
+                raise _given_up(subject, failure, text, step, failures) from (failure if isinstance(failure, NetError) else None)
+            self.sleep(step.seconds)
+
+
+def _first_bytes(body: Body) -> bytes:
+    buffer = memoryview(bytearray(_GLANCE_BYTES))
+    try:
+        count = body.readinto(buffer)
+    except NetError:
+        # The status says what happened; its explanation is only a courtesy.
+        return b""
+    return bytes(buffer[:count])
+
+
+def _given_up(
+    subject: str, failure: NetError | ResponseHead, text: str, step: GiveUp, failures: int
+) -> Unavailable | Misconfigured:
+    if isinstance(failure, NetError):
+        if not failure.retryable:
+            return Misconfigured(f"{subject}: {failure}", hint="check the endpoint, the proxy and the CA bundle")
+        times = f" ({failures} attempts)" if failures > 1 else ""
+        return Unavailable(f"{subject}: {failure}{times}", hint="check the name and the network, then run the same command again")
+    shown = f" ({text})" if text else ""
+    if step.asked_s is not None and failure.status == 429:
+        return Unavailable(
+            f"{subject}: the server limits the rate and asks to wait {step.asked_s:.0f} s{shown}",
+            hint="wait that long and run the same command again, or use a token with a higher limit",
+        )
+    return Unavailable(
+        f"{subject}: the server answered {failure.status} to {failures} attempts{shown}", hint="run the same command again later"
+    )

@@ -1,0 +1,210 @@
+"""s3://: one object, one version of it, or everything below a prefix, at any server that speaks S3 with SigV4.
+
+    resolve   ListObjectsV2 (prefix), then HEAD of each wanted object with x-amz-checksum-mode: side by side, 8 at most
+    request   GET signed by headers, with If-Match, and with ?versionId= where the bucket has versions
+    pinned    by version, ETag, full-object checksum (CRC64NVME, CRC32C, CRC32, SHA-256: checked after download)
+
+Signed headers, not a presigned query: nothing expires between signing and sending, and no URL carries a credential. Range is
+not signed. A region that S3 says is another one is taken over. Reading a version may be forbidden where reading the object is
+not (s3:GetObjectVersion): then If-Match alone pins. Keys ending in a slash with no bytes are folders of some console: skipped.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from prestage.cacher.errors import Misconfigured, NotFound, PrestageError, Unavailable
+from prestage.cacher.manifest import MAX_FILES, FileEntry, Manifest, check_path, manifest_of
+from prestage.cacher.net.ports import HttpRequest, Reply, ResponseHead
+from prestage.cacher.origins.answers import common_verdict, error_code
+from prestage.cacher.origins.asking import Asker
+from prestage.cacher.origins.http import conditions
+from prestage.cacher.origins.ports import Next, Selection, Verdict
+from prestage.cacher.origins.s3_addresses import S3Settings
+from prestage.cacher.origins.s3_answers import STALE_CODES, NotXml, Page, object_entry, other_region, read_page, refusal
+from prestage.cacher.origins.s3_credentials import Chain, Signer
+from prestage.cacher.origins.selection import select_paths
+from prestage.cacher.refs import S3Ref
+
+HEADS_AT_ONCE = 8
+_CHECKSUMS = {"x-amz-checksum-mode": "ENABLED"}
+_ATTEMPTS = 4
+"""Of one call: another region, then a renewed credential, twice."""
+
+
+class _Sent(threading.local):
+    """What this thread sent last: a verdict is about that, not about what others did meanwhile."""
+
+    signer: Signer | None = None
+    had_version: bool = False
+
+
+class S3Origin:
+    """See `origins.ports.Origin`."""
+
+    def __init__(self, ref: S3Ref, asker: Asker, settings: S3Settings, chain: Chain) -> None:
+        self._ref = ref
+        self._asker = asker
+        self._settings = settings
+        self._chain = chain
+        self._region = settings.region
+        self._sends_version = True
+        self._sent = _Sent()
+        head, slash, self._name = ref.key.rpartition("/")
+        self._base = head + slash
+
+    def resolve(self, selection: Selection) -> Manifest:
+        """List, then look at each wanted object; see `origins.ports.Origin.resolve`."""
+        authority = self._settings.authority(self._ref.bucket)
+        if not self._ref.is_prefix:
+            paths = [self._name] if selection.allows(self._name) else []
+        else:
+            paths = select_paths(self._list(), selection)
+        for path in paths:
+            check_path(path)
+        return manifest_of(authority, self._base, self._look_at(paths))
+
+    def request(self, manifest: Manifest, file: FileEntry) -> HttpRequest:
+        """A signed GET; see `origins.ports.Origin.request`."""
+        version = self._ref.version_id or (file.version if self._sends_version else None)
+        self._sent.had_version = version is not None
+        query = {"versionId": version} if version else {}
+        return self._signed("GET", manifest.base + file.path, query, conditions(file))
+
+    def judge(self, file: FileEntry, head: ResponseHead, body: bytes) -> Verdict:
+        """See `origins.ports.Origin.judge`."""
+        if region := self._is_elsewhere(head, body):
+            return Verdict(Next.RETRY, f"{file.path}: the bucket is in {region}")
+        code = error_code(head, body)
+        if code == "RequestTimeout":
+            return Verdict(Next.RETRY, f"{file.path}: {code}")
+        signer = self._sent.signer
+        if code in STALE_CODES and signer is not None and self._chain.renew(signer):
+            return Verdict(Next.RETRY, f"{file.path}: {code}: the credentials are asked for again")
+        if head.status == 403 and self._sent.had_version and self._ref.version_id is None and code == "AccessDenied":
+            self._sends_version = False
+            self._sent.had_version = False
+            return Verdict(Next.RETRY, f"{file.path}: versions may not be read, If-Match pins it")
+        verdict = common_verdict(file.path, head, body, time.time())
+        if verdict is not None and verdict.next is not Next.REFRESH:
+            return verdict
+        error = self._refusal(self._base + file.path, head, body)
+        return Verdict(Next.FATAL, error.message, error=error)
+
+    def refresh(self, file: FileEntry) -> None:
+        """Ask for the credentials again, unless another thread just did."""
+        if self._sent.signer is not None:
+            self._chain.renew(self._sent.signer)
+
+    def _list(self) -> list[str]:
+        paths: list[str] = []
+        seen = set[str]()
+        query = {"list-type": "2", "encoding-type": "url", "max-keys": "1000", "prefix": self._base}
+        while True:
+            page = self._page(query)
+            rows = [row for row in page.objects if row.key.startswith(self._base)]
+            paths += [row.key[len(self._base) :] for row in rows if row.size_bytes or not row.key.endswith("/")]
+            if len(paths) > MAX_FILES:
+                raise Misconfigured(f"{self._ref.name} holds more than {MAX_FILES} objects", hint="name a longer prefix")
+            if page.next_token is None:
+                break
+            if page.next_token in seen:
+                raise Unavailable(f"{self._ref.name}: the listing runs in circles", hint="the server is at fault; ask its owner")
+            seen.add(page.next_token)
+            query["continuation-token"] = page.next_token
+        if not paths:
+            raise NotFound(f"{self._ref.name}: nothing is stored below this prefix", hint="check bucket and prefix")
+        return paths
+
+    def _page(self, query: Mapping[str, str]) -> Page:
+        reply = self._call("GET", "", query, whole=True)
+        if reply.head.status != 200:
+            raise self._refusal(self._base, reply.head, reply.body)
+        try:
+            return read_page(reply.body)
+        except NotXml as exc:
+            raise Unavailable(
+                f"{self._ref.name}: the answer to a listing is not S3's: {exc}", hint="check AWS_ENDPOINT_URL_S3"
+            ) from exc
+
+    def _look_at(self, paths: Sequence[str]) -> list[FileEntry]:
+        if len(paths) < 2:
+            return [self._entry(path) for path in paths]
+        pool = ThreadPoolExecutor(HEADS_AT_ONCE, thread_name_prefix="prestage-s3-head")
+        try:
+            return list(pool.map(self._entry, paths))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _entry(self, path: str) -> FileEntry:
+        key = self._base + path
+        query = {"versionId": self._ref.version_id} if self._ref.version_id else {}
+        reply = self._call("HEAD", key, query, headers=_CHECKSUMS)
+        if reply.head.status != 200:
+            # A refused HEAD has no body to say why, so a GET is refused as well; it may also find region and credential cured.
+            why = self._call("GET", key, query, headers={"Range": "bytes=0-0"})
+            if why.head.status in (200, 206, 416):
+                reply = self._call("HEAD", key, query, headers=_CHECKSUMS)
+            if reply.head.status != 200:
+                raise self._refusal(key, *((why.head, why.body) if why.head.status >= 300 else (reply.head, reply.body)))
+        entry = object_entry(path, reply.head)
+        if entry is None:
+            raise Unavailable(f"{self._shown(key)}: the server does not say how long it is", hint="check AWS_ENDPOINT_URL_S3")
+        return entry
+
+    def _call(
+        self, method: str, key: str, query: Mapping[str, str], *, headers: Mapping[str, str] | None = None, whole: bool = False
+    ) -> Reply:
+        """Any final answer, after another region and stale credentials were cured."""
+        for attempt in range(_ATTEMPTS):
+            send = self._asker.read if whole else self._asker.glance
+            reply = send(lambda: self._signed(method, key, query, headers or {}), self._shown(key))
+            if attempt == _ATTEMPTS - 1 or reply.head.status < 300:
+                break
+            if self._is_elsewhere(reply.head, reply.body):
+                continue
+            code, signer = error_code(reply.head, reply.body), self._sent.signer
+            if code not in STALE_CODES or signer is None or not self._chain.renew(signer):
+                break
+        return reply
+
+    def _signed(self, method: str, key: str, query: Mapping[str, str], headers: Mapping[str, str]) -> HttpRequest:
+        signer = self._sent.signer = self._chain.signer()
+        url = self._settings_now().url(self._ref.bucket, key, query)
+        return HttpRequest(
+            url,
+            signer.sign(url, headers, method=method, region=self._region),
+            method,
+            connect_to=self._settings.connect_to,
+        )
+
+    def _settings_now(self) -> S3Settings:
+        return self._settings if self._region == self._settings.region else self._settings.in_region(self._region)
+
+    def _is_elsewhere(self, head: ResponseHead, body: bytes) -> str | None:
+        """Take over the region that S3 says the bucket is in; None when it says nothing new."""
+        region = other_region(head, body)
+        if region is None or region == self._region:
+            return None
+        self._region = region
+        return region
+
+    def _refusal(self, key: str, head: ResponseHead, body: bytes) -> PrestageError:
+        used = self._sent.signer.source if self._sent.signer is not None else "AWS credentials"
+        return refusal(self._shown(key), head, body, used=used, clock_off_s=_clock_off_s(head))
+
+    def _shown(self, key: str) -> str:
+        key = re.sub(r"[^ -~\u00a0-\U0010ffff]", "?", key)
+        return f"s3://{self._ref.bucket}/{key if len(key) <= 200 else key[:197] + '...'}"
+
+
+def _clock_off_s(head: ResponseHead) -> float:
+    try:
+        return time.time() - email.utils.parsedate_to_datetime(head.headers.get("date", "")).timestamp()
+    except (ValueError, TypeError, IndexError):
+        return 0.0
