@@ -66,6 +66,8 @@ def run_measured(
             timer.join()
             _kill_group(process.pid)
             rss_bytes = memory.stop()
+            # reaped also when we were interrupted while we waited for it
+            process.wait()
         wall_s, cpu_s = time.monotonic() - began, usage.ru_utime + usage.ru_stime
         if status:
             raise _failure(command, status, wall_s >= timeout_s, _tail(err) or _tail(out))
@@ -115,11 +117,14 @@ class _MemoryWatch:
         return self._peak
 
     def _run(self) -> None:
+        self._sample()
         while not self._ended.wait(_SAMPLE_S):
-            sizes = [_memory(pid) for pid in _tree(self._pid)]
-            if sizes:
-                together, alone = sum(now for now, _ in sizes), max(peak for _, peak in sizes)
-                self._peak = max(self._peak, together, alone)
+            self._sample()
+
+    def _sample(self) -> None:
+        sizes = [_memory(pid) for pid in _tree(self._pid)]
+        together, alone = sum(now for now, _ in sizes), max(peak for _, peak in sizes)
+        self._peak = max(self._peak, together, alone)
 
 
 def _tree(pid: int) -> list[int]:

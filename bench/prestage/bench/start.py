@@ -5,7 +5,7 @@ One fresh process per run (`serving.py`), variants alternated by round:
     cold-origin   the usual client downloads into an empty folder, then safetensors: a pod on a node that has nothing
     cold-disk     staged; the page cache is dropped, and proved dropped, before the run
     warm          staged, and in the page cache
-    warm+loader   the same with prestage.loader in place of safetensors (where that is installed)
+    ...+loader    the two staged ones with prestage.loader in place of safetensors (where that is installed)
 
 Every run must give the same answer, else the bench fails. JSON (`to_json`, `schema` 1):
 
@@ -39,13 +39,15 @@ from prestage.bench.scratch import scratch_folder
 from prestage.cacher.errors import Corrupt, Full
 
 PHASES = ("import", "fetch", "load", "first_use")
-COLD, DISK, WARM, LOADER = "cold-origin", "cold-disk", "warm", "warm+loader"
+COLD, DISK, WARM = "cold-origin", "cold-disk", "warm"
+LOADER = "+loader"
 FORMULA = "speed-up = total(cold-origin) / total(variant), round by round; the median of the rounds is quoted"
 WHAT = {
     COLD: "empty cache: {client} downloads, safetensors loads",
     DISK: "staged, page cache dropped; safetensors loads",
     WARM: "staged and in the page cache; safetensors loads",
-    LOADER: "staged and in the page cache; prestage.loader loads",
+    DISK + LOADER: "staged, page cache dropped; prestage.loader loads",
+    WARM + LOADER: "staged and in the page cache; prestage.loader loads",
 }
 _MARGIN_BYTES = 512 << 20
 _RUN_TIMEOUT_S = 3600.0
@@ -184,7 +186,7 @@ def measure(job: StartJob, told: Callable[[str], None]) -> StartResult:
     _check_room(job, done.bytes)
     described = machine.describe(job.scratch)
     variants = [COLD] * job.with_cold_origin + [DISK, WARM]
-    variants += [LOADER] * _has_loader()
+    variants += [DISK + LOADER, WARM + LOADER] if _has_loader() else []
     bench = _Runs(job, folder)
     told("one start that does not count, to have the libraries in memory")
     bench.run(-1, WARM)
@@ -227,11 +229,11 @@ class _Runs:
 
     def run(self, number: int, variant: str) -> StartSample:
         """Prepare the page cache, then one process."""
-        if variant == DISK:
+        if variant.startswith(DISK):
             cold.make_cold(self._files)
-        elif variant in (WARM, LOADER):
+        elif variant.startswith(WARM):
             cold.make_warm(self._files)
-        loader = "prestage" if variant == LOADER else "safetensors"
+        loader = "prestage" if variant.endswith(LOADER) else "safetensors"
         with scratch_folder(self._job.scratch, "cold-") as empty:
             source = {"ref": self._job.ref, "into": str(empty)} if variant == COLD else {"folder": str(self._folder)}
             return self._start(number, variant, {"loader": loader, **source})

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prestage.cacher.digests import ArtifactId, BlobId, Digest
-from prestage.cacher.errors import Corrupt, NotFound, Unavailable
+from prestage.cacher.errors import Corrupt, Full, NotFound, Unavailable
 from prestage.cacher.manifest import FileEntry, Manifest
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.origins.ports import Origin, Selection
@@ -151,11 +151,18 @@ class _Run:
         return manifest
 
     def stage(self, wish: Wish, manifest: Manifest, began: float) -> Staged:
+        is_new = self._is_new(manifest.artifact)
         artifact = self.store.put_manifest(manifest)
         missing = self._reuse(artifact, manifest)
         self.watcher.resolved(manifest, sum(file.size_bytes for file in missing))
         if missing:
-            with self.store.reserve(sum(file.size_bytes for file in missing), artifact=artifact):
+            try:
+                reservation = self.store.reserve(sum(file.size_bytes for file in missing), artifact=artifact)
+            except Full:
+                if is_new:
+                    self.store.evict(artifact)
+                raise
+            with reservation:
                 bad = self._fetch(artifact, manifest, missing)
                 if bad:
                     self.watcher.trouble("; ".join(str(error) for error in bad.values()) + ": fetching again")
@@ -174,6 +181,13 @@ class _Run:
             self.retries,
             manifest.is_weak,
         )
+
+    def _is_new(self, artifact: ArtifactId) -> bool:
+        try:
+            self.store.manifest(artifact)
+        except (NotFound, Corrupt):
+            return True
+        return False
 
     def _reuse(self, artifact: ArtifactId, manifest: Manifest) -> list[FileEntry]:
         missing = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,29 @@ def test_the_demo_says_first_when_the_disk_is_too_small(tmp_path: Path) -> None:
     assert "the demo needs" in done.stderr
     assert "Traceback" not in done.stderr
     assert list((tmp_path / "demo").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_takes_its_servers_and_its_model_with_it(tmp_path: Path, number: int) -> None:
+    command = [sys.executable, "-m", "prestage.bench.demo", "--dir", "demo", "--link", "0.2", "--size", "50M"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+        assert running.stderr is not None
+        line = ""
+        while "round 1" not in line:
+            line = running.stderr.readline()
+            assert line, "it ended before it was interrupted"
+        os.killpg(running.pid, number)
+        words = running.stderr.read()
+        assert running.wait(30) == 130
+    assert "interrupted" in words
+    assert "Traceback" not in words
+    assert {path.name for path in (tmp_path / "demo").iterdir()} <= {"store"}
+    left = [path for path in Path("/proc").glob("[0-9]*/cwd") if _readlink(path) == str(tmp_path)]
+    assert left == []
+
+
+def _readlink(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:
+        return ""

@@ -50,7 +50,12 @@ def serving(repositories: Mapping[str, Served], *, bytes_per_s: float | None) ->
         if not at.folder.is_dir():
             raise NotFound(f"the folder to serve as {name} is missing: {str(at.folder)!r}", hint="check its path")
     process = subprocess.Popen(
-        [sys.executable, "-m", "prestage.bench.origin.server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "prestage.bench.origin.server"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Ctrl-C is for us: we end it, after those that read from it
+        start_new_session=True,
     )
     with process:
         assert process.stdin is not None

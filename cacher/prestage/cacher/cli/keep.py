@@ -53,7 +53,7 @@ def evict(ref: str, root: Path | None, include: tuple[str, ...], exclude: tuple[
         click.echo(f"{artifact} evicted, {human_bytes(freed)} freed")
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command()
 @click.argument("ref")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @root_option

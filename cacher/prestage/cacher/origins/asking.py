@@ -23,6 +23,14 @@ Follow = Callable[[HttpRequest, HttpRequest], bool]
 """(from, to) -> go there? Where not, the redirect itself is the answer."""
 
 
+class AskedToWait(Unavailable):
+    """The server says how long to stay away, which is longer than the budget of this call."""
+
+    def __init__(self, message: str, *, hint: str, after_s: float) -> None:
+        super().__init__(message, hint=hint)
+        self.after_s = after_s
+
+
 @dataclass(frozen=True, slots=True)
 class Asker:
     """Sends metadata calls through one client. Thread-safe."""
@@ -120,10 +128,11 @@ def _given_up(
         times = f" ({failures} attempts)" if failures > 1 else ""
         return Unavailable(f"{subject}: {failure}{times}", hint="check the name and the network, then run the same command again")
     shown = f" ({text})" if text else ""
-    if step.asked_s is not None and failure.status == 429:
-        return Unavailable(
-            f"{subject}: the server limits the rate and asks to wait {step.asked_s:.0f} s{shown}",
-            hint="wait that long and run the same command again, or use a token with a higher limit",
+    if step.asked_s is not None:
+        return AskedToWait(
+            f"{subject}: the server answered {failure.status} and asks to wait {step.asked_s:.0f} s{shown}",
+            hint="wait that long and run the same command again, or use a credential with a higher limit",
+            after_s=step.asked_s,
         )
     return Unavailable(
         f"{subject}: the server answered {failure.status} to {failures} attempts{shown}", hint="run the same command again later"

@@ -85,18 +85,19 @@ class HttpOrigin:
     def _look(self, asker: Asker) -> tuple[Reply, int]:
         """The final answer's head and the file's size."""
         reply = asker.glance(lambda: self._first("HEAD"), self._ref.name)
-        if reply.head.status in (200, 204) and (size := _whole_size(reply.head)):
-            return reply, size
+        stated = _whole_size(reply.head) if reply.head.status in (200, 204) else None
+        if stated:
+            return reply, stated
         # Refused (405, or 403 by a signature that is for GET only), silent about the size, or a 0 that many frameworks invent.
-        reply = asker.glance(lambda: self._first("GET", {"Range": "bytes=0-0"}), self._ref.name)
-        if reply.head.status == 416 and reply.head.headers.get("content-range", "").strip() == "bytes */0":
-            return reply, 0
-        if reply.head.status not in (200, 206):
-            raise self._refusal(reply.head, reply.body)
-        found = _ranged_size(reply.head) if reply.head.status == 206 else _whole_size(reply.head)
+        ranged = asker.glance(lambda: self._first("GET", {"Range": "bytes=0-0"}), self._ref.name)
+        if ranged.head.status == 416 and ranged.head.headers.get("content-range", "").strip() == "bytes */0":
+            return (reply if stated == 0 else ranged), 0
+        if ranged.head.status not in (200, 206):
+            raise self._refusal(ranged.head, ranged.body)
+        found = _ranged_size(ranged.head) if ranged.head.status == 206 else _whole_size(ranged.head)
         if found is None:
             raise Misconfigured(f"{self._ref.name}: {_UNSIZED[0]}", hint=_UNSIZED[1])
-        return reply, found
+        return ranged, found
 
     def _first(self, method: str, headers: Mapping[str, str] | None = None) -> HttpRequest:
         return HttpRequest(self._ref.url, {**_IDENTITY, **self._login, **(headers or {})}, method)

@@ -96,24 +96,28 @@ def _json_object(raw: bytes) -> Mapping[str, object]:
     return doc
 
 
-def refusal(subject: str, head: ResponseHead, body: bytes, *, token: Token, page: str) -> PrestageError:
-    """The error of an answer that will not pass. `page` is where a person asks for access."""
+def refusal(
+    repository: str, head: ResponseHead, body: bytes, *, token: Token, page: str, path: str | None = None
+) -> PrestageError:
+    """The error of an answer that will not pass. `path`: the file that was asked for, if one was; `page`: where a person asks
+    for access."""
     code, text = error_code(head, body), said(head, body)
+    subject = repository if path is None else f"{repository}: {path}"
     why = f" ({text})" if text else ""
     if code == "GatedRepo" or (head.status == 403 and "gated" in text.lower()):
         hint = f"ask for access at {page}" + ("" if token.value else ", then set HF_TOKEN")
-        return Denied(f"{subject} is gated: {token.source}{why}", hint=hint)
+        return Denied(f"{repository} is gated, asked {token.source}{why}", hint=hint)
     if code == "RevisionNotFound":
-        return NotFound(f"{subject}: no such revision{why}", hint="name a branch, a tag or a commit of this repository")
+        return NotFound(f"{repository}: no such revision{why}", hint="name a branch, a tag or a commit of this repository")
     if code == "EntryNotFound":
         return NotFound(f"{subject}: no such file in this revision{why}", hint="check the revision and the patterns")
     if head.status == 401 and token.value and (not code or "credentials" in text.lower()):
-        return Denied(f"{subject}: {token.source}: not accepted{why}", hint="replace it with a valid token (hf auth login)")
+        return Denied(f"{subject}: asked {token.source}, which is not accepted{why}", hint="get a valid token (hf auth login)")
     if code == "RepoNotFound" or head.status == 404:
         hint = "check the name" if token.value else "check the name; if it is private, set HF_TOKEN"
-        return NotFound(f"{subject}: no such repository, or it is private: {token.source}{why}", hint=hint)
+        return NotFound(f"{repository}: no such repository, or it is private; asked {token.source}", hint=hint)
     if head.status in (401, 403, 451):
-        return Denied(f"{subject}: refused with {head.status}: {token.source}{why}", hint=f"see {page}")
+        return Denied(f"{subject}: refused with {head.status}, asked {token.source}{why}", hint=f"see {page}")
     if 400 <= head.status < 500:
         return Misconfigured(f"{subject}: the hub refuses the request: {head.status}{why}", hint="check the ref and HF_ENDPOINT")
     return Unavailable(f"{subject}: the hub answered {head.status}{why}", hint="run the same command again later")

@@ -19,7 +19,7 @@ import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 
-from prestage.cacher.errors import Denied, Misconfigured, NotFound, Unavailable
+from prestage.cacher.errors import Denied, Misconfigured, NotFound, PrestageError, Unavailable
 from prestage.cacher.manifest import MAX_FILES, FileEntry, Manifest, manifest_of
 from prestage.cacher.net.ports import HttpRequest, Reply, ResponseHead
 from prestage.cacher.origins.answers import REDIRECTS, common_verdict, said
@@ -53,28 +53,32 @@ class HubOrigin:
         commit = self._commit()
         files = self._tree(commit)
         authority = f"hf:{self._endpoint}/{self._ref.repo}"
-        return manifest_of(authority, "", select(files, selection), revision=commit)
+        manifest = manifest_of(authority, "", select(files, selection), revision=commit)
+        # A gated repository lists its files to everybody: whether they may be read shows at the first one.
+        first = manifest.files[0].path
+        self._locations.put(first, self._locate(self._asker, commit, first))
+        return manifest
 
     def request(self, manifest: Manifest, file: FileEntry) -> HttpRequest:
         """GET where the file is; see `origins.ports.Origin.request`."""
         commit = manifest.revision
         if commit is None:
             raise Misconfigured(f"{self._ref.name} was resolved without a commit", hint="stage it again")
-        location = self._locations.get(file.path, lambda: self._locate(commit, file.path))
+        asker = self._asker.within(LOOKUP_BUDGET_S)
+        location = self._locations.get(file.path, lambda: self._locate(asker, commit, file.path))
         return HttpRequest(location.url, location.headers)
 
     def judge(self, file: FileEntry, head: ResponseHead, body: bytes) -> Verdict:
         """See `origins.ports.Origin.judge`."""
-        subject = f"{self._ref.name}: {file.path}"
         verdict = common_verdict(file.path, head, body, time.time())
         if verdict is not None:
             return verdict
         location = self._locations.last(file.path)
         if location is None or self._is_own(location.url):
-            error = refusal(subject, head, body, token=self._token, page=self._page())
+            error = self._refusal(head, body, file.path)
             return Verdict(Next.FATAL, error.message, error=error)
         text = said(head, body)
-        why = f"{subject}: the CDN refuses the signed URL with {head.status}" + (f" ({text})" if text else "")
+        why = f"{self._ref.name}: {file.path}: the CDN refuses the signed URL with {head.status}" + (f" ({text})" if text else "")
         if head.status in _STALE and not self._locations.refused(file.path):
             return Verdict(Next.REFRESH, why)
         denied = Denied(f"{why}, looked up afresh each time", hint="check this machine's clock and the proxy, then try again")
@@ -122,13 +126,13 @@ class HubOrigin:
     def _read(self, url: str) -> Reply:
         reply = self._asker.read(lambda: HttpRequest(url, {**_JSON, **self._authorization(url)}), self._ref.name)
         if reply.head.status != 200:
-            raise refusal(self._ref.name, reply.head, reply.body, token=self._token, page=self._page())
+            raise self._refusal(reply.head, reply.body)
         return reply
 
-    def _locate(self, commit: str, path: str) -> Location:
+    def _locate(self, asker: Asker, commit: str, path: str) -> Location:
         """Follow the hub's own redirects up to the one that leads away; the CDN itself is asked nothing."""
         url = f"{self._endpoint}/{self._ref.repo}/resolve/{commit}/{urllib.parse.quote(path, safe='/')}"
-        reply = self._asker.within(LOOKUP_BUDGET_S).glance(
+        reply = asker.glance(
             lambda: HttpRequest(url, {**_IDENTITY, **self._authorization(url)}, "HEAD"),
             f"{self._ref.name}: {path}",
             follow=lambda _, to: self._is_own(to.url) and "/api/resolve-cache/" not in to.url,
@@ -136,7 +140,7 @@ class HubOrigin:
         now, head = time.monotonic(), reply.head
         if head.status not in REDIRECTS:
             if head.status != 200:
-                raise refusal(f"{self._ref.name}: {path}", head, reply.body, token=self._token, page=self._page())
+                raise self._refusal(head, reply.body, path)
             return Location(reply.url, self._authorization(reply.url), found_at=now)
         target = urllib.parse.urljoin(reply.url, head.headers.get("location", ""))
         lifetime = lifetime_s(target, _server_time(head))
@@ -150,8 +154,9 @@ class HubOrigin:
         ours, theirs = urllib.parse.urlsplit(self._endpoint), urllib.parse.urlsplit(url)
         return (ours.scheme, ours.netloc) == (theirs.scheme, theirs.netloc)
 
-    def _page(self) -> str:
-        return f"{self._endpoint}/{self._ref.repo}"
+    def _refusal(self, head: ResponseHead, body: bytes, path: str | None = None) -> PrestageError:
+        page = f"{self._endpoint}/{self._ref.repo}"
+        return refusal(self._ref.name, head, body, token=self._token, page=page, path=path)
 
     def _not_a_hub(self, exc: NotHub) -> Unavailable:
         return Unavailable(

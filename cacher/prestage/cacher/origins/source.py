@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from prestage.cacher.errors import NotFound, PrestageError, Unavailable
+from prestage.cacher.errors import PrestageError, Unavailable
 from prestage.cacher.manifest import FileEntry, Manifest
 from prestage.cacher.net.client import HttpBody, HttpClient
 from prestage.cacher.net.head import content_range
 from prestage.cacher.net.ports import HttpRequest, NetError, ResponseHead
+from prestage.cacher.origins.asking import AskedToWait
 from prestage.cacher.origins.ports import FileRead, Next, Origin
 from prestage.cacher.transfer.ports import Changed, Fatal, NoRanges, Retry, Stream
 
@@ -92,7 +93,9 @@ class OriginSource:
         """See `transfer.ports.Source`."""
         try:
             request = self.origin.request(self.manifest, self.file)
-        except (NotFound, PrestageError) as exc:
+        except AskedToWait as exc:
+            raise Retry(str(exc), after_s=exc.after_s, congested=True) from exc
+        except PrestageError as exc:
             raise Retry(str(exc)) if isinstance(exc, Unavailable) else Fatal(exc) from exc
         if isinstance(request, FileRead):
             return self._open_file(request, start, stop)

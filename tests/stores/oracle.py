@@ -1,0 +1,127 @@
+"""The one judge of a store on disk: every invariant of design.md that can be read off the tree, checked from scratch.
+
+It shares no code with the store but the definitions of digests and of the journal's records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import xxhash
+
+from prestage.cacher.digests import CHUNK_BYTES, PIECE_BYTES
+from prestage.cacher.store import journal
+from stores.making import blob_of
+
+FOLDERS = ("blobs", "ingest", "manifests", "refs", "views", "holds", "quarantine")
+
+
+def check_invariants(root: Path, known: Mapping[str, Mapping[str, bytes]], *, damaged: frozenset[str] = frozenset()) -> None:
+    """Assert all that must hold of a store that its owner has opened since the crash.
+
+    `known`: artifact -> path -> the right bytes. `damaged`: artifacts whose view may link to bytes in quarantine.
+    """
+    assert json.loads((root / "format").read_bytes())["layout"] == 1
+    blobs = _check_blobs(root)
+    _check_no_leftovers(root)
+    _check_ingests(root, known)
+    for view in (root / "views").iterdir():
+        artifact = f"sha256:{view.name}"
+        _check_view(root, view, known[artifact], blobs, may_be_damaged=artifact in damaged)
+    _check_names(root, known)
+
+
+def _check_blobs(root: Path) -> dict[str, Path]:
+    """Invariant 1: a path under blobs/ is whole, verified and immutable, and has its meta."""
+    found: dict[str, Path] = {}
+    for shelf in (root / "blobs").iterdir():
+        names = {entry.name for entry in shelf.iterdir()}
+        for name in names:
+            path = shelf / name
+            assert name.startswith(shelf.name)
+            if name.endswith(".meta"):
+                assert name.removesuffix(".meta") in names, f"meta without blob: {name}"
+                continue
+            assert f"{name}.meta" in names, f"blob without meta: {name}"
+            data = path.read_bytes()
+            assert blob_of(data) == f"blake3-tree:{name}", f"{name} has other bytes than its name says"
+            assert stat.S_IMODE(path.stat().st_mode) == 0o444
+            meta = json.loads((shelf / f"{name}.meta").read_bytes())
+            assert meta["size"] == len(data)
+            assert meta["chunks"] == _chunks(data)
+            assert all(digest == f"sha256:{hashlib.sha256(data).hexdigest()}" for digest in meta["digests"])
+            found[name] = path
+    return found
+
+
+def _check_no_leftovers(root: Path) -> None:
+    left = [path for path in root.rglob("*") if path.name.startswith((".new-", ".gone-")) or path.name.endswith(".new")]
+    assert not left, f"left over: {left}"
+    for folder in (root / "holds").iterdir():
+        for hold in folder.iterdir():
+            assert json.loads(hold.read_bytes())["kind"] in ("pin", "ttl", "run")
+
+
+def _check_ingests(root: Path, known: Mapping[str, Mapping[str, bytes]]) -> None:
+    """Invariant 5: what is journaled is on disk."""
+    sizes = {(path, len(data)): data for files in known.values() for path, data in files.items()}
+    for folder in (root / "ingest").iterdir():
+        _, _, path, size, *_ = json.loads((folder / "meta").read_bytes())
+        data = (folder / "data").read_bytes()
+        assert (folder / "data").stat().st_nlink == 1
+        records, _ = journal.decode((folder / "journal").read_bytes(), size)
+        right = sizes[path, size]
+        for piece in records:
+            start, stop = piece * PIECE_BYTES, min((piece + 1) * PIECE_BYTES, size)
+            assert data[start:stop] == right[start:stop], f"{path}: piece {piece} is journaled and not on disk"
+
+
+def _check_view(root: Path, view: Path, files: Mapping[str, bytes], blobs: Mapping[str, Path], *, may_be_damaged: bool) -> None:
+    """Invariant 2: a view is complete or absent, and what the loader checks it against is right."""
+    current, side = view / "current", view / ".prestage" / "current"
+    there = {str(path.relative_to(current)): path for path in current.rglob("*") if not path.is_dir()}
+    assert there.keys() == files.keys(), (
+        f"incomplete view: {set(files) - there.keys()} missing, {there.keys() - set(files)} extra"
+    )
+    for path in [current, *(path for path in current.rglob("*") if path.is_dir())]:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o555
+    for name, path in there.items():
+        if may_be_damaged and not _is_blob(path, blobs):
+            continue
+        assert path.read_bytes() == files[name]
+        assert stat.S_IMODE(path.stat().st_mode) == 0o444
+        assert _is_blob(path, blobs), f"{name} is no published blob"
+    raw = (side / "manifest.json").read_bytes()
+    assert hashlib.sha256(raw).hexdigest() == view.name
+    assert raw == (root / "manifests" / f"{view.name}.json").read_bytes()
+    sums = json.loads((side / "sums").read_bytes())
+    assert sums["files"] == {name: {"size": len(data), "chunks": _chunks(data)} for name, data in files.items()}
+
+
+def _is_blob(path: Path, blobs: Mapping[str, Path]) -> bool:
+    name = blob_of(path.read_bytes()).partition(":")[2]
+    return name in blobs and path.samefile(blobs[name])
+
+
+def _check_names(root: Path, known: Mapping[str, Mapping[str, bytes]]) -> None:
+    """Manifests are what their names say, bindings and refs point to something."""
+    for path in (root / "manifests").iterdir():
+        if path.suffix == ".json":
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
+            continue
+        assert path.with_suffix(".json").exists(), "a binding without manifest"
+        right = known[f"sha256:{path.stem}"]
+        for name, blob in json.loads(path.read_bytes())["files"].items():
+            assert blob == blob_of(right[name])
+    for path in (root / "refs").iterdir():
+        artifact = json.loads(path.read_bytes())["artifact"]
+        assert (root / "manifests" / f"{artifact.partition(':')[2]}.json").exists(), "a ref to nothing"
+
+
+def _chunks(data: bytes) -> str:
+    parts = [data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES)]
+    return "".join(xxhash.xxh3_128_hexdigest(part) for part in parts)

@@ -1,0 +1,305 @@
+"""Operations of a store that crashes are tried in: what is there before, what is done, what must be true after any crash.
+
+`act` reports through `Steps.ack` what the store said was done. Each check is given the acks that got out before the crash.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from prestage.cacher.digests import hex_of, piece_count
+from prestage.cacher.errors import Busy
+from prestage.cacher.store.store import Store
+from stores.making import Model, Patterns, Steps, blob_of, content, fetch, fill, ingesting, stage
+
+SMALL = Model({"config.json": b'{"a": 1}', "sub/dir/weights.bin": content(9001, "w"), "empty": b""})
+SHARING = Model(
+    {"config.json": b'{"a": 22}', "weights.bin": SMALL.contents["sub/dir/weights.bin"]}, "hf://org/name@two", version="2"
+)
+OTHER = Model({"other.bin": content(20_000, "o")}, "hf://org/other@main", "hf:https://hub.test/org/other")
+TWO_PIECES = Model({"big.bin": content((16 << 20) + 5, "big")}, "s3://bucket/big.bin", "s3:bucket", states_sha256=False)
+MODELS = (SMALL, SHARING, OTHER, TWO_PIECES)
+KNOWN: Mapping[str, Mapping[str, bytes]] = {model.artifact: model.contents for model in MODELS}
+
+Acks = Collection[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One operation."""
+
+    name: str
+    prepare: Callable[[Store], None]
+    act: Callable[[Store, Steps], None]
+    check: Callable[[Store, Acks], None]
+    """On the store as it is opened after the crash."""
+    budget_bytes: int | None = None
+    damaged: frozenset[str] = field(default_factory=frozenset)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _nothing(store: Store) -> None:
+    assert store.list() == []
+
+
+def _staged(*models: Model) -> Callable[[Store], None]:
+    def prepare(store: Store) -> None:
+        for model in models:
+            stage(store, model)
+
+    return prepare
+
+
+def is_whole(store: Store, model: Model) -> bool:
+    """It can be used, and gives the right bytes."""
+    tree = store.path(model.artifact)
+    return all((tree / path).read_bytes() == data for path, data in model.contents.items())
+
+
+def _check_stage(store: Store, acks: Acks) -> None:
+    """Nothing acknowledged is lost, and running it again ends well without fetching twice."""
+    model = SMALL
+    for ack in acks:
+        if ack.startswith("blob "):
+            assert (store.root / "blobs" / hex_of(ack[5:])[:2] / hex_of(ack[5:])).exists(), f"{ack} was lost"
+    if acks:
+        assert store.manifest(model.artifact) == model.manifest
+    bound = {ack.removeprefix("bound ") for ack in acks if ack.startswith("bound ")}
+    assert bound <= store.binding(model.artifact).keys()
+    if "view" in acks:
+        assert is_whole(store, model)
+    if "ref" in acks:
+        assert store.lookup(model.name) == model.artifact
+    again = Steps()
+    stage(store, model, again)
+    had = {ack.split()[1] for ack in acks if ack.startswith("piece ")}
+    assert not had & set(again.fetched), "fetched again what was journaled"
+    assert is_whole(store, model)
+
+
+def _prepare_two_pieces(store: Store) -> None:
+    store.put_manifest(TWO_PIECES.manifest)
+    with ingesting(store, TWO_PIECES, "big.bin"):
+        assert True
+
+
+def _act_journal(store: Store, steps: Steps) -> None:
+    with ingesting(store, TWO_PIECES, "big.bin") as ingest:
+        fill(ingest, TWO_PIECES.contents["big.bin"], on_piece=lambda piece: steps.ack(f"piece {piece}"))
+
+
+def _check_journal(store: Store, acks: Acks) -> None:
+    with ingesting(store, TWO_PIECES, "big.bin") as ingest:
+        assert {f"piece {piece}" for piece in ingest.journaled()} >= set(acks), "a journaled piece was lost"
+
+
+def _prepare_journaled(store: Store) -> None:
+    store.put_manifest(SMALL.manifest)
+    path = "sub/dir/weights.bin"
+    with ingesting(store, SMALL, path) as ingest:
+        fill(ingest, SMALL.contents[path])
+
+
+def _act_finish(store: Store, steps: Steps) -> None:
+    with ingesting(store, SMALL, "sub/dir/weights.bin") as ingest:
+        steps.ack(f"blob {ingest.finish()}")
+
+
+def _check_finish(store: Store, acks: Acks) -> None:
+    """The blob is there, or every piece of it still is: never fetched again."""
+    data = SMALL.contents["sub/dir/weights.bin"]
+    name = hex_of(blob_of(data))
+    if not (store.root / "blobs" / name[:2] / name).exists():
+        assert not acks
+        with ingesting(store, SMALL, "sub/dir/weights.bin") as ingest:
+            assert len(ingest.journaled()) == piece_count(len(data))
+    else:
+        again = Steps()
+        stage(store, SMALL, again)
+        assert "sub/dir/weights.bin" not in again.fetched
+
+
+def _prepare_bound(store: Store) -> None:
+    store.put_manifest(SMALL.manifest)
+    for path in SMALL.contents:
+        fetch(store, SMALL, path)
+
+
+def _act_publish(store: Store, steps: Steps) -> None:
+    store.publish_view(SMALL.artifact)
+    steps.ack("view")
+
+
+def _check_publish(store: Store, acks: Acks) -> None:
+    assert store.state(SMALL.artifact) == "staged" if acks else store.state(SMALL.artifact) in ("partial", "staged")
+    store.publish_view(SMALL.artifact)
+    assert is_whole(store, SMALL)
+
+
+def damage(store: Store, model: Model, path: str) -> None:
+    """Change a byte of a published file behind the store's back."""
+    target = store.root / "blobs" / hex_of(blob_of(model.contents[path]))[:2] / hex_of(blob_of(model.contents[path]))
+    mode = target.stat().st_mode
+    target.chmod(0o600)
+    with target.open("r+b") as file:
+        first = file.read(1)
+        file.seek(0)
+        file.write(bytes([first[0] ^ 1]))
+    target.chmod(mode)
+
+
+def _prepare_damaged(store: Store) -> None:
+    stage(store, SMALL)
+    stage(store, SHARING)
+    damage(store, SMALL, "sub/dir/weights.bin")
+
+
+def _act_verify(store: Store, steps: Steps) -> None:
+    assert store.verify().quarantined
+    steps.ack("quarantined")
+
+
+def _check_verify(store: Store, acks: Acks) -> None:
+    if acks:
+        assert store.state(SMALL.artifact) == "damaged"
+    store.verify()
+    for model in (SMALL, SHARING):
+        assert store.state(model.artifact) == "damaged"
+        stage(store, model)
+        assert is_whole(store, model)
+    assert store.verify().bad == []
+
+
+def _prepare_healable(store: Store) -> None:
+    _prepare_damaged(store)
+    store.verify()
+    fetch(store, SMALL, "sub/dir/weights.bin")
+
+
+def _check_heal(store: Store, acks: Acks) -> None:
+    assert (store.root / "views" / hex_of(SMALL.artifact) / "current").is_dir(), "a heal took the view away"
+    if acks:
+        assert is_whole(store, SMALL)
+        assert is_whole(store, SHARING)
+    for model in (SMALL, SHARING):
+        stage(store, model)
+        assert is_whole(store, model)
+
+
+def _act_evict(store: Store, steps: Steps) -> None:
+    store.evict(SMALL.artifact)
+    steps.ack("evicted")
+
+
+def _check_evict(store: Store, acks: Acks) -> None:
+    """All of it is there, or nothing; what shares a blob with it is untouched."""
+    assert is_whole(store, SHARING)
+    listed = {row.artifact: row.state for row in store.list()}
+    if acks:
+        assert SMALL.artifact not in listed
+    if SMALL.artifact in listed:
+        assert is_whole(store, SMALL)
+    else:
+        only = hex_of(blob_of(SMALL.contents["config.json"]))
+        assert not (store.root / "blobs" / only[:2] / only).exists()
+    stage(store, SMALL)
+    assert is_whole(store, SMALL)
+
+
+def _act_hold(store: Store, steps: Steps) -> None:
+    store.hold(SMALL.artifact, kind="pin", note="crash")
+    steps.ack("held")
+
+
+def _check_hold(store: Store, acks: Acks) -> None:
+    assert is_whole(store, SMALL)
+    if acks:
+        assert [hold["kind"] for row in store.list() for hold in row.holds] == ["pin"]
+        try:
+            store.evict(SMALL.artifact)
+        except Busy:
+            return
+        raise AssertionError("a held artifact was evicted")
+
+
+def _prepare_pinned(store: Store) -> None:
+    stage(store, SMALL)
+    store.hold(SMALL.artifact, kind="pin")
+
+
+def _act_unpin(store: Store, steps: Steps) -> None:
+    assert store.unpin(SMALL.artifact) == 1
+    steps.ack("unpinned")
+
+
+def _check_unpin(store: Store, acks: Acks) -> None:
+    assert is_whole(store, SMALL)
+    if acks:
+        assert all(not row.holds for row in store.list())
+
+
+def _act_record_ref(store: Store, steps: Steps) -> None:
+    store.record_ref(SMALL.name, Patterns(), SHARING.artifact)
+    steps.ack("ref")
+
+
+def _check_record_ref(store: Store, acks: Acks) -> None:
+    assert store.lookup(SMALL.name) in ([SHARING.artifact] if acks else [SMALL.artifact, SHARING.artifact])
+
+
+def _prepare_pressure(store: Store) -> None:
+    stage(store, OTHER)
+    stage(store, SMALL)
+    store.hold(SMALL.artifact, kind="pin")
+    os.utime(store.root / "views" / hex_of(OTHER.artifact), (1.0, 1.0))
+
+
+def _act_pressure(store: Store, steps: Steps) -> None:
+    """Room for it is there only once OTHER is gone; SMALL is held."""
+    stage(store, SHARING, Steps(lambda ack: steps.ack(f"sharing {ack}")))
+
+
+def _check_pressure(store: Store, acks: Acks) -> None:
+    assert is_whole(store, SMALL), "a held artifact was evicted"
+    listed = {row.artifact: row.state for row in store.list()}
+    if OTHER.artifact in listed:
+        assert not any(ack.startswith("sharing piece") for ack in acks), "fetched before there was room"
+        assert is_whole(store, OTHER)
+    usage = store.usage()
+    assert usage.used + usage.reserved <= usage.limit
+
+
+def _check_create(store: Store, acks: Acks) -> None:
+    stage(store, SMALL)
+    assert is_whole(store, SMALL)
+    assert json.loads((store.root / "format").read_bytes())["layout"] == 1
+
+
+PRESSURE_BYTES = 3 * 4096 + 20_480 + 4096
+"""SMALL takes two files of 4096 and 12288 bytes on disk, OTHER 20480; SHARING needs 4096 beside what it shares with SMALL."""
+
+SCENARIOS = (
+    Scenario("stage", _nothing, lambda store, steps: stage(store, SMALL, steps), _check_stage),
+    Scenario("journal", _prepare_two_pieces, _act_journal, _check_journal),
+    Scenario("publish a blob", _prepare_journaled, _act_finish, _check_finish),
+    Scenario("publish a view", _prepare_bound, _act_publish, _check_publish),
+    Scenario(
+        "quarantine",
+        _prepare_damaged,
+        _act_verify,
+        _check_verify,
+        damaged=frozenset({SMALL.artifact, SHARING.artifact}),
+    ),
+    Scenario("heal", _prepare_healable, _act_publish, _check_heal, damaged=frozenset({SMALL.artifact, SHARING.artifact})),
+    Scenario("evict", _staged(SMALL, SHARING), _act_evict, _check_evict),
+    Scenario("hold", _staged(SMALL), _act_hold, _check_hold),
+    Scenario("unpin", _prepare_pinned, _act_unpin, _check_unpin),
+    Scenario("record a ref", _staged(SMALL, SHARING), _act_record_ref, _check_record_ref),
+    Scenario("make room", _prepare_pressure, _act_pressure, _check_pressure, budget_bytes=PRESSURE_BYTES),
+)
+CREATE = Scenario("create", _nothing, lambda store, steps: steps.ack("created"), _check_create)
