@@ -1,8 +1,8 @@
 """`prestage bench load PATH`: our loader against the safetensors library's mmap, and verification against a bare hash pass.
 
-One fresh process per run, variants in turns, each round in an order of its own; every run of one round loads the same files and
-must come to the same sum over all bytes. `--cold` drops the page cache before each run and proves it. The files are loaded through
-a folder of symlinks with fresh chunk sums, so that any folder can be measured, staged or not.
+One fresh process per run, variants in turns, each round in an order of its own; every run of one round loads the same files
+and must come to the same sum over all bytes. `--cold` drops the page cache before each run and proves it. The files are loaded
+through a folder of symlinks with fresh chunk sums, so that any folder can be measured, staged or not.
 
     --json: {"bench": "load", "machine", "framework", "cold", "rounds", "files", "bytes", "variants": {name: {"load_s", "touch_s",
              "total_s", "cpu_s": Summary}}, "ratios": {name: {"ratio": Summary, "verdict": Verdict, "goal"}}}

@@ -63,7 +63,8 @@ def _headline(result: StartResult) -> str:
     span = f"{ratio(quoted.low)} to {ratio(quoted.high)} in {len(quoted.values)} rounds"
     from_disk = result.speedup(DISK)
     span += f"; {ratio(from_disk[0].median)} with a cold page cache" if from_disk else ""
-    return f'<div class="big"><b>{ratio(quoted.median)}</b> sooner when warm<small>{span}</small>{doubt}</div>'
+    kind = "big doubt" if verdict.noisy else "big"
+    return f'<div class="{kind}"><b>{ratio(quoted.median)}</b> sooner when warm<small>{span}</small>{doubt}</div>'
 
 
 def _start_row(result: StartResult, name: str, longest: float) -> str:
@@ -131,7 +132,8 @@ def _fetch_headline(result: FetchResult) -> str:
     speed, verdict = over["speed"]
     doubt = f"<small>too noisy to conclude: {escape('; '.join(verdict.reasons))}</small>" if verdict.noisy else ""
     cost = f"at {over['cpu'][0].median:.2f}x of its CPU" if "cpu" in over else ""
-    return f'<div class="big"><b>{speed.median:.1f}x</b> {escape(rival)}<small>the fastest rival, {cost}</small>{doubt}</div>'
+    kind = "big doubt" if verdict.noisy else "big"
+    return f'<div class="{kind}"><b>{speed.median:.1f}x</b> {escape(rival)}<small>the fastest rival, {cost}</small>{doubt}</div>'
 
 
 def _fetch_rows(values: dict[str, Summary]) -> str:
@@ -175,9 +177,9 @@ Each bar is a fresh process, from its start to its first answer."""
 _LEAD_FETCH = "One object from one server to one disk, each tool in a process of its own, in turns."
 
 _STYLE = """
-:root{color-scheme:light dark;--ground:#f6f7f9;--card:#fff;--ink:#1f2733;--faint:#667085;--line:#e4e7ec;--good:#2b8a6e;/*light*/}
+:root{color-scheme:light dark;--ground:#f6f7f9;--card:#fff;--ink:#1f2733;--faint:#667085;--line:#e4e7ec;--good:#2b8a6e;--doubt:#b4690e;/*light*/}
 @media (prefers-color-scheme:dark){:root{--ground:#0f141b;--card:#171e28;--ink:#e6eaf0;--faint:#94a0b5;--line:#2a3442;
---good:#4fc3a1;/*dark*/}}
+--good:#4fc3a1;--doubt:#e0b04a;/*dark*/}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--ground);color:var(--ink);font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:960px;margin:0 auto;padding:40px 20px 60px}
@@ -186,9 +188,9 @@ h2{font-size:17px;margin:0;overflow-wrap:anywhere}h3{font-size:14px;margin:18px 
 p{margin:6px 0}.lead{font-size:17px;color:var(--faint);max-width:44em}.faint{color:var(--faint);font-size:13.5px;font-weight:400}
 section{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:22px 24px;margin:24px 0}
 .head{display:flex;justify-content:space-between;gap:24px;flex-wrap:wrap}
-.big{text-align:right;margin-left:auto;max-width:22em}
+.big{text-align:right;margin-left:auto;max-width:28em}
 .big b{font-size:40px;line-height:1;color:var(--good);letter-spacing:-.03em}
-.big small{display:block;color:var(--faint);font-size:12.5px}
+.big.doubt b{color:var(--doubt)}.big small{display:block;color:var(--faint);font-size:12.5px}
 .chart{margin:14px 0 6px}
 .row{display:grid;grid-template-columns:200px 1fr 68px;gap:14px;align-items:center;padding:7px 0}
 .name b{display:block;font-size:14px}.name span{display:block;color:var(--faint);font-size:12px;line-height:1.35}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -59,10 +61,12 @@ def _start_notes(result: StartResult) -> list[Text]:
     fetched = sum(count for source, count in result.stage.bytes_by_source.items() if source == "origin")
     took = f"staged beforehand, outside the pod: {human_bytes(fetched)} from the origin in {seconds(result.stage.seconds)}"
     notes += [Text(took, style="dim"), Text(f"{FORMULA}; {result.job.rounds} rounds", style="dim")]
+    doubts: dict[tuple[str, ...], list[str]] = {}
     for name in result.variants:
         found = result.speedup(name) if name != COLD else None
         if found and found[1].noisy:
-            notes.append(_doubt(name, found[1]))
+            doubts.setdefault(found[1].reasons, []).append(name)
+    notes += [_doubt(", ".join(names), reasons) for reasons, names in doubts.items()]
     return [*notes, Text(result.machine.line(), style="dim")]
 
 
@@ -95,12 +99,12 @@ def _fetch_notes(result: FetchResult) -> list[Text]:
     if result.fastest_rival and OURS in result.tools:
         verdict = result.ours_over(result.fastest_rival).get("speed")
         if verdict and verdict[1].noisy:
-            notes.append(_doubt(f"{OURS} against {result.fastest_rival}", verdict[1]))
+            notes.append(_doubt(f"{OURS} against {result.fastest_rival}", verdict[1].reasons))
     return [*notes, Text(f"medians of {result.job.rounds} rounds; {result.machine.line()}", style="dim")]
 
 
-def _doubt(name: str, verdict: Verdict) -> Text:
-    return Text(f"too noisy to conclude ({name}): {'; '.join(verdict.reasons)}", style="yellow")
+def _doubt(name: str, reasons: Sequence[str]) -> Text:
+    return Text(f"too noisy to conclude ({name}): {'; '.join(reasons)}", style="yellow")
 
 
 def _span(summary: Summary) -> str:

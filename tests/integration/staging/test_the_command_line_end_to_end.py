@@ -208,8 +208,8 @@ def test_a_run_hold_dies_with_its_process(prestage: Prestage, folder: Path) -> N
         pytest.fail("never held")
     child = int(subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True).split()[0])
     process.kill()
-    process.communicate()
     os.kill(child, signal.SIGKILL)
+    process.communicate()
     assert prestage("evict", folder.as_uri()).code == 0
 
 

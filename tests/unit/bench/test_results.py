@@ -96,7 +96,7 @@ def test_a_noisy_ratio_is_marked_and_explained(start_result: start.StartResult) 
     once = dataclasses.replace(start_result, samples=start_result.samples[:3])
     shown = _text(tables.start_table(once))
     assert "10x?" in shown
-    assert "too noisy to conclude (warm): one round only" in shown
+    assert "too noisy to conclude (cold-disk, warm): one round only" in shown
 
 
 def test_the_fetch_table_names_who_is_missing(fetch_result: fetch.FetchResult) -> None:

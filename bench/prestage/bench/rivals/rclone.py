@@ -14,7 +14,8 @@ def plan(target: Target, folder: Path) -> Invocation:
     trust = ("--ca-cert", str(target.ca_bundle)) if target.ca_bundle else ()
     streams = ("--multi-thread-streams", str(target.connections), "--multi-thread-cutoff", "16M")
     command = (rclone, "copyto", "-q", "--config", "/dev/null", *trust, *streams, _source(target), str(folder / "object"))
-    return Invocation(command, (rclone, "version"), folder / "object")
+    # its S3 library refuses to start when that is set, because rclone brings a transport of its own
+    return Invocation(command, (rclone, "version"), folder / "object", {"AWS_CA_BUNDLE": ""})
 
 
 def _source(target: Target) -> str:

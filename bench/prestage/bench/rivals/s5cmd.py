@@ -18,5 +18,5 @@ def plan(target: Target, folder: Path) -> Invocation:
     copy = ("cp", "--concurrency", str(target.connections), "--part-size", str(_PART_MIB), *region)
     where = (f"s3://{source.bucket}/{source.key}", str(folder / "object"))
     command = (s5cmd, "--endpoint-url", source.endpoint, *unsigned, "--log", "error", *copy, *where)
-    trust = {"SSL_CERT_FILE": str(target.ca_bundle)} if target.ca_bundle else {}
+    trust = {"SSL_CERT_FILE": str(target.ca_bundle), "AWS_CA_BUNDLE": str(target.ca_bundle)} if target.ca_bundle else {}
     return Invocation(command, (s5cmd, "version"), folder / "object", trust)

@@ -6,6 +6,7 @@ server closed before it read our request says nothing about the request, so that
 
 from __future__ import annotations
 
+import math
 import ssl
 import threading
 import time
@@ -15,7 +16,7 @@ from collections import defaultdict
 
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.net.connection import Connection, Endpoint, connect
-from prestage.cacher.net.head import END, MAX_HEAD_BYTES, Framing, chunk_size, parse_head
+from prestage.cacher.net.head import END, MAX_HEAD_BYTES, MAX_HEADERS, Framing, chunk_size, parse_head
 from prestage.cacher.net.ports import HttpRequest, NetError, Reply, ResponseHead
 
 MAX_IDLE_PER_ENDPOINT = 32
@@ -31,13 +32,15 @@ class HttpBody:
 
     def __init__(self, client: HttpClient, endpoint: Endpoint, connection: Connection, ahead: bytes) -> None:
         self._client, self._endpoint, self._connection = client, endpoint, connection
-        self._ahead = memoryview(ahead)
+        self._ahead, self._at = ahead, 0
         self._left: int | None = None
         self._chunked = False
         self._ended = False
         self._reusable = False
         self._closed = False
+        self._lock = threading.Lock()
         self._failure: NetError | None = None
+        self._waited_s, self._came = 0.0, 0
         self.head = ResponseHead(0, {})
         self.length: int | None = None
 
@@ -89,12 +92,33 @@ class HttpBody:
             raise NetError("short", f"the body ended {self._left or 'some'} bytes early")
 
     def _receive(self, view: memoryview, *, whole: bool) -> int:
-        if self._ahead:
-            count = min(len(view), len(self._ahead))
-            view[:count] = self._ahead[:count]
-            self._ahead = self._ahead[count:]
+        if self._chunked and len(view) < _READ_BYTES and self._at == len(self._ahead):
+            self._look_ahead()
+        if count := min(len(view), len(self._ahead) - self._at):
+            view[:count] = self._ahead[self._at : self._at + count]
+            self._at += count
             return count
-        return self._connection.recv_into(view, whole=whole)
+        return self._from_wire(view, whole=whole)
+
+    def _from_wire(self, view: memoryview, *, whole: bool) -> int:
+        """Time spent here is the server's: what the caller does between two reads does not make a body slow."""
+        config = self._client.config
+        if self._waited_s > config.slow_timeout_s:
+            if self._came < config.slow_bytes_per_s * self._waited_s:
+                raise NetError("stalled", f"{self._came} bytes in {self._waited_s:.0f} s")
+            self._waited_s, self._came = 0.0, 0
+        began_s = time.monotonic()
+        count = self._connection.recv_into(view, whole=whole)
+        self._waited_s += time.monotonic() - began_s
+        self._came += count
+        return count
+
+    def _look_ahead(self) -> int:
+        """Small chunks and the lines between them come in one read of many."""
+        scratch = memoryview(bytearray(_READ_BYTES))
+        count = self._from_wire(scratch, whole=False)
+        self._ahead, self._at = self._ahead[self._at :] + bytes(scratch[:count]), 0
+        return count
 
     def _next_chunk(self) -> None:
         line = self._line()
@@ -102,30 +126,33 @@ class HttpBody:
             line = self._line()
         self._left = chunk_size(line)
         if self._left == 0:
-            while self._line():
-                pass
-            self._ended = True
+            for _ in range(MAX_HEADERS):
+                if not self._line():
+                    self._ended = True
+                    return
+            raise NetError("garbage", f"more than {MAX_HEADERS} trailers")
 
     def _line(self) -> bytes:
-        raw = bytearray()
-        byte = memoryview(bytearray(1))
-        while not raw.endswith(b"\r\n"):
-            if len(raw) > MAX_HEAD_BYTES or not self._receive(byte, whole=True):
+        while (end := self._ahead.find(b"\r\n", self._at)) < 0:
+            if len(self._ahead) - self._at > MAX_HEAD_BYTES or not self._look_ahead():
                 raise NetError("garbage", "a chunked body without a proper end")
-            raw += byte
-        return bytes(raw[:-2])
+        line, self._at = self._ahead[self._at : end], end + 2
+        return line
 
     def abort(self) -> None:
-        """Make a blocked `readinto` fail now; the connection is lost."""
-        self._reusable = False
-        self._connection.abort()
+        """Make a blocked `readinto` fail now; the connection is lost. After `close` it may be another body's: left alone."""
+        with self._lock:
+            if not self._closed:
+                self._reusable = False
+                self._connection.abort()
 
     def close(self) -> None:
         """Keep the connection if the body was read to its end and nothing follows it, else drop it."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._ended and self._reusable and not self._ahead:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        if self._ended and self._reusable and self._at == len(self._ahead):
             self._client.keep(self._endpoint, self._connection)
         else:
             self._connection.close()
@@ -207,10 +234,13 @@ class HttpClient:
             return self._context
 
     def _compose(self, request: HttpRequest) -> tuple[Endpoint, bytes]:
-        parts = urllib.parse.urlsplit(request.url)
+        try:
+            parts = urllib.parse.urlsplit(request.url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            raise NetError("garbage", "the URL's host or port cannot be read", retryable=False) from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise NetError("garbage", f"cannot request a {parts.scheme or 'relative'} URL", retryable=False)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
         endpoint = Endpoint(parts.scheme, parts.hostname, port, request.connect_to)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         headers = {"Host": parts.netloc.rpartition("@")[2], "User-Agent": self.config.user_agent, **request.headers}
@@ -229,6 +259,7 @@ class HttpClient:
 
     def _exchange(self, endpoint: Endpoint, connection: Connection, raw: bytes, method: str) -> HttpBody:
         try:
+            connection.until(time.monotonic() + self.config.slow_timeout_s)
             connection.send(raw)
             head, framing, ahead = _read_head(connection)
             for _ in range(MAX_INTERIM):
@@ -237,6 +268,7 @@ class HttpClient:
                 head, framing, ahead = _read_head(connection, ahead)
             else:
                 raise NetError("garbage", f"more than {MAX_INTERIM} interim answers")
+            connection.until(math.inf)
             body = HttpBody(self, endpoint, connection, ahead)
             body.frame(head, framing, has_body=method != "HEAD")
             return body
@@ -307,4 +339,6 @@ def _decoded(head: ResponseHead, raw: bytes, limit_bytes: int) -> bytes:
         raise NetError("garbage", f"a broken {coding} body: {exc}") from exc
     if inflater.unconsumed_tail:
         raise NetError("too-large", f"an answer of more than {limit_bytes} bytes", retryable=False)
+    if raw and not inflater.eof:
+        raise NetError("garbage", f"a {coding} body that ends too early")
     return out

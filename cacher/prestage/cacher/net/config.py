@@ -38,6 +38,11 @@ class NetConfig:
     """For TCP, proxy and TLS handshake together, per address."""
     idle_timeout_s: float = 10.0
     """A connection that delivers no byte for so long is dropped. There is no total timeout: slow is not broken."""
+    slow_timeout_s: float = 30.0
+    """Longest time for a whole head, and the time over which a body is measured: a drip just inside the idle timeout would
+    hold a connection for ever."""
+    slow_bytes_per_s: int = 1024
+    """A body slower than this for `slow_timeout_s` of waiting counts as stalled (curl's and Git's own floor)."""
     user_agent: str = f"prestage/{VERSION}"
 
     @staticmethod
@@ -67,23 +72,37 @@ class NetConfig:
         url = self.proxies.get(scheme) or self.proxies.get("all")
         if not url or _bypasses(host, self.proxies.get("no", "")):
             return None
-        parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+        try:
+            parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+            port = parts.port or 8080
+        except ValueError:
+            # Its message quotes what it could not read, and that may be half a password.
+            hint = "write it as http://user:password@host:port, with / ? # @ in the password as %2F %3F %23 %40"
+            raise Misconfigured(f"the proxy URL for {scheme} cannot be read", hint=hint) from None
         if parts.scheme != "http" or not parts.hostname:
             raise Misconfigured(f"a {parts.scheme}:// proxy is not supported", hint="set an http:// proxy in HTTPS_PROXY")
         authorization = None
         if parts.username is not None:
             user = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
             authorization = f"Basic {b64encode(user.encode()).decode()}"
-        return Proxy(parts.hostname, parts.port or 8080, authorization)
+        return Proxy(parts.hostname, port, authorization)
 
     def tls_context(self) -> ssl.SSLContext:
-        """A client context that trusts `ca_bundle`, or the system."""
-        if self.ca_bundle is None:
-            context = ssl.create_default_context()
-        elif self.ca_bundle.is_dir():
-            context = ssl.create_default_context(capath=str(self.ca_bundle))
-        else:
-            context = ssl.create_default_context(cafile=str(self.ca_bundle))
+        """A client context that trusts `ca_bundle`, or the system.
+
+        Raises:
+            Misconfigured: a bundle without a certificate that can be read.
+        """
+        bundle = self.ca_bundle
+        try:
+            if bundle is None:
+                context = ssl.create_default_context()
+            elif bundle.is_dir():
+                context = ssl.create_default_context(capath=str(bundle))
+            else:
+                context = ssl.create_default_context(cafile=str(bundle))
+        except OSError as exc:
+            raise Misconfigured(f"the CA bundle {str(bundle)!r} cannot be read: {exc}", hint="it must be a PEM file") from exc
         context.set_alpn_protocols(["http/1.1"])
         return context
 

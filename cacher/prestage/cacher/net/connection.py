@@ -3,15 +3,22 @@
 The plain socket stays in blocking mode with SO_RCVTIMEO as its idle watchdog: then MSG_WAITALL fills a whole buffer in
 one call (Python's own timeouts make the socket non-blocking, which turns that off). TLS runs over memory BIOs fed by
 big socket reads: two calls an `ssl.SSLSocket` makes for each 16 KiB record become one for 256 KiB.
+
+Every wait ends: names resolve within the connect timeout; TCP, proxy and TLS share it; a read ends with the idle timeout, and
+with `until` at a date, however often a single byte drips in (both are checked between reads, so up to one idle timeout late).
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
+import queue
 import socket
 import ssl
 import struct
+import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,7 +27,8 @@ from prestage.cacher.net.head import END, MAX_HEAD_BYTES, parse_head
 from prestage.cacher.net.ports import NetError
 
 TLS_READ_BYTES = 256 << 10
-_RESET = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
+
+_Addresses = Sequence[tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[object, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +46,23 @@ class Connection:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._deadline = math.inf
+
+    def until(self, deadline: float) -> None:
+        """From `deadline` (of `time.monotonic`) on `recv_into` fails, whatever comes; `math.inf`: only silence fails it."""
+        self._deadline = deadline
 
     def send(self, data: bytes) -> None:
         """Send all of `data`."""
         try:
             self._sock.sendall(data)
-        except (*_RESET, BlockingIOError, OSError) as exc:
+        except OSError as exc:
             raise NetError("reset", f"while sending: {exc}") from exc
 
     def recv_into(self, view: memoryview, *, whole: bool) -> int:
-        """At least one byte, with `whole` as many as fit; 0 when the other side closed."""
+        """At least one byte, with `whole` as many as come in time; 0 when the other side closed."""
+        if time.monotonic() > self._deadline:
+            raise NetError("stalled", "it came too slowly, byte by byte")
         try:
             return self._sock.recv_into(view, len(view), socket.MSG_WAITALL if whole else 0)
         except (BlockingIOError, TimeoutError) as exc:
@@ -101,7 +116,10 @@ class TlsConnection(Connection):
                 raise NetError("tls", str(exc.reason or exc)) from exc
 
     def send(self, data: bytes) -> None:
-        self._tls.write(data)
+        try:
+            self._tls.write(data)
+        except ssl.SSLError as exc:
+            raise NetError("reset", f"while sending: {exc.reason or exc}") from exc
         self._flush()
 
     def recv_into(self, view: memoryview, *, whole: bool) -> int:
@@ -110,9 +128,8 @@ class TlsConnection(Connection):
             try:
                 count = cast(int, self._tls.read(len(view) - done, view[done:]))
             except ssl.SSLWantReadError:
-                if done and not whole:
-                    break
-                if not self._pump():
+                # Never fail with bytes in hand: whoever wants the view whole asks again, and gets the failure then.
+                if done or not self._pump():
                     # Many servers close without TLS's own closing message. Whoever reads knows how many bytes must come: the
                     # engine from the manifest, small answers from their length or their syntax.
                     break
@@ -127,7 +144,7 @@ class TlsConnection(Connection):
         return done
 
     def is_stale(self) -> bool:
-        return self._tls.pending() > 0 or super().is_stale()
+        return self._tls.pending() > 0 or self._incoming.pending > 0 or super().is_stale()
 
     def _pump(self) -> int:
         count = super().recv_into(self._cipher, whole=False)
@@ -146,31 +163,61 @@ def connect(endpoint: Endpoint, config: NetConfig, context: ssl.SSLContext | Non
     Raises:
         NetError: `dns`, `refused`, `connect-timeout`, `proxy`, `tls`.
     """
-    proxy = config.proxy_for(endpoint.scheme, endpoint.host)
+    proxy = None if endpoint.connect_to else config.proxy_for(endpoint.scheme, endpoint.host)
     host, port = endpoint.connect_to or ((proxy.host, proxy.port) if proxy else (endpoint.host, endpoint.port))
+    deadline = time.monotonic() + config.connect_timeout_s
     sock = _tcp(host, port, config.connect_timeout_s)
     try:
-        _watch(sock, config.connect_timeout_s)
-        if proxy and endpoint.scheme == "https":
-            _tunnel(Connection(sock), endpoint, proxy)
-        if endpoint.scheme != "https":
-            _watch(sock, config.idle_timeout_s)
-            return Connection(sock)
-        tls = TlsConnection(sock, context or config.tls_context(), endpoint.host)
-        tls.handshake()
+        plain = Connection(sock)
+        if endpoint.scheme == "https":
+            _watch(sock, config.connect_timeout_s)
+            if proxy:
+                plain.until(deadline)
+                _tunnel(plain, endpoint, proxy)
+            plain = _secured(sock, context or config.tls_context(), endpoint.host, deadline)
         _watch(sock, config.idle_timeout_s)
-        return tls
+        return plain
     except BaseException:
         sock.close()
         raise
 
 
-def _tcp(host: str, port: int, timeout_s: float) -> socket.socket:
+def _secured(sock: socket.socket, context: ssl.SSLContext, host: str, deadline: float) -> TlsConnection:
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as exc:
-        raise NetError("dns", f"{host!r} does not resolve: {exc}") from exc
+        tls = TlsConnection(sock, context, host)
+    except ValueError as exc:
+        raise NetError("tls", f"{host!r} is no name that a certificate can carry: {exc}", retryable=False) from exc
+    tls.until(deadline)
+    tls.handshake()
+    tls.until(math.inf)
+    return tls
+
+
+def _addresses(host: str, port: int, timeout_s: float) -> _Addresses:
+    """What `host` resolves to. getaddrinfo knows no deadline, so a thread of its own waits for it; that may outlive the call."""
+    answer = queue.SimpleQueue[_Addresses | OSError | UnicodeError]()
+
+    def ask() -> None:
+        try:
+            answer.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as exc:
+            answer.put(exc)
+
+    with contextlib.suppress(OSError, UnicodeError):
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    threading.Thread(target=ask, name="prestage-resolve", daemon=True).start()
+    try:
+        found = answer.get(timeout=timeout_s)
+    except queue.Empty:
+        raise NetError("dns", f"{host!r} did not resolve within {timeout_s:g} s") from None
+    if isinstance(found, Exception):
+        raise NetError("dns", f"{host!r} does not resolve: {found}") from found
+    return found
+
+
+def _tcp(host: str, port: int, timeout_s: float) -> socket.socket:
     deadline = time.monotonic() + timeout_s
+    addresses = _addresses(host, port, timeout_s)
     failure = NetError("refused", f"no address for {host!r}")
     for index, (family, kind, protocol, _, address) in enumerate(addresses):
         left = (deadline - time.monotonic()) / (len(addresses) - index)

@@ -46,7 +46,7 @@ class FileOrigin:
             self._is_directory = named.is_dir()
             # A link that the user named is followed; what lies below it is not.
             self._root = named.resolve(strict=True) if self._is_directory else named.parent.resolve(strict=True)
-        except OSError as exc:
+        except (OSError, RuntimeError) as exc:
             raise _unreadable(ref.path, exc) from exc
         self._blobs = _hub_blobs(self._root)
 
@@ -113,7 +113,8 @@ class FileOrigin:
             if named.is_symlink():
                 raise Misconfigured(f"{self._shown(path)} is a symlink to nowhere", hint="repair or --exclude it") from exc
             raise _unreadable(str(named), exc) from exc
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, RuntimeError) as exc:
+            # Python 3.11 and 3.12 tell a loop of links by a RuntimeError.
             raise _unreadable(str(named), exc) from exc
         if real != named and not any(real.is_relative_to(blobs) for blobs in self._blobs):
             raise Misconfigured(

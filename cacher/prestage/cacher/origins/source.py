@@ -28,13 +28,14 @@ class HttpStream:
     """A checked body, its failures translated."""
 
     body: HttpBody
+    path: str
 
     def readinto(self, buffer: memoryview) -> int:
         """See `transfer.ports.Stream`."""
         try:
             return self.body.readinto(buffer)
         except NetError as exc:
-            raise _retry(exc) from exc
+            raise _translated(self.path, exc) from exc
 
     def abort(self) -> None:
         """From any thread."""
@@ -59,7 +60,11 @@ class FileStream:
         view = buffer[: self.stop - self.at]
         done = 0
         while done < len(view):
-            count = os.preadv(self.fd, [view[done:]], self.at + done)
+            try:
+                count = os.preadv(self.fd, [view[done:]], self.at + done)
+            except OSError as exc:
+                hint = "check that file and the disk under it"
+                raise Fatal(Unavailable(f"{self.expected.path} cannot be read: {exc.strerror}", hint=hint)) from exc
             if not count:
                 raise Changed("the file became shorter")
             done += count
@@ -119,13 +124,13 @@ class OriginSource:
         try:
             body = self.client.open(HttpRequest(request.url, headers, request.method, request.connect_to))
         except NetError as exc:
-            raise _retry(exc) from exc
+            raise _translated(self.file.path, exc) from exc
         try:
             self._check(body, start, stop)
         except BaseException:
             body.close()
             raise
-        return HttpStream(body)
+        return HttpStream(body, self.file.path)
 
     def _check(self, body: HttpBody, start: int, stop: int) -> None:
         head, size_bytes = body.head, self.file.size_bytes
@@ -182,9 +187,9 @@ class OriginSource:
         raise Retry(verdict.why, after_s=verdict.after_s, congested=verdict.congested)
 
 
-def _retry(exc: NetError) -> Retry | Fatal:
+def _translated(path: str, exc: NetError) -> Retry | Fatal:
     if not exc.retryable:
-        return Fatal(Unavailable(str(exc)))
+        return Fatal(Unavailable(f"{path}: {exc}"))
     return Retry(str(exc), congested=exc.reason in _LOAD_REASONS)
 
 

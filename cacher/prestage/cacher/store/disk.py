@@ -160,16 +160,21 @@ def write_file(disk: Disk, path: Path, data: bytes, *, private: bool = False) ->
     beside = path.with_name(f".{path.name}.new")
     if beside.exists():
         disk.unlink(beside)
-    fd = disk.create(beside)
-    try:
-        disk.write(fd, data, 0, beside)
-        if not private:
-            disk.seal(fd, beside)
-        disk.sync(fd, beside)
-    finally:
-        os.close(fd)
+    new_file(disk, beside, data, private=private)
     disk.rename(beside, path)
     disk.sync_directory(path.parent)
+
+
+def new_file(disk: Disk, path: Path, data: bytes, *, private: bool = False) -> None:
+    """Write a small file where there is none, durably but for its name: for directories that nobody sees yet."""
+    fd = disk.create(path)
+    try:
+        disk.write(fd, data, 0, path)
+        if not private:
+            disk.seal(fd, path)
+        disk.sync(fd, path)
+    finally:
+        os.close(fd)
 
 
 def make_directories(disk: Disk, path: Path, *, above: Path) -> None:

@@ -19,7 +19,7 @@ from prestage.cacher.digests import CHUNK_BYTES, ArtifactId, BlobId, hex_of
 from prestage.cacher.errors import Bug, PrestageError
 from prestage.cacher.manifest import Manifest
 from prestage.cacher.store.blobs import Blobs
-from prestage.cacher.store.disk import Disk, make_directories, remove_tree, write_file
+from prestage.cacher.store.disk import Disk, make_directories, new_file, remove_tree, write_file
 from prestage.cacher.store.layout import Layout
 
 NEW, GONE, OLD = ".new-", ".gone-", ".old-"
@@ -69,7 +69,7 @@ class Views:
             self._disk.make_directory(folder, 0o755)
         self._build(new / "current", binding)
         for name, raw in self.side_files(manifest, binding).items():
-            write_file(self._disk, side / name, raw)
+            new_file(self._disk, side / name, raw)
         self._disk.set_mode(side, 0o555)
         for folder in (side, side.parent, new):
             self._disk.sync_directory(folder)
@@ -92,7 +92,6 @@ class Views:
         view = self._layout.view(artifact)
         generation = view / f"{OLD}{secrets.token_hex(4)}"
         self._build(generation, binding)
-        self._disk.sync_directory(view)
         self._disk.exchange(generation, view / "current")
         self._disk.sync_directory(view)
         if not held():

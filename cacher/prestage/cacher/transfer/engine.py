@@ -1,6 +1,6 @@
 """The engine: worker threads that receive into their own aligned buffer and hand it to the sink, and one that journals.
 
-    source --recv_into--> buffer (1 MiB, aligned) --BLAKE3, xxh3, CRC--> pwrite(O_DIRECT) --1 s--> journal
+    source --recv_into--> buffer (2 MiB, aligned) --pwrite(O_DIRECT), BLAKE3, xxh3, CRC--> cursor --1 s--> journal
 
 Threads and blocking sockets: recv, hashing and pwrite release the GIL, and what Python does per MiB is some microseconds. No
 body byte becomes a Python object. What is fetched next is the queue's decision; what went wrong is judged by the source.
@@ -18,7 +18,7 @@ from contextlib import suppress
 
 from prestage.cacher.digests import PIECE_BYTES
 from prestage.cacher.transfer.buffers import aligned_buffer
-from prestage.cacher.transfer.flight import Flight
+from prestage.cacher.transfer.flight import BLOCK_BYTES
 from prestage.cacher.transfer.job import Job, Progress, Transfer
 from prestage.cacher.transfer.limits import Limits, Priority
 from prestage.cacher.transfer.ports import Cancelled, Fatal, NoRanges, PieceRecord, Retry
@@ -37,6 +37,7 @@ class Engine:
         self.limits = limits or Limits()
         self._queue = WorkQueue(self.limits)
         self._rate = RateLimit(self.limits.rate_bytes_per_s)
+        self._portion = self.limits.portion_bytes
         self._lock = threading.Lock()
         self._workers: list[threading.Thread] = []
         self._keeper = threading.Thread(target=self._keep_journal, name="prestage-journal", daemon=True)
@@ -62,14 +63,15 @@ class Engine:
         with the same sinks goes on from there.
 
         Raises:
-            Cancelled: `cancel` was set.
+            Cancelled: `cancel` was set, or the engine was closed.
             Changed: a file is not the pinned version any more.
             PrestageError: denied, gone, disk full, or the origin failed beyond the retry rules.
         """
         job = Job(list(transfers), priority)
-        self._start(job)
         began = time.monotonic()
+        self._queue.add(job)
         try:
+            self._start()
             while not self._wait(job):
                 if cancel is not None and cancel.is_set():
                     self._queue.fail(job, Cancelled())
@@ -89,58 +91,66 @@ class Engine:
         return job
 
     def close(self) -> None:
-        """End every thread; jobs still running fail."""
-        with self._queue.changed:
-            jobs = list(self._queue.jobs)
-        for job in jobs:
-            self._queue.fail(job, Cancelled())
+        """End every thread; jobs still running fail, as do those that come later."""
         self._queue.close()
-        for worker in self._workers:
-            worker.join()
-        if self._keeper_started:
-            self._keeper.join()
-
-    def _start(self, job: Job) -> None:
-        self._queue.add(job)
         with self._lock:
-            if not self._keeper_started:
-                self._keeper_started = True
+            threads = [*self._workers, *([self._keeper] if self._keeper_started else [])]
+        for thread in threads:
+            thread.join()
+
+    def _start(self) -> None:
+        with self._lock:
+            if not self._keeper_started and not self._queue.closed:
                 self._keeper.start()
+                self._keeper_started = True
         self._staff()
 
     def _staff(self) -> None:
+        """Start the threads that are wanted and missing. With one at least the engine goes on when the system gives no more."""
         with self._lock:
             while len(self._workers) < self._queue.wanted_threads() and not self._queue.closed:
-                worker = threading.Thread(target=self._work, name=f"prestage-fetch-{len(self._workers)}", daemon=True)
+                name = f"prestage-fetch-{len(self._workers)}"
+                try:
+                    buffer = aligned_buffer(self.limits.buffer_bytes)
+                    worker = threading.Thread(target=self._work, args=(buffer,), name=name, daemon=True)
+                    worker.start()
+                except (RuntimeError, OSError):
+                    if not self._workers:
+                        raise
+                    return
                 self._workers.append(worker)
-                worker.start()
 
     def _wait(self, job: Job) -> bool:
         with self._queue.changed:
             self._queue.changed.wait_for(lambda: job.has_ended, PROGRESS_S)
             return job.has_ended
 
-    def _work(self) -> None:
+    def _work(self, buffer: memoryview) -> None:
         _step_back(self.limits.niceness)
-        buffer = aligned_buffer(self.limits.buffer_bytes)
         while (attempt := self._queue.next()) is not None:
-            outcome, retry = Outcome.LEFT, None
-            try:
-                receive = self._receive if attempt.ranged else self._receive_without_ranges
-                outcome = receive(attempt, buffer)
-            except NoRanges:
-                outcome = Outcome.NO_RANGES
-            except Retry as exc:
-                if not attempt.leaves():
-                    outcome, retry = Outcome.FAILED, exc
-            except Fatal as exc:
-                self._queue.fail(attempt.job, exc.error)
-            except Exception as exc:  # noqa: BLE001 - the edge of a thread: the job's caller gets it
-                self._queue.fail(attempt.job, exc)
-            finally:
-                if attempt.stream is not None:
+            outcome, retry = self._try(attempt, buffer)
+            self._queue.end(attempt, outcome, retry)
+
+    def _try(self, attempt: Attempt, buffer: memoryview) -> tuple[Outcome, Retry | None]:
+        try:
+            receive = self._receive if attempt.ranged else self._receive_without_ranges
+            return receive(attempt, buffer), None
+        except NoRanges as exc:
+            if attempt.ranged:
+                return Outcome.NO_RANGES, None
+            return Outcome.FAILED, Retry(str(exc))  # not even the whole file: that must spend patience
+        except Retry as exc:
+            if not attempt.leaves():
+                return Outcome.FAILED, exc
+        except Fatal as exc:
+            self._queue.fail(attempt.job, exc.error)
+        except Exception as exc:  # noqa: BLE001 - the edge of a thread: the job's caller gets it
+            self._queue.fail(attempt.job, exc)
+        finally:
+            if attempt.stream is not None:
+                with suppress(OSError):
                     attempt.stream.close()
-                self._queue.end(attempt, outcome, retry)
+        return Outcome.LEFT, None
 
     def _receive(self, attempt: Attempt, buffer: memoryview) -> Outcome:
         flight = attempt.flight
@@ -154,11 +164,11 @@ class Engine:
                 return Outcome.LEFT
             moved = flight.deliver(offset, view)
             self._queue.moved(attempt, moved)
-            if moved and flight.is_whole:
+            offset += len(view)
+            if moved and offset == flight.stop:
                 self._queue.received(attempt, flight.record())
                 return Outcome.WHOLE
-            offset += len(view)
-            if offset % 4096:
+            if offset % BLOCK_BYTES and offset < flight.stop:
                 raise Retry("the body ended inside a block")
         return Outcome.LEFT
 
@@ -179,25 +189,25 @@ class Engine:
                     wanted.discard(piece)
                     self._queue.received(attempt, attempt.flight.record())
             offset += len(view)
-            if offset % 4096 and offset < size_bytes:
+            if offset % BLOCK_BYTES and offset < size_bytes:
                 raise Retry("the body ended inside a block")
         return Outcome.WHOLE
 
     def _next_flight(self, attempt: Attempt, piece: int) -> None:
         with self._queue.changed:
             attempt.transfer.flying.discard(attempt.flight)
-            attempt.flight = Flight(attempt.transfer, piece)
+            attempt.flight = attempt.transfer.flight(piece)
             attempt.flight.attempts = 1
             attempt.transfer.flying.add(attempt.flight)
 
     def _fill(self, attempt: Attempt, offset: int, stop: int, buffer: memoryview) -> memoryview | None:
-        """The next bytes of the stream, up to a buffer boundary of the file; None when asked to leave.
+        """The next bytes of the stream, up to a boundary of portions; None when asked to leave.
 
         Raises:
             Retry: the stream ended before `stop`.
         """
-        wanted = min(len(buffer) - offset % len(buffer), stop - offset)
-        self._rate.take(wanted, attempt.job.stopped)
+        wanted = min(self._portion - offset % self._portion, stop - offset)
+        self._rate.take(wanted, attempt.leaving)
         if attempt.leaves() or attempt.stream is None:
             return None
         count = attempt.stream.readinto(buffer[:wanted])

@@ -54,7 +54,7 @@ class Flight:
         """Write and hash what of `view` (bytes from `offset` on, page-aligned in memory) lies at the cursor.
 
         Returns how many bytes moved the cursor: fewer than given when another attempt brought some first, or when they end
-        inside a block before the end of the piece.
+        inside a block before the end of the piece. Whoever moves it to the end has made the piece whole, nobody else.
 
         Raises:
             PrestageError: the sink cannot write.
@@ -68,8 +68,9 @@ class Flight:
                 fresh = fresh[: len(fresh) - len(fresh) % BLOCK_BYTES]
             if not fresh:
                 return 0
-            self._hash(fresh)
+            # Written first: when that fails, another attempt may bring the same bytes, and they must be hashed once.
             self.transfer.sink.write(fresh, self.cursor)
+            self._hash(fresh)
             self.cursor += len(fresh)
             self.patience.progressed()
             return len(fresh)

@@ -21,6 +21,8 @@ class Transfer:
         have = set(sink.journaled())
         self.pending = deque(piece for piece in range(piece_count(sink.size_bytes)) if piece not in have)
         self.flying: set[Flight] = set()
+        self.begun: dict[int, Flight] = {}
+        """Of `pending`, pieces that an attempt with ranges left at their cursor before the source said it has none."""
         self.has_ranges = True
         """False once the source said so: then one connection reads the file from its start."""
         self.patience = Patience()
@@ -28,6 +30,10 @@ class Transfer:
         if follower is not None:
             for piece in have:
                 follower.advance(piece)
+
+    def flight(self, piece: int) -> Flight:
+        """For the next attempt on `piece`: the one that was begun, or a fresh one."""
+        return self.begun.pop(piece, None) or Flight(self, piece)
 
     @property
     def left_bytes(self) -> int:

@@ -57,13 +57,23 @@ class Limits:
         if self.rate_bytes_per_s is not None and self.rate_bytes_per_s <= 0:
             raise Misconfigured("a rate cap must be above zero")
 
+    @property
+    def portion_bytes(self) -> int:
+        """Most that one connection asks for at once: its buffer; under a rate cap so little that all of them get a turn each
+        second, for a server gives up on a client that reads too rarely (nginx after 60 s)."""
+        portion = self.buffer_bytes
+        while self.rate_bytes_per_s is not None and portion > 64 << 10 and portion * self.connections_max > self.rate_bytes_per_s:
+            portion //= 2
+        return portion
+
 
 def retry_delay_s(limits: Limits, failures: int, after_s: float | None, rng: random.Random) -> float:
     """Seconds to wait after `failures` failures in a row: full jitter, or what the server asked for plus jitter."""
     jitter = rng.uniform(0, min(limits.backoff_cap_s, limits.backoff_base_s * 2.0 ** min(failures, 16)))
     if after_s is None:
         return jitter
-    return min(max(after_s, 0.0), limits.retry_after_cap_s) + min(jitter, 1.0)
+    # max(0.0, x) in this order: a server that says NaN gets 0.0.
+    return min(max(0.0, after_s), limits.retry_after_cap_s) + min(jitter, 1.0)
 
 
 class Patience:
@@ -104,14 +114,15 @@ class LaneLimit:
         self.current = limits.connections_start
         self._max = limits.connections_max
         self._hold_until = 0.0
+        self._storm_until = 0.0
         self._rate_before_step: float | None = None
 
     def congested(self, now: float) -> None:
         """The origin answered 429/503 or broke connections for load. One storm halves once."""
-        if now < self._hold_until and self._rate_before_step is None:
+        if now < self._storm_until:
             return
         self.current = max(1, self.current // 2)
-        self._hold_until = now + self.HOLD_AFTER_CONGESTION_S
+        self._hold_until = self._storm_until = now + self.HOLD_AFTER_CONGESTION_S
         self._rate_before_step = None
 
     def observe(self, now: float, bytes_per_s: float, *, saturated: bool) -> None:

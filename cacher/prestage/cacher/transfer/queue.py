@@ -11,7 +11,7 @@ import random
 import statistics
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -20,7 +20,7 @@ from prestage.cacher.errors import Unavailable
 from prestage.cacher.transfer.flight import Flight
 from prestage.cacher.transfer.job import Job, Transfer
 from prestage.cacher.transfer.limits import LaneLimit, Limits, retry_delay_s
-from prestage.cacher.transfer.ports import PieceRecord, Retry, Stream
+from prestage.cacher.transfer.ports import Cancelled, PieceRecord, Retry, Stream
 
 _HEDGE_LOOK_S = 0.5
 
@@ -56,7 +56,7 @@ class Attempt:
     ranged: bool = True
     """False: it reads the file from its start, piece after piece."""
     stream: Stream | None = None
-    _leave: bool = False
+    leaving: threading.Event = field(default_factory=threading.Event)
 
     @property
     def flight_is_shared(self) -> bool:
@@ -65,11 +65,11 @@ class Attempt:
 
     def leaves(self) -> bool:
         """Asked to end at the next buffer."""
-        return self._leave
+        return self.leaving.is_set()
 
     def ask_to_leave(self) -> None:
         """End it soon; a blocked read ends now."""
-        self._leave = True
+        self.leaving.set()
         if self.stream is not None:
             self.stream.abort()
 
@@ -89,22 +89,47 @@ class WorkQueue:
     _rates: deque[float] = field(default_factory=lambda: deque(maxlen=64))
 
     def add(self, job: Job) -> None:
-        """Take a job in; the less urgent give way to it."""
+        """Take a job in; the less urgent give way to it. After `close` it fails at once."""
         with self.changed:
             self.jobs.append(job)
             self.jobs.sort(key=lambda other: other.priority)
-            wanted = sum(len(transfer.pending) for transfer in job.waiting)
-            lanes = {self._lane(transfer) for transfer in job.waiting}
-            for lane in lanes:
-                free = lane.limit.current - lane.active
-                self._pre_empt(job, lane, max(0, min(wanted, lane.limit.current) - free))
+            if self.closed:
+                self._fail(job, Cancelled())
+            else:
+                self._make_room(job)
             self.changed.notify_all()
 
-    def _pre_empt(self, job: Job, lane: Lane, count: int) -> None:
-        weaker = [a for a in self._attempts if a.lane is lane and a.job.priority > job.priority and not a.leaves()]
+    def _make_room(self, job: Job) -> None:
+        """Less urgent attempts give way where `job` has work but its lane, or the engine's threads, have no connection free."""
+        staying = [attempt for attempt in self._attempts if not attempt.leaves()]
+        weaker = [attempt for attempt in staying if attempt.job.priority > job.priority]
         weaker.sort(key=lambda attempt: -attempt.job.priority)
-        for attempt in weaker[:count]:
-            attempt.ask_to_leave()
+        if not weaker or job.stopped.is_set():
+            return
+        idle = self.limits.connections_max - len(staying)
+        for lane, pieces in self._ready(job).items():
+            wanted = min(pieces, lane.limit.current)
+            taken = sum(attempt.lane is lane for attempt in staying)
+            in_lane = [attempt for attempt in weaker if attempt.lane is lane]
+            giving = in_lane[: max(0, wanted - (lane.limit.current - taken))]
+            others = [attempt for attempt in weaker if attempt not in giving]
+            giving += others[: max(0, wanted - idle - len(giving))]
+            for attempt in giving:
+                attempt.ask_to_leave()
+                weaker.remove(attempt)
+            idle += len(giving) - wanted
+
+    def _ready(self, job: Job) -> Counter[Lane]:
+        """Pieces of `job` that could be at work now, by lane."""
+        now, ready = self.clock(), Counter[Lane]()
+        for transfer in job.waiting:
+            if transfer.has_ranges:
+                ready[self._lane(transfer)] += len(transfer.pending)
+            elif not transfer.flying and transfer.patience.not_before <= now:
+                ready[self._lane(transfer)] += 1
+        for flight in job.parked:
+            ready[self._lane(flight.transfer)] += flight.patience.not_before <= now
+        return ready
 
     def remove(self, job: Job) -> None:
         """Forget a job that has ended."""
@@ -159,7 +184,7 @@ class WorkQueue:
                 transfer.pending.popleft()
                 if not transfer.pending:
                     job.waiting.remove(transfer)
-            return Attempt(job, transfer, Flight(transfer, piece), lane, transfer.has_ranges)
+            return Attempt(job, transfer, transfer.flight(piece), lane, transfer.has_ranges)
         return None
 
     def _hedge(self) -> Attempt | None:
@@ -169,7 +194,9 @@ class WorkQueue:
         worst: Attempt | None = None
         for attempt in self._attempts:
             flight, lane = attempt.flight, attempt.lane
-            if flight.is_whole or attempt.flight_is_shared or not attempt.ranged or attempt.job.stopped.is_set():
+            if flight.is_whole or attempt.flight_is_shared or not attempt.ranged or attempt.leaves():
+                continue
+            if flight.patience.not_before > now or not attempt.transfer.has_ranges:
                 continue
             if lane.active >= lane.limit.current or now - flight.began < self.limits.hedge_after_s:
                 continue
@@ -182,10 +209,11 @@ class WorkQueue:
         return Attempt(worst.job, worst.transfer, worst.flight, worst.lane)
 
     def _pause_s(self) -> float | None:
+        """Seconds until the clock alone may bring work. What is due already waits for a connection: `end` and `tick` tell."""
         now = self.clock()
         dates = [f.patience.not_before for job in self.jobs for f in job.parked]
         dates += [t.patience.not_before for job in self.jobs for t in job.waiting if not t.has_ranges]
-        waits = [max(date - now, 0.005) for date in dates]
+        waits = [date - now for date in dates if date > now]
         if self._attempts:
             waits.append(_HEDGE_LOOK_S)
         return min(waits, default=None)
@@ -229,34 +257,35 @@ class WorkQueue:
             if flight.attempts == 0:
                 transfer.flying.discard(flight)
                 if not flight.is_whole:
-                    self._park(job, flight)
+                    job.parked.append(flight)
+            if not transfer.has_ranges:
+                self._give_back(job, transfer)
             self.changed.notify_all()
 
-    def _park(self, job: Job, flight: Flight) -> None:
-        transfer = flight.transfer
-        if transfer.has_ranges:
-            job.parked.append(flight)
+    def _give_back(self, job: Job, transfer: Transfer) -> None:
+        """Without ranges no piece is fetched alone: what is parked waits for the stream that reads the file from its start."""
+        begun = {flight.piece: flight for flight in job.parked if flight.transfer is transfer}
+        if not begun:
             return
-        for parked in [f for f in job.parked if f.transfer is transfer]:
-            job.parked.remove(parked)
-            self._give_back(job, parked)
-        self._give_back(job, flight)
-
-    def _give_back(self, job: Job, flight: Flight) -> None:
-        transfer = flight.transfer
-        if flight.piece not in transfer.pending:
-            transfer.pending = deque(sorted([*transfer.pending, flight.piece]))
+        job.parked = [flight for flight in job.parked if flight.transfer is not transfer]
+        transfer.begun |= begun
+        transfer.pending = deque(sorted({*transfer.pending, *begun}))
         if transfer not in job.waiting:
             job.waiting.append(transfer)
 
     def _count_failure(self, attempt: Attempt, retry: Retry) -> None:
         now, job = self.clock(), attempt.job
         patience = attempt.flight.patience if attempt.ranged else attempt.transfer.patience
-        patience.failed(now, retry_delay_s(self.limits, patience.failures, retry.after_s, self.rng))
+        delay_s = retry_delay_s(self.limits, patience.failures, retry.after_s, self.rng)
         job.retries += 1
         job.last_trouble = retry.why
         if retry.congested:
             attempt.lane.limit.congested(now)
+        if attempt.flight.attempts:
+            # The other connection is still at work on this piece: it has not failed, it only gets no third one at once.
+            patience.not_before = now + max(delay_s, self.limits.hedge_after_s)
+            return
+        patience.failed(now, delay_s)
         if patience.is_over(self.limits, now):
             self._fail(
                 job,
@@ -281,17 +310,19 @@ class WorkQueue:
         self.changed.notify_all()
 
     def close(self) -> None:
-        """Wake everybody up to go home."""
+        """Fail every job, now and later, and send everybody home."""
         with self.changed:
             self.closed = True
-            for attempt in self._attempts:
-                attempt.ask_to_leave()
+            for job in self.jobs:
+                self._fail(job, Cancelled())
             self.changed.notify_all()
 
     def tick(self, elapsed_s: float) -> None:
-        """A second has passed: let the lanes learn from it."""
+        """A second has passed: let the lanes learn from it, and who became ready again get room."""
         with self.changed:
-            waiting = any(job.waiting for job in self.jobs if not job.stopped.is_set())
+            for job in self.jobs:
+                self._make_room(job)
+            waiting = any(job.waiting or job.parked for job in self.jobs if not job.stopped.is_set())
             for lane in self._lanes.values():
                 rate, lane.bytes_moved = lane.bytes_moved / elapsed_s, 0
                 lane.limit.observe(self.clock(), rate, saturated=waiting and lane.active >= lane.limit.current)

@@ -14,11 +14,13 @@ class RateLimit:
         self._free_at = time.monotonic()
         self._lock = threading.Lock()
 
-    def take(self, size_bytes: int, stopped: threading.Event) -> None:
-        """Wait until `size_bytes` more may move, or `stopped` is set."""
+    def take(self, size_bytes: int, leaving: threading.Event) -> None:
+        """Wait until `size_bytes` more may move, first come first served; nothing is taken when `leaving` is set before."""
         if self._rate is None:
             return
         with self._lock:
             start = max(self._free_at, time.monotonic())
             self._free_at = start + size_bytes / self._rate
-        stopped.wait(max(0.0, start - time.monotonic()))
+        if leaving.wait(max(0.0, start - time.monotonic())):
+            with self._lock:
+                self._free_at -= size_bytes / self._rate
