@@ -75,9 +75,9 @@ class ShortDisk(Disk):
         self.shortened = 0
 
     def pwrite(self, fd: int, view: memoryview, offset: int) -> int:
-        if len(view) <= 1:
+        block = 4096 if len(view) % 4096 == 0 else 1
+        if len(view) <= block:
             return super().pwrite(fd, view, offset)
-        block = 4096 if len(view) > 4096 and len(view) % 4096 == 0 else 1
         count = max(block, int(len(view) * self._part) // block * block)
         self.shortened += count < len(view)
         return super().pwrite(fd, view[:count], offset)

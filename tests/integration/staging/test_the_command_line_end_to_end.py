@@ -10,59 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from commands import Prestage
 
 from prestage.cacher.digests import PIECE_BYTES
 from servers import faults
 from servers.hostile import Hostile
 
 DATA = random.Random(3).randbytes(3 * PIECE_BYTES + 4321)
-
-
-@dataclass
-class Result:
-    """What a run left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-    @property
-    def last(self) -> dict[str, Any]:
-        return self.events[-1]
-
-
-@dataclass
-class Prestage:
-    """The command, on one root."""
-
-    root: Path
-    env: Mapping[str, str]
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        environ = {**os.environ, **self.env, "PRESTAGE_ROOT": str(self.root)}
-        command = [sys.executable, "-m", "prestage.cacher.cli", *words]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
-
-    def __call__(self, *words: str) -> Result:
-        process = self.start(*words)
-        out, err = process.communicate(timeout=120)
-        assert "Traceback" not in err, err
-        return Result(process.returncode, out, err)
-
-
-@pytest.fixture
-def prestage(tmp_path: Path) -> Prestage:
-    return Prestage(tmp_path / "store", {"NO_COLOR": "1"})
 
 
 @pytest.fixture

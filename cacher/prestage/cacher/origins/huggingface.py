@@ -215,6 +215,7 @@ def _checked(value: str, source: str) -> str:
 def _server_time(head: ResponseHead) -> float:
     """The Date of an answer: signed URLs end by the server's clock. Ours where it does not say."""
     try:
-        return email.utils.parsedate_to_datetime(head.headers.get("date", "")).timestamp()
+        # Date is cut to whole seconds: the later end of its second is the safe one.
+        return email.utils.parsedate_to_datetime(head.headers.get("date", "")).timestamp() + 1
     except (ValueError, TypeError, IndexError):
         return time.time()

@@ -150,6 +150,8 @@ def translated(exc: OSError, path: Path) -> PrestageError:
         return Full(f"no space left on the disk for {path}", hint="evict something, or give the store a larger disk")
     if exc.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return Misconfigured(f"cannot write {path}: {exc.strerror}", hint="check the mount and who runs prestage")
+    if exc.errno == errno.ENOENT:
+        return Unavailable(f"{path} is gone", hint="was the store deleted or unmounted under a running prestage?")
     return Unavailable(
         f"the disk failed at {path}: {exc.strerror}", hint="check the kernel log; `prestage verify` says what is damaged"
     )

@@ -93,6 +93,8 @@ class WorkQueue:
         with self.changed:
             self.jobs.append(job)
             self.jobs.sort(key=lambda other: other.priority)
+            for transfer in job.waiting:
+                self._lane(transfer)  # `wanted_threads` counts them
             if self.closed:
                 self._fail(job, Cancelled())
             else:

@@ -27,7 +27,7 @@ def base(fast_path: Path, scenario: Scenario) -> Path:
     return root
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS], ids=errno.errorcode.get)
+@pytest.mark.parametrize("number", FAULTS, ids=errno.errorcode.get)
 @pytest.mark.parametrize("scenario", CHANGING, ids=str)
 def test_a_fault_at_any_call_is_a_clear_error_and_costs_nothing_that_was_done(
     scenario: Scenario, number: int, base: Path, fast_path: Path
