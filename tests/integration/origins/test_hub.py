@@ -45,7 +45,7 @@ def at_hub(
 
 def refused(hub: Hub, client: HttpClient, ref: str, **environ: str) -> PrestageError:
     with pytest.raises(PrestageError) as error:
-        at_hub(hub, client, ref, **environ)
+        at_hub(hub, client, ref, None, **environ)
     assert "\n" not in str(error.value)
     assert error.value.hint
     for secret in ("hf_ok", "hf_other"):

@@ -8,7 +8,7 @@ import hashlib
 import os
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -277,7 +277,7 @@ def test_credentials_that_stay_refused_end_the_transfer_with_their_source(
 
 def test_a_clock_that_is_wrong_is_named(bucket: str, owner: S3Client, client: HttpClient, aws: pytest.MonkeyPatch) -> None:
     owner.put_object(Bucket=bucket, Key="f.bin", Body=WEIGHTS)
-    right = botocore.auth.get_current_datetime
+    right: Callable[..., datetime.datetime] = vars(botocore.auth)["get_current_datetime"]
     aws.setattr(botocore.auth, "get_current_datetime", lambda *args, **named: right(*args, **named) - datetime.timedelta(hours=1))
     real = time.time
     aws.setattr("prestage.cacher.origins.s3.time.time", lambda: real() - 3600)

@@ -105,7 +105,9 @@ class Asker:
                 rules=self.rules,
             )
             if isinstance(step, GiveUp):
-                raise _given_up(subject, failure, text, step, failures) from (failure if isinstance(failure, NetError) else None)
+                raise _given_up(subject, failure, text, step, failures=failures) from (
+                    failure if isinstance(failure, NetError) else None
+                )
             self.sleep(step.seconds)
 
 
@@ -120,7 +122,7 @@ def _first_bytes(body: Body) -> bytes:
 
 
 def _given_up(
-    subject: str, failure: NetError | ResponseHead, text: str, step: GiveUp, failures: int
+    subject: str, failure: NetError | ResponseHead, text: str, step: GiveUp, *, failures: int
 ) -> Unavailable | Misconfigured:
     if isinstance(failure, NetError):
         if not failure.retryable:

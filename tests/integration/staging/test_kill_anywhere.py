@@ -1,0 +1,44 @@
+"""A stage that is killed again and again, anywhere, still ends whole; nothing partial is ever seen on the way."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from commands import Prestage
+
+from prestage.cacher.digests import PIECE_BYTES
+from servers import faults
+from servers.hostile import Hostile
+
+DATA = random.Random(9).randbytes(5 * PIECE_BYTES + 77)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=["kill", "term", "int"])
+def test_killed_again_and_again_it_ends_whole(number: signal.Signals, prestage: Prestage) -> None:
+    rng = random.Random(number)
+    with Hostile({"/model.safetensors": DATA}) as server:
+        server.choose = lambda request: faults.Drip(30e6) if request.method == "GET" else None
+        url = server.url("/model.safetensors")
+        for _ in range(25):
+            process = prestage.start("stage", url, "--connections", "2", "--json")
+            time.sleep(rng.uniform(0.15, 1.2))
+            process.send_signal(number)
+            _, err = process.communicate(timeout=30)
+            assert "Traceback" not in err
+            found = prestage("path", url)
+            if found.code == 0:
+                assert (Path(found.out.strip()) / "model.safetensors").read_bytes() == DATA
+            elif prestage("ls", "--json").code == 0:
+                assert {row["state"] for row in json.loads(prestage("ls", "--json").out)} <= {"partial"}
+        server.choose = lambda request: None
+        done = prestage("stage", url, "--json")
+    assert done.code == 0, done.err
+    assert (Path(done.last["path"]) / "model.safetensors").read_bytes() == DATA
+    assert prestage("verify").code == 0
+    assert not list((prestage.root / "ingest").iterdir())

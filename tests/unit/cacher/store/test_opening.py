@@ -1,0 +1,306 @@
+"""What a store is opened on, refused on, and finds when it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from stores.making import Patterns, Steps, stage
+from stores.oracle import check_invariants
+from stores.scenarios import KNOWN, SHARING, SMALL, is_whole
+
+from prestage.cacher.errors import Bug, Busy, Misconfigured, NotFound
+from prestage.cacher.store.store import Store
+
+CACHER = Path(__file__).parents[4] / "cacher"
+
+
+def snapshot(root: Path) -> dict[str, object]:
+    return {str(path): (path.lstat().st_mode, path.read_bytes() if path.is_file() else b"") for path in root.rglob("*")}
+
+
+@pytest.fixture
+def root(fast_path: Path) -> Path:
+    root = fast_path / "store"
+    with Store.open(root, own=True) as store:
+        stage(store, SMALL)
+    return root
+
+
+def test_a_new_store_is_private(fast_path: Path) -> None:
+    with Store.open(fast_path / "a" / "b", own=True) as store:
+        assert store.root.stat().st_mode & 0o777 == 0o700
+        assert json.loads((store.root / "format").read_bytes()).keys() == {"layout", "store", "filesystem"}
+        assert store.warnings == []
+
+
+def test_there_is_nothing_to_read_where_there_is_no_store(fast_path: Path) -> None:
+    with pytest.raises(NotFound, match="no store at"):
+        Store.open(fast_path / "store", own=False)
+    assert not (fast_path / "store").exists()
+
+
+def test_a_directory_that_holds_something_else_is_refused_untouched(fast_path: Path) -> None:
+    (fast_path / "photos").mkdir()
+    (fast_path / "photos" / "cat.jpg").write_bytes(b"cat")
+    with pytest.raises(Misconfigured, match=r"not empty and no store \(it holds 'cat.jpg'\)"):
+        Store.open(fast_path / "photos", own=True)
+    assert [path.name for path in (fast_path / "photos").iterdir()] == ["cat.jpg"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"layout": 2}, "layout 2"),
+        ({"filesystem": {"type": "ext4", "id": "00"}}, "another file system"),
+        ({"layout": None}, "layout None"),
+    ],
+)
+def test_a_newer_layout_and_another_file_system_are_refused_untouched(
+    root: Path, own: bool, change: dict[str, object], says: str
+) -> None:
+    document = json.loads((root / "format").read_bytes())
+    (root / "format").write_text(json.dumps({**document, **change}))
+    before = snapshot(root)
+    with pytest.raises(Misconfigured, match=says):
+        Store.open(root, own=own)
+    assert snapshot(root) == before
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b'{"layout": 1}', b"\xff\xfe", b'"' * 99, b"[" * 99_999])
+def test_a_damaged_format_file_is_refused_in_one_line(root: Path, raw: bytes) -> None:
+    (root / "format").write_bytes(raw)
+    with pytest.raises(Misconfigured) as caught:
+        Store.open(root, own=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_system_mounted_inside_the_store_is_refused(tmp_path: Path) -> None:
+    script = f"""
+set -e
+mkdir -p {tmp_path}/store
+{sys.executable} -c '
+import sys
+from pathlib import Path
+from prestage.cacher.store.store import Store
+Store.open(Path(sys.argv[1]), own=True).close()' {tmp_path}/store
+mount -t tmpfs none {tmp_path}/store/blobs
+{sys.executable} -c '
+import sys
+from pathlib import Path
+from prestage.cacher.errors import Misconfigured
+from prestage.cacher.store.store import Store
+for own in (True, False):
+    try:
+        Store.open(Path(sys.argv[1]), own=own)
+    except Misconfigured as exc:
+        print(exc)' {tmp_path}/store
+"""
+    done = in_a_mount_namespace(script)
+    assert done.stdout.count("a tmpfs file system is mounted inside the store") == 2
+
+
+def test_a_disk_that_is_full_is_a_clear_error_and_the_rest_stays_usable(tmp_path: Path) -> None:
+    script = f"""
+set -e
+mkdir -p {tmp_path}/disk
+mount -t tmpfs -o size=4m none {tmp_path}/disk
+{sys.executable} -c '
+import sys
+from pathlib import Path
+from stores.making import Model, Steps, content, stage
+from stores.scenarios import SMALL, is_whole
+from prestage.cacher.errors import Full
+from prestage.cacher.store.store import Store
+with Store.open(Path(sys.argv[1]), own=True) as store:
+    stage(store, SMALL)
+    store.hold(SMALL.artifact, kind="pin")
+    big, steps = Model(dict(big=content(5_000_000))), Steps()
+    try:
+        stage(store, big, steps)
+    except Full as exc:
+        print("refused:", exc, steps.fetched)
+with Store.open(Path(sys.argv[1]), own=True, margin_bytes=0, budget_bytes=None) as store:
+    filler = Path(sys.argv[1]).with_name("filler")
+    model = Model(dict(big=content(3_000_000)))
+    class Late(type(store._parts.disk)):
+        def allocate(self, fd, size_bytes, path):
+            filler.write_bytes(bytes(2_000_000))
+            super().allocate(fd, size_bytes, path)
+    store._parts.disk.__class__ = Late
+    try:
+        stage(store, model)
+    except Full as exc:
+        print("full midway:", exc)
+    filler.unlink()
+    print(is_whole(store, SMALL), store.usage().reserved, list((store.root / "ingest").iterdir()))
+' {tmp_path}/disk/store
+"""
+    done = in_a_mount_namespace(script)
+    refused, midway, rest = done.stdout.splitlines()
+    assert "do not fit" in refused
+    assert refused.endswith("[]")
+    assert "no space left on the disk" in midway
+    assert rest == "True 0 []"
+
+
+def in_a_mount_namespace(script: str) -> subprocess.CompletedProcess[str]:
+    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs root and a private mount namespace (unshare -m)")
+    tests = Path(__file__).parents[3]
+    environment = {**os.environ, "PYTHONPATH": f"{CACHER}:{tests}"}
+    done = subprocess.run(
+        ["unshare", "-m", "--propagation", "private", "bash", "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_a_second_owner_is_told_who_the_first_is(root: Path) -> None:
+    with Store.open(root, own=True, purpose="prestage stage hf://org/name"):
+        with pytest.raises(Busy) as caught:
+            Store.open(root, own=True)
+        assert f"process {os.getpid()} (prestage stage hf://org/name) since" in str(caught.value)
+        with Store.open(root, own=False) as reader:
+            assert is_whole(reader, SMALL)
+    with Store.open(root, own=True) as store:
+        assert is_whole(store, SMALL)
+
+
+def test_an_owner_that_waits_gets_the_store_when_it_is_free(root: Path) -> None:
+    code = "import sys, time; from pathlib import Path; from prestage.cacher.store.store import Store\n"
+    code += "with Store.open(Path(sys.argv[1]), own=True): print('owned', flush=True); time.sleep(0.5)"
+    environment = {**os.environ, "PYTHONPATH": str(CACHER)}
+    with subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE, env=environment) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"owned\n"
+        began = time.monotonic()
+        with Store.open(root, own=True, wait_s=20) as store:
+            assert is_whole(store, SMALL)
+        assert 0.1 < time.monotonic() - began < 15
+
+
+def test_an_owner_that_is_killed_leaves_no_lock(root: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        Store.open(root, own=True)
+        os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    with Store.open(root, own=True) as store:
+        assert is_whole(store, SMALL)
+
+
+def test_a_reader_changes_nothing_but_holds(root: Path) -> None:
+    with Store.open(root, own=False) as reader:
+        with pytest.raises(Bug):
+            reader.evict(SMALL.artifact)
+        with pytest.raises(Bug):
+            reader.put_manifest(SHARING.manifest)
+        with pytest.raises(Bug):
+            reader.reserve(1, artifact=SMALL.artifact)
+        with pytest.raises(Bug):
+            reader.publish_view(SMALL.artifact)
+        assert reader.used_bytes() > 9001
+        assert reader.free_bytes() > 0
+
+
+@pytest.mark.parametrize("raw", [None, b"", b"not sqlite at all" * 1000, b"SQLite format 3\x00" + bytes(4096)])
+def test_a_lost_or_damaged_index_is_made_again(root: Path, raw: bytes | None) -> None:
+    if raw is None:
+        (root / "index.db").unlink()
+    else:
+        (root / "index.db").write_bytes(raw)
+    with Store.open(root, own=True) as store:
+        assert store.used_bytes() > 9001
+        steps = Steps()
+        stage(store, SHARING, steps)
+        assert steps.fetched == ["config.json"], "reuse by digest works again"
+        assert store.warnings == []
+
+
+def test_an_index_that_is_damaged_in_the_middle_loses_nothing(root: Path) -> None:
+    raw = bytearray((root / "index.db").read_bytes())
+    for at in range(4096, len(raw), 97):
+        raw[at] ^= 0x5A
+    (root / "index.db").write_bytes(raw)
+    with Store.open(root, own=True) as store:
+        assert is_whole(store, SMALL)
+        stage(store, SHARING)
+        assert is_whole(store, SHARING)
+        assert store.usage().used >= 0
+
+
+def test_foreign_files_are_reported_and_left_alone(root: Path) -> None:
+    foreign = [
+        root / "README",
+        root / "blobs" / "zz-note",
+        root / "blobs" / "ab" / "note.txt",
+        root / "ingest" / "mine",
+        root / "views" / "mine",
+        root / "refs" / "mine.json",
+        root / "manifests" / "mine.json",
+        root / "holds" / "mine",
+        root / "quarantine" / "mine",
+    ]
+    for path in foreign:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"mine")
+    (root / "views" / "link").symlink_to("/etc")
+    with Store.open(root, own=True, budget_bytes=1 << 40) as store:
+        assert sorted(warning.partition(" is not ours")[0] for warning in store.warnings) == sorted(
+            map(str, [*foreign, root / "views" / "link"])
+        )
+        assert is_whole(store, SMALL)
+        stage(store, SHARING)
+        store.evict(SMALL.artifact)
+        assert [row.artifact for row in store.list()] == [SHARING.artifact]
+    assert all(path.read_bytes() == b"mine" for path in foreign)
+
+
+def test_a_missing_folder_is_made_again(root: Path) -> None:
+    shutil.rmtree(root / "quarantine")
+    shutil.rmtree(root / "refs")
+    with Store.open(root, own=True) as store:
+        stage(store, SMALL)
+        assert store.lookup(SMALL.name) == SMALL.artifact
+    check_invariants(root, KNOWN)
+
+
+def test_a_ref_is_looked_up_as_it_was_staged(root: Path) -> None:
+    with Store.open(root, own=True) as store:
+        assert store.lookup("hf://org/name") == SMALL.artifact, "main is the default revision"
+        assert store.lookup(SMALL.artifact) == SMALL.artifact
+        assert store.lookup(f"hf://org/other@{SMALL.artifact}") == SMALL.artifact, "a pin wins"
+        assert store.lookup(SMALL.name, Patterns()) == SMALL.artifact
+        for unknown in ("hf://org/nothing", "sha256:" + "0" * 64, f"hf://org/name@sha256:{'0' * 64}"):
+            with pytest.raises(NotFound, match="stage it first"):
+                store.lookup(unknown)
+        with pytest.raises(NotFound):
+            store.lookup(SMALL.name, Patterns(include=("*.json",)))
+        with pytest.raises(Misconfigured):
+            store.lookup("sha256:12")
+
+
+def test_a_ref_with_several_selections_is_named_by_its_artifacts(root: Path) -> None:
+    with Store.open(root, own=True) as store:
+        stage(store, SHARING)
+        store.record_ref("hf://org/both@main", Patterns(include=("a",)), SMALL.artifact)
+        assert store.lookup("hf://org/both@main") == SMALL.artifact
+        store.record_ref("hf://org/both@main", Patterns(include=("b",)), SHARING.artifact)
+        with pytest.raises(Misconfigured) as caught:
+            store.lookup("hf://org/both@main")
+        assert SMALL.artifact in str(caught.value)
+        assert SHARING.artifact in str(caught.value)
+        assert store.lookup("hf://org/both@main", Patterns(include=("b",))) == SHARING.artifact
