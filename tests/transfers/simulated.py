@@ -41,7 +41,7 @@ class Range:
     data: bytes
     at: int
     stop: int
-    before: Callable[[Range], None] = lambda stream: None
+    before: Callable[[Range], object] = lambda stream: None
     fails_at: int | None = None
     most: int = 1 << 30
     ended: threading.Event = field(default_factory=threading.Event)
@@ -105,7 +105,7 @@ class Dice:
         if fault == "short":
             return Range(self.data, start, self.rng.randint(start + 1, stop))
         if fault == "slow":
-            return Range(self.data, start, stop, before=lambda stream: stream.ended.wait(0.002) and None, most=40_960)
+            return Range(self.data, start, stop, before=lambda stream: stream.ended.wait(0.002), most=40_960)
         if fault == "stall":
             return Range(self.data, start, stop, before=_stall)
         return Range(self.data, start, stop)

@@ -36,7 +36,9 @@ from prestage.bench.rounds import Summary, Verdict, judge, ratios, schedule, sum
 from prestage.bench.scratch import scratch_folder
 from prestage.cacher.errors import Corrupt, Full
 
-_RUN_TIMEOUT_S = 1800.0
+_RUN_S_MIN = 120.0
+_RUN_READS = 10
+"""A run that takes this many times as long as a plain single-stream read has hung."""
 _QUIET_CORES = 0.3
 _QUIET_WAIT_S = 20.0
 _MARGIN_BYTES = 512 << 20
@@ -182,6 +184,7 @@ def measure(job: FetchJob, reference: Reference, told: Callable[[str], None]) ->
     samples: list[FetchSample] = []
     failed: dict[str, list[str]] = {}
     for number, tool in schedule(tuple(about), job.rounds, job.seed):
+        told(f"round {number + 1} of {job.rounds}: {tool} ...")
         try:
             sample = _run(job, reference, number, tool)
         except (ChildFailed, Corrupt) as exc:
@@ -227,7 +230,7 @@ def _run(job: FetchJob, reference: Reference, number: int, tool: str) -> FetchSa
             cwd=folder,
             environment={**os.environ, **invocation.environment},
             server_pids=servers,
-            timeout_s=_RUN_TIMEOUT_S,
+            timeout_s=max(_RUN_S_MIN, _RUN_READS * reference.read_s),
         )
         output = invocation.output or _staged_file(ran.stdout)
         synced = _sync(output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -24,6 +25,8 @@ class Reference:
     size_bytes: int
     blake3: str
     """Hex."""
+    read_s: float = 0.0
+    """How long the plain read took: what a tool's run may take follows from it."""
 
 
 def read_reference(target: Target) -> Reference:
@@ -66,8 +69,8 @@ def _from_s3(target: Target) -> Reference:
 
 
 def _digest(read: Callable[[int], bytes]) -> Reference:
-    size, digest = 0, blake3()
+    began, size, digest = time.monotonic(), 0, blake3()
     while part := read(_STEP_BYTES):
         size += len(part)
         digest.update(part)
-    return Reference(size, digest.hexdigest())
+    return Reference(size, digest.hexdigest(), time.monotonic() - began)

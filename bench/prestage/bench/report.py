@@ -177,7 +177,8 @@ Each bar is a fresh process, from its start to its first answer."""
 _LEAD_FETCH = "One object from one server to one disk, each tool in a process of its own, in turns."
 
 _STYLE = """
-:root{color-scheme:light dark;--ground:#f6f7f9;--card:#fff;--ink:#1f2733;--faint:#667085;--line:#e4e7ec;--good:#2b8a6e;--doubt:#b4690e;/*light*/}
+:root{color-scheme:light dark;--ground:#f6f7f9;--card:#fff;--ink:#1f2733;--faint:#667085;--line:#e4e7ec;
+--good:#2b8a6e;--doubt:#b4690e;/*light*/}
 @media (prefers-color-scheme:dark){:root{--ground:#0f141b;--card:#171e28;--ink:#e6eaf0;--faint:#94a0b5;--line:#2a3442;
 --good:#4fc3a1;--doubt:#e0b04a;/*dark*/}}
 *{box-sizing:border-box}

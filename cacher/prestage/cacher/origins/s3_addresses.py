@@ -32,7 +32,6 @@ class S3Settings:
     style: str = "auto"
     connect_to: tuple[str, int] | None = None
     """Connect there, whatever the URL's host says."""
-    anonymous: bool = False
 
     @staticmethod
     def from_environ(environ: Mapping[str, str], *, endpoint: str | None, region: str | None, style: str | None) -> S3Settings:
@@ -52,7 +51,6 @@ class S3Settings:
             region=environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or region or "us-east-1",
             style=chosen,
             connect_to=_connect_to(environ.get("PRESTAGE_S3_CONNECT_TO", "")),
-            anonymous=environ.get("PRESTAGE_S3_ANONYMOUS", "").lower() in ("1", "true", "yes"),
         )
 
     def authority(self, bucket: str) -> str:

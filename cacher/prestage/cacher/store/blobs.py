@@ -125,6 +125,11 @@ class Blobs:
         if self._index is not None:
             self.allocated_bytes = self._index.sync(self.names(), self._row)
 
+    def named(self, alias: str) -> list[BlobId]:
+        """Published blobs with this other digest, or fetched as the file of this identity."""
+        names = self._index.named(alias) if self._index is not None else []
+        return [blob for blob in (BlobId(f"blake3-tree:{name}") for name in names) if self.has(blob)]
+
     def sizes(self) -> dict[str, int]:
         """Hex name -> bytes on disk, of every blob, by the index."""
         return self._index.sizes() if self._index is not None else {}

@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -142,6 +143,17 @@ class Disk:
             return call()
         except OSError as exc:
             raise translated(exc, path) from exc
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Around everything that others call: what looking at the disk raised, in words of ours. Also a decorator."""
+    try:
+        yield
+    except ConnectionError:
+        raise  # a callback's, not the disk's
+    except OSError as exc:
+        raise translated(exc, Path(str(exc.filename or "the store"))) from exc
 
 
 def translated(exc: OSError, path: Path) -> PrestageError:

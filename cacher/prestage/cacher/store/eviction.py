@@ -9,6 +9,7 @@ Each step is durable before the next; a .gone-* tree that is found at start is a
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
@@ -27,6 +28,8 @@ from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.locks import gate
 from prestage.cacher.store.views import Views
 
+QUARANTINED = re.compile(r"[0-9a-f]{64}\.[0-9]+(\.why)?")
+"""Names of what lies in quarantine: of a blob or an ingest, a number, and why."""
 _SETTLE_S = 0.5
 """How long a file system may take to account for what was unlinked (xfs frees in the background)."""
 
@@ -76,8 +79,9 @@ class Evictor:
     ) -> int:
         """Everything of an evict but its beginning; idempotent. Returns the bytes of what was removed."""
         parts = self._parts
-        mine = set(parts.artifacts.binding(artifact).values())
-        shared = self._bound(but=artifact) if mine else set()
+        mine = self._blobs_of(artifact)
+        others = (other for other in parts.artifacts.all() if other != artifact)
+        shared = {blob for other in others for blob in self._blobs_of(other)} if mine else set()
         removed = sum(parts.blobs.remove(blob) for blob in sorted(mine - shared) if blob not in claimed)
         folders = [folder for folder in self._ingests(artifact) if folder.name not in busy]
         parts.artifacts.forget(artifact)
@@ -88,10 +92,17 @@ class Evictor:
             remove_tree(parts.disk, gone)
         return removed
 
-    def _bound(self, *, but: ArtifactId | None = None) -> set[BlobId]:
-        """Blobs that some binding names."""
-        artifacts = self._parts.artifacts
-        return {blob for other in artifacts.all() if other != but for blob in artifacts.binding(other).values()}
+    def _blobs_of(self, artifact: ArtifactId) -> set[BlobId]:
+        """What its binding names, and for files that it does not name what they were fetched as: a cut or damaged binding."""
+        parts = self._parts
+        binding = parts.artifacts.binding(artifact)
+        found = set(binding.values())
+        with suppress(NotFound, Corrupt, Misconfigured):
+            manifest = parts.artifacts.manifest(artifact)
+            for file in manifest.files:
+                if file.path not in binding:
+                    found.update(parts.blobs.named(ingests.identity(manifest, file)))
+        return found
 
     def _ingests(self, artifact: ArtifactId) -> Iterator[Path]:
         """Where files of `artifact` are being fetched."""
@@ -127,7 +138,7 @@ class Evictor:
         fetched: set[str] = set()
         found: list[Candidate] = []
         for artifact in parts.artifacts.all():
-            mine = {hex_of(blob) for blob in parts.artifacts.binding(artifact).values()}
+            mine = {hex_of(blob) for blob in self._blobs_of(artifact)}
             folders = {folder.name: ingests.allocated_bytes(folder) for folder in self._ingests(artifact)}
             bound |= mine
             fetched |= folders.keys()
@@ -159,7 +170,7 @@ class Evictor:
 
     def _quarantined(self) -> Iterator[Candidate]:
         for entry in os.scandir(self._parts.layout.quarantine):
-            if entry.is_file(follow_symlinks=False):
+            if entry.is_file(follow_symlinks=False) and QUARANTINED.fullmatch(entry.name):
                 size = entry.stat(follow_symlinks=False).st_blocks * 512
                 yield Candidate(Kind.QUARANTINE, entry.name, f"quarantine/{entry.name}", 0.0, other_bytes=size)
 

@@ -47,7 +47,7 @@ def is_published_too(data: Path) -> bool:
     """`data` is a second name of a blob: a power cut undid half of the rename that published it. Never written to."""
     try:
         return data.stat().st_nlink > 1
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
@@ -64,7 +64,7 @@ def allocated_bytes(folder: Path) -> int:
     """What the ingest in `folder` takes on disk; 0 if there is none."""
     try:
         return (folder / "data").stat().st_blocks * 512
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0
 
 

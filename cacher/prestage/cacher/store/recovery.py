@@ -15,7 +15,7 @@ from pathlib import Path
 from prestage.cacher.digests import ArtifactId
 from prestage.cacher.store import ingest as ingests
 from prestage.cacher.store.disk import make_directories, remove_tree
-from prestage.cacher.store.eviction import Evictor, Parts
+from prestage.cacher.store.eviction import QUARANTINED, Evictor, Parts
 from prestage.cacher.store.layout import FOLDERS
 from prestage.cacher.store.locks import gate
 from prestage.cacher.store.views import GONE, NEW
@@ -29,7 +29,7 @@ _KNOWN = {
     "ingest": _HEX,
     "views": _HEX,
     "holds": _HEX,
-    "quarantine": re.compile(r"[0-9a-f]{64}\.[0-9]+(\.why)?"),
+    "quarantine": QUARANTINED,
 }
 
 

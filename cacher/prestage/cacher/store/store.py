@@ -21,7 +21,7 @@ from prestage.cacher.store import ingest as ingests
 from prestage.cacher.store.artifacts import Artifacts, Patterns
 from prestage.cacher.store.blobs import Blobs
 from prestage.cacher.store.budget import LeastRecentlyUsed, Policy, Usage
-from prestage.cacher.store.disk import Disk
+from prestage.cacher.store.disk import Disk, disk_errors
 from prestage.cacher.store.eviction import Evictor, Parts, free_bytes
 from prestage.cacher.store.holds import Clocks, HoldId, Holds, Kind
 from prestage.cacher.store.index import Index
@@ -57,13 +57,14 @@ class Store:
         self, parts: Parts, room: Room | None, closing: ExitStack, *, trusted: frozenset[str], index: Index | None
     ) -> None:
         self._parts, self._room, self._closing = parts, room, closing
-        self._trusted, self._index = trusted, index
+        self._trusted = trusted
         self._evictor = Evictor(parts)
         self.root = parts.layout.root
         self.warnings: list[str] = []
         """What was found in the tree that is not ours."""
 
     @classmethod
+    @disk_errors()
     def open(
         cls,
         root: Path,
@@ -106,7 +107,7 @@ class Store:
             blobs.count()
             policy = policy or LeastRecentlyUsed()
             room = Room(parts, evictor, policy, budget=budget_bytes, margin=margin_bytes) if own else None
-            store = cls(parts, room, closing.pop_all(), trusted=trusted, index=index)
+            store = cls(parts, room, closing.pop_all(), trusted=trusted)
             store.warnings.extend(warnings)
             return store
 
@@ -126,6 +127,7 @@ class Store:
             raise Bug("a store that was opened to read is written to")
         return self._room
 
+    @disk_errors()
     def used_bytes(self) -> int:
         """What blobs, ingests and quarantine take on disk."""
         if self._room is not None:
@@ -134,21 +136,25 @@ class Store:
         files = [*layout.blobs.glob("*/*"), *layout.ingests.glob("*/data"), *layout.quarantine.iterdir()]
         return sum(_allocated(path) for path in files if path.suffix != ".meta")
 
+    @disk_errors()
     def free_bytes(self) -> int:
         """What the file system has left, margin not deducted."""
         return free_bytes(self.root)
 
+    @disk_errors()
     def usage(self) -> Usage:
         """The owner's account of the disk."""
         return self._owned.usage()
 
     # -- what is known of artifacts
 
+    @disk_errors()
     def put_manifest(self, manifest: Manifest) -> ArtifactId:
         """Keep a manifest. Idempotent, durable."""
         _ = self._owned
         return self._parts.artifacts.put_manifest(manifest)
 
+    @disk_errors()
     def manifest(self, artifact: ArtifactId) -> Manifest:
         """The files of an artifact.
 
@@ -158,10 +164,12 @@ class Store:
         """
         return self._parts.artifacts.manifest(artifact)
 
+    @disk_errors()
     def record_ref(self, name: str, selection: Patterns, artifact: ArtifactId) -> None:
         """Remember what a ref with these patterns stands for."""
         self._parts.artifacts.record_ref(name, selection, artifact)
 
+    @disk_errors()
     def lookup(self, text: str, selection: Patterns | None = None) -> ArtifactId:
         """The artifact that a ref or an artifact names here; without `selection`, with whatever patterns it was staged.
 
@@ -171,10 +179,12 @@ class Store:
         """
         return self._parts.artifacts.lookup(text, selection)
 
+    @disk_errors()
     def binding(self, artifact: ArtifactId) -> Mapping[str, BlobId]:
         """Path -> blob as far as known; a blob named here may have been quarantined since."""
         return self._parts.artifacts.binding(artifact)
 
+    @disk_errors()
     def bind(self, artifact: ArtifactId, files: Mapping[str, BlobId]) -> None:
         """Add what files turned out to be; the first writer wins.
 
@@ -186,12 +196,14 @@ class Store:
             self._parts.artifacts.bind(artifact, files)
             room.claimed.difference_update(files.values())
 
+    @disk_errors()
     def missing(self, artifact: ArtifactId) -> list[FileEntry]:
         """Files whose bytes are not here."""
         binding = self.binding(artifact)
         files = self.manifest(artifact).files
         return [file for file in files if file.path not in binding or not self._parts.blobs.has(binding[file.path])]
 
+    @disk_errors()
     def reusable(self, manifest: Manifest, file: FileEntry) -> BlobId | None:
         """A blob that may stand for `file` without download: its bytes came from the same authority before, or the authority is
         trusted, and the stated SHA-256, or the very same file at the same version, says that it is the same. Else None:
@@ -203,16 +215,13 @@ class Store:
             names.append(ingests.identity(manifest, file))  # type: ignore[arg-type] # an alias is a digest or an identity
         with room.lock:
             for alias in names:
-                for name in self._index.named(alias) if self._index is not None else ():
-                    blob = BlobId(f"blake3-tree:{name}")
+                for blob in self._parts.blobs.named(alias):
                     if self._may_stand_for(blob, alias, manifest, file):
                         room.claimed.add(blob)
                         return blob
         return None
 
     def _may_stand_for(self, blob: BlobId, alias: str, manifest: Manifest, file: FileEntry) -> bool:
-        if not self._parts.blobs.has(blob):
-            return False
         try:
             meta = self._parts.blobs.meta(blob)
         except PrestageError:
@@ -223,6 +232,7 @@ class Store:
 
     # -- fetching
 
+    @disk_errors()
     def reserve(self, size_bytes: int, *, artifact: ArtifactId) -> Reservation:
         """Promise room for `size_bytes` of `artifact`, less what its ingests have already; evicts what nobody holds if need be.
 
@@ -236,6 +246,7 @@ class Store:
             pending += ingests.allocated_bytes(self._parts.layout.ingest(ingests.identity(manifest, file)))
         return self._owned.reserve(max(0, size_bytes + padding - pending), artifact)
 
+    @disk_errors()
     def ingest(self, manifest: Manifest, file: FileEntry) -> Ingest:
         """Start or resume fetching `file`. Preallocates, out of the artifact's reservation.
 
@@ -262,6 +273,7 @@ class Store:
                     on_close=lambda: room.busy.discard(name),
                 )
 
+    @disk_errors()
     def publish_view(self, artifact: ArtifactId) -> Path:
         """Make the artifact's tree appear, or heal it. Complete or absent; durable on return.
 
@@ -296,6 +308,7 @@ class Store:
 
     # -- using
 
+    @disk_errors()
     def path(self, artifact: ArtifactId) -> Path:
         """The directory of a staged artifact: absolute, read-only, complete. Counts as a use. Hold the artifact to keep it.
 
@@ -311,6 +324,7 @@ class Store:
         self._parts.views.touch(artifact, self._parts.now())
         return self._parts.layout.current(artifact)
 
+    @disk_errors()
     def state(self, artifact: ArtifactId) -> str:
         """`staged`, `partial` or `damaged`; see `Listing.state`.
 
@@ -328,6 +342,7 @@ class Store:
         right = binding.keys() == files and all(parts.blobs.has(blob) for blob in binding.values())
         return "staged" if right and parts.views.is_right(artifact, binding) else "damaged"
 
+    @disk_errors()
     def list(self) -> list[Listing]:
         """Every artifact, whole or not."""
         names: dict[ArtifactId, str] = {known.artifact: known.ref for known in self._parts.artifacts.refs()}
@@ -343,6 +358,7 @@ class Store:
         holds = [{"id": hold, **document} for hold, document in parts.holds.live(artifact).items()]
         return Listing(artifact, ref, files, size, state, holds, parts.views.last_used(artifact))
 
+    @disk_errors()
     def hold(
         self, artifact: ArtifactId, *, kind: Kind, expires_at: float | None = None, pid: int | None = None, note: str = ""
     ) -> HoldId:
@@ -361,6 +377,7 @@ class Store:
                 raise NotFound(f"{artifact} is not staged", hint="stage it first: prestage stage REF")
             return self._parts.holds.add(artifact, kind, expires_at=expires_at, pid=pid, note=note)
 
+    @disk_errors()
     def drop_hold(self, artifact: ArtifactId, hold: HoldId) -> None:
         """Let go of one hold. Idempotent."""
         with gate(self._parts.layout.gate):
@@ -368,6 +385,7 @@ class Store:
             if self._room is not None and not self._parts.holds.live(artifact):
                 self._parts.views.remove_old(artifact)
 
+    @disk_errors()
     def unpin(self, artifact: ArtifactId) -> int:
         """Let go of all pins; returns how many there were."""
         pins = [hold for hold, document in self._parts.holds.all(artifact).items() if document["kind"] == "pin"]
@@ -375,6 +393,7 @@ class Store:
             self.drop_hold(artifact, hold)
         return len(pins)
 
+    @disk_errors()
     def evict(self, artifact: ArtifactId) -> int:
         """Let go of an artifact and of every blob that nothing else needs. Returns the bytes really freed, by statvfs: none for a
         file that somebody still has open or mapped.
@@ -391,6 +410,7 @@ class Store:
                 raise Busy(f"{artifact} is being staged", hint="wait for that stage to end")
             return self._evictor.evict(artifact, claimed=room.claimed, busy=room.busy)[1]
 
+    @disk_errors()
     def verify(
         self, artifact: ArtifactId | None = None, *, on_progress: Callable[[int, int], None] | None = None
     ) -> VerifyReport:

@@ -157,7 +157,7 @@ def test_hedges_that_fail_do_not_end_a_piece_that_is_on_its_way() -> None:
             return Range(content(size), start, stop)
         if len([span for span in source.opened if span[1] == size]) > 1:
             raise Retry("503: one connection is enough")
-        return Range(content(size), start, stop, before=lambda stream: released.wait(0.7) and None)
+        return Range(content(size), start, stop, before=lambda stream: released.wait(0.7))
 
     source, sink = Scripted(script), StrictSink(size)
     threading.Timer(0.6, released.set).start()
@@ -188,7 +188,7 @@ def test_a_closed_engine_refuses_at_once() -> None:
 
 def test_closing_ends_a_fetch_in_another_thread() -> None:
     engine, ended = Engine(limits()), list[str]()
-    source = Scripted(lambda start, stop, nth: Range(content(100), start, stop, before=lambda stream: stream.ended.wait(30) and None))
+    source = Scripted(lambda start, stop, nth: Range(content(100), start, stop, before=lambda stream: stream.ended.wait(30)))
 
     def fetch() -> None:
         with pytest.raises(Cancelled):

@@ -1,0 +1,113 @@
+"""Credentials that a pod has without a secret of its own: web identity (IRSA), pod identity, the instance's role."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from offers import WEIGHTS, Offer, put_object, reader
+
+from prestage.cacher.errors import Denied
+from prestage.cacher.net.client import HttpClient
+from prestage.cacher.origins.s3 import S3Origin
+from servers.answers import Answer, Request, plain
+from servers.hostile import Hostile
+from servers.versitygw import Versitygw
+
+EXPIRES = "2099-01-01T00:00:00Z"
+ISSUED = {"AccessKeyId": "AKTEST", "SecretAccessKey": "SKTEST", "Token": "", "Expiration": EXPIRES, "Code": "Success"}
+STS = """<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleWithWebIdentityResult>
+<Credentials><AccessKeyId>AKTEST</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey><SessionToken></SessionToken>
+<Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>
+<AssumedRoleUser><Arn>arn:aws:sts::1:assumed-role/r/s</Arn><AssumedRoleId>A:s</AssumedRoleId></AssumedRoleUser>
+</AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"""
+STS_SAYS_NO = "<ErrorResponse><Error><Code>AccessDenied</Code><Message>no</Message></Error></ErrorResponse>"
+
+
+@pytest.fixture
+def ref(aws: pytest.MonkeyPatch, versitygw: Versitygw, bucket: str) -> str:
+    put_object(versitygw, bucket, "f.bin", WEIGHTS)
+    aws.delenv("AWS_ACCESS_KEY_ID")
+    aws.delenv("AWS_SECRET_ACCESS_KEY")
+    return f"s3://{bucket}/f.bin"
+
+
+@pytest.fixture
+def identity() -> Iterator[Hostile]:
+    """A server of credentials: set `choose`."""
+    with Hostile() as server:
+        yield server
+
+
+def says(answer: Callable[[Request], Answer]) -> Callable[[Request], Callable[[Request, Answer], Answer]]:
+    return lambda request: lambda _request, _answer: answer(request)
+
+
+def staged_by(ref: str, client: HttpClient, source: str) -> S3Origin:
+    at = reader(Offer(ref, {}, lambda path, content: None, ref), client)
+    assert at.read(at.manifest.files[0]) == WEIGHTS
+    assert isinstance(at.origin, S3Origin)
+    assert source in at.origin._chain.signer().source
+    return at.origin
+
+
+def test_a_pod_identity(ref: str, client: HttpClient, aws: pytest.MonkeyPatch, identity: Hostile, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("pod-token")
+    identity.choose = says(lambda request: plain(200, json.dumps(ISSUED).encode()))
+    aws.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", identity.url("/v1/credentials"))
+    aws.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
+    staged_by(ref, client, "of the container")
+    assert identity.requests[0].headers["authorization"] == "pod-token"
+
+
+def test_an_instances_role(ref: str, client: HttpClient, aws: pytest.MonkeyPatch, identity: Hostile) -> None:
+    def metadata(request: Request) -> Answer:
+        if request.method == "PUT":
+            return plain(200, b"imds-token")
+        if request.path.endswith("/security-credentials/"):
+            return plain(200, b"node-role")
+        return plain(200, json.dumps({**ISSUED, "LastUpdated": EXPIRES, "Type": "AWS-HMAC"}).encode())
+
+    identity.choose = says(metadata)
+    aws.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", identity.url("/"))
+    aws.delenv("AWS_EC2_METADATA_DISABLED")
+    staged_by(ref, client, "of the instance's role")
+
+
+@pytest.fixture
+def web_identity(aws: pytest.MonkeyPatch, identity: Hostile, tmp_path: Path) -> Hostile:
+    (tmp_path / "jwt").write_text("header.body.signature")
+    aws.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "jwt"))
+    aws.setenv("AWS_ROLE_ARN", "arn:aws:iam::1:role/r")
+    aws.setenv("AWS_ENDPOINT_URL_STS", identity.url("/"))
+    return identity
+
+
+def test_a_web_identity_and_its_renewal(ref: str, client: HttpClient, web_identity: Hostile) -> None:
+    web_identity.choose = says(lambda request: plain(200, STS.format(secret="SKTEST").encode()))
+    origin = staged_by(ref, client, "of a web identity")
+    asked = len(web_identity.requests)
+    origin.refresh(reader(Offer(ref, {}, lambda path, content: None, ref), client).manifest.files[0])
+    assert origin._chain.signer().generation == 1
+    assert len(web_identity.requests) > asked, "a renewed credential comes from STS, not from memory"
+
+
+def test_a_role_that_may_not_be_assumed_is_denied_without_showing_the_token(
+    ref: str, client: HttpClient, web_identity: Hostile, caplog: pytest.LogCaptureFixture
+) -> None:
+    web_identity.choose = says(lambda request: plain(403, STS_SAYS_NO.encode()))
+    with pytest.raises(Denied, match=r"STS.*AccessDenied") as refused:
+        reader(Offer(ref, {}, lambda path, content: None, ref), client)
+    assert "signature" not in str(refused.value)
+    assert "trust policy" in str(refused.value)
+    caplog.clear()  # boto's record of the failure holds its connection
+
+
+def test_a_credential_that_s3_does_not_accept_is_named_by_its_kind(ref: str, client: HttpClient, web_identity: Hostile) -> None:
+    web_identity.choose = says(lambda request: plain(200, STS.format(secret="other").encode()))
+    with pytest.raises(Denied, match="AWS_WEB_IDENTITY_TOKEN_FILE") as refused:
+        reader(Offer(ref, {}, lambda path, content: None, ref), client)
+    assert os.environ["AWS_ROLE_ARN"] not in str(refused.value)
