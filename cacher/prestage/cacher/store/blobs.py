@@ -1,8 +1,9 @@
 """Blobs: immutable content under its tree digest, and the meta beside it.
 
 Invariant 1: a path under blobs/ is whole and verified. Publish = data, fsync, meta, fsync, rename, fsync of the directories;
-let go = blob first, then meta. So a blob has its meta; a meta without blob is a leftover. The old name of a renamed file that a power cut brought back is dropped at the next
-start. Nothing here opens a blob for writing: one whose meta was lost is replaced as a whole.
+let go = blob first, then meta. So a blob has its meta; a meta without blob is a leftover. The old name of a renamed file that a
+power cut brought back is dropped at the next start. Nothing here opens a blob for writing: one whose meta was lost is replaced
+as a whole.
 """
 
 from __future__ import annotations

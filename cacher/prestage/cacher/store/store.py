@@ -53,9 +53,7 @@ class Listing:
 class Store:
     """See the module. Made by `Store.open`; thread-safe, but for an ingest, which belongs to one fetch."""
 
-    def __init__(
-        self, parts: Parts, room: Room | None, closing: ExitStack, *, trusted: frozenset[str], index: Index | None
-    ) -> None:
+    def __init__(self, parts: Parts, room: Room | None, closing: ExitStack, *, trusted: frozenset[str]) -> None:
         self._parts, self._room, self._closing = parts, room, closing
         self._trusted = trusted
         self._evictor = Evictor(parts)

@@ -149,7 +149,9 @@ def test_an_abort_that_comes_late_leaves_the_next_body_alone(client: HttpClient)
     def twice(connection: socket.socket, number: int) -> None:
         for _ in range(2):
             connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+            time.sleep(0.1)  # the body is still on its way when the head was read
+            connection.sendall(b"ok")
 
     with Listening(twice) as server:
         request, room = HttpRequest(f"http://{server.authority}/"), memoryview(bytearray(10))
