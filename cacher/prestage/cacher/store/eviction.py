@@ -93,7 +93,7 @@ class Evictor:
         return removed
 
     def _blobs_of(self, artifact: ArtifactId) -> set[BlobId]:
-        """What its binding names, and for files that it does not name what they were fetched as: a cut or damaged binding."""
+        """What its binding names; for a file that it does not name, what may be its: a binding that was cut off or damaged."""
         parts = self._parts
         binding = parts.artifacts.binding(artifact)
         found = set(binding.values())
@@ -102,6 +102,7 @@ class Evictor:
             for file in manifest.files:
                 if file.path not in binding:
                     found.update(parts.blobs.named(ingests.identity(manifest, file)))
+                    found.update(parts.blobs.named(file.digest or ""))
         return found
 
     def _ingests(self, artifact: ArtifactId) -> Iterator[Path]:

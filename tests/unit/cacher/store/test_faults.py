@@ -13,6 +13,7 @@ from stores.oracle import check_invariants
 from stores.scenarios import KNOWN, OTHER, SCENARIOS, SMALL, TWO_PIECES, Scenario, is_whole
 
 from prestage.cacher.errors import Full, Misconfigured, PrestageError, Unavailable
+from prestage.cacher.store.disk import Disk, translated
 from prestage.cacher.store.store import Store
 
 FAULTS = {errno.ENOSPC: Full, errno.EDQUOT: Full, errno.EIO: Unavailable, errno.EROFS: Misconfigured}
@@ -117,3 +118,30 @@ def test_what_does_not_fit_leaves_no_ingest_behind(fast_path: Path) -> None:
             raise AssertionError("it was opened")
         assert list((store.root / "ingest").iterdir()) == []
         assert store.usage().reserved == 0
+
+
+def test_a_file_system_without_direct_io_is_written_through_the_page_cache(fast_path: Path) -> None:
+    class Buffered(Disk):
+        refused = 0
+
+        def create(self, path: Path, *, direct: bool = False) -> int:
+            if not direct:
+                return super().create(path)
+            self.refused += 1
+            cause = OSError(errno.EINVAL, "Invalid argument")
+            raise translated(cause, path) from cause
+
+    disk = Buffered()
+    with Store.open(fast_path / "store", own=True, disk=disk) as store:
+        stage(store, TWO_PIECES)
+        assert is_whole(store, TWO_PIECES)
+        assert store.verify().bad == []
+    assert disk.refused == 1
+
+
+def test_a_file_is_written_past_the_page_cache_on_a_real_disk(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store", own=True) as store:
+        stage(store, TWO_PIECES)
+        assert is_whole(store, TWO_PIECES)
+        assert store.verify().bad == []
+        assert store.path(TWO_PIECES.artifact).joinpath("big.bin").stat().st_size == TWO_PIECES.size_bytes

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from stores.making import Patterns, Steps, stage
+from stores.namespaces import in_a_mount_namespace
 from stores.oracle import check_invariants
 from stores.scenarios import KNOWN, SHARING, SMALL, is_whole
 
@@ -115,6 +116,7 @@ mount -t tmpfs -o size=4m none {tmp_path}/disk
 {sys.executable} -c '
 import sys
 from pathlib import Path
+from stores.namespaces import in_a_mount_namespace
 from stores.making import Model, Steps, content, stage
 from stores.scenarios import SMALL, is_whole
 from prestage.cacher.errors import Full
@@ -149,23 +151,6 @@ with Store.open(Path(sys.argv[1]), own=True, margin_bytes=0, budget_bytes=None) 
     assert refused.endswith("[]")
     assert "no space left on the disk" in midway
     assert rest == "True 0 []"
-
-
-def in_a_mount_namespace(script: str) -> subprocess.CompletedProcess[str]:
-    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("needs root and a private mount namespace (unshare -m)")
-    tests = Path(__file__).parents[3]
-    environment = {**os.environ, "PYTHONPATH": f"{CACHER}:{tests}"}
-    done = subprocess.run(
-        ["unshare", "-m", "--propagation", "private", "bash", "-c", script],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 def test_a_second_owner_is_told_who_the_first_is(root: Path) -> None:
