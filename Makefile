@@ -8,9 +8,10 @@ READY := .venv/.ready
 LOCKED := --require-hashes --no-deps --requirement requirements.lock
 EDITABLE := --no-deps --no-build-isolation --editable . --editable ./loader-lib
 PYTEST := $(BIN)/python -m pytest
+TORCH := .tools/torch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools demo bench check style types imports unit test test-all fmt clean
+.PHONY: help setup lock tools torch demo bench check style types imports unit test test-all fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 12
@@ -35,6 +36,9 @@ lock: ## write requirements.lock anew from both pyproject.toml (no registry is n
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
 	  --custom-compile-command 'make lock' --no-emit-package prestage --no-emit-package prestage-loader \
 	  --group dev --group demo --extra bench --extra numpy pyproject.toml loader-lib/pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
+	  --custom-compile-command 'make lock' --no-emit-package prestage --no-emit-package prestage-loader \
+	  --constraint requirements.lock --group torch --output-file requirements-torch.lock
 
 tools: ## real servers for the tests, each optional: says what is there and what is not, and why
 	@.ci/tools
@@ -63,8 +67,17 @@ unit: setup
 test: setup tools ## all but the slow tier, on real servers where they can be had
 	$(PYTEST) -m "not slow"
 
-test-all: setup tools ## the slow tier
+test-all: setup tools torch ## the slow tier, and the loader on a real torch
+	$(TORCH)/bin/python -m pytest tests/contract/loader tests/unit/loader -k torch
 	$(PYTEST) -m slow
+
+torch: setup $(TORCH)/.ready ## a venv of its own with torch (4.6 GB) that sees .venv too: for the loader's torch tests
+
+$(TORCH)/.ready: requirements-torch.lock
+	test -x $(TORCH)/bin/python || $(BIN)/python -m venv $(TORCH)
+	$(BIN)/uv pip install --quiet --python $(TORCH)/bin/python --require-hashes --no-deps --requirement requirements-torch.lock
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$($(TORCH)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/prestage.pth
+	@touch $@
 
 fmt: setup ## format, and fix what can be fixed
 	$(BIN)/ruff format .

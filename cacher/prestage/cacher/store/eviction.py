@@ -59,20 +59,18 @@ class Evictor:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    def evict(self, artifact: ArtifactId, *, claimed: Collection[BlobId] = (), busy: Collection[str] = ()) -> tuple[int, int]:
-        """Let go of `artifact`; blobs in `claimed` and ingests in `busy` stay. Returns bytes removed and bytes really freed.
+    def evict(self, artifact: ArtifactId, *, claimed: Collection[BlobId] = (), busy: Collection[str] = ()) -> int:
+        """Let go of `artifact`; blobs in `claimed` and ingests in `busy` stay. Returns the bytes of what was removed.
 
         Raises:
             Busy: somebody holds it; nothing was changed.
         """
         parts = self._parts
-        before = free_bytes(parts.layout.root)
         with gate(parts.layout.gate):
             if live := parts.holds.live(artifact):
                 raise Busy(f"{artifact} is held by {described(live)}", hint="unpin it or wait; nothing was evicted")
             gone = parts.views.hide(artifact)
-        removed = self.finish(artifact, gone, claimed=claimed, busy=busy)
-        return removed, settled(parts.layout.root, before, removed)
+        return self.finish(artifact, gone, claimed=claimed, busy=busy)
 
     def finish(
         self, artifact: ArtifactId, gone: Path | None, *, claimed: Collection[BlobId] = (), busy: Collection[str] = ()
@@ -114,21 +112,22 @@ class Evictor:
                 if folder.exists():
                     yield folder
 
-    def remove(self, candidate: Candidate, *, claimed: Collection[BlobId], busy: Collection[str]) -> None:
-        """Let go of what `candidates` named.
+    def remove(self, candidate: Candidate, *, claimed: Collection[BlobId], busy: Collection[str]) -> int:
+        """Let go of what `candidates` named. Returns its bytes.
 
         Raises:
             Busy: an artifact that is held by now.
         """
         layout = self._parts.layout
         if candidate.kind is Kind.ARTIFACT:
-            self.evict(ArtifactId(candidate.key), claimed=claimed, busy=busy)
-        elif candidate.kind is Kind.QUARANTINE:
+            return self.evict(ArtifactId(candidate.key), claimed=claimed, busy=busy)
+        if candidate.kind is Kind.QUARANTINE:
             self._parts.disk.unlink(layout.quarantine / candidate.key)
         elif candidate.blobs:
             self._parts.blobs.remove(BlobId(f"blake3-tree:{candidate.key}"))
         else:
             ingests.drop(self._parts.disk, layout.ingest(candidate.key))
+        return candidate.size_bytes
 
     def candidates(self, *, claimed: Collection[BlobId], busy: Collection[str]) -> list[Candidate]:
         """All that takes room, held or not, but for blobs in `claimed` and ingests in `busy`."""

@@ -16,7 +16,7 @@ from prestage.cacher.digests import ArtifactId, BlobId
 from prestage.cacher.errors import Busy, Full
 from prestage.cacher.store import ingest as ingests
 from prestage.cacher.store.budget import Policy, Usage, shown, to_evict
-from prestage.cacher.store.eviction import Evictor, Parts, free_bytes
+from prestage.cacher.store.eviction import Evictor, Parts, free_bytes, settled
 
 MARGIN_BYTES_MAX = 1 << 30
 MARGIN_DIVISOR = 50
@@ -94,9 +94,11 @@ class Room:
                 replace(candidate, holds="its fetch") if candidate.key in staying else candidate
                 for candidate in self._evictor.candidates(claimed=self.claimed, busy=self.busy)
             ]
+            removed = 0
             for candidate in to_evict(size_bytes, usage, candidates, self._policy):
                 with suppress(Busy):
-                    self._evictor.remove(candidate, claimed=self.claimed, busy=self.busy)
+                    removed += self._evictor.remove(candidate, claimed=self.claimed, busy=self.busy)
+            settled(self._parts.layout.root, usage.free, removed)
         usage = self.usage()
         if usage.room < size_bytes:
             raise Full(

@@ -22,7 +22,7 @@ from prestage.cacher.store.artifacts import Artifacts, Patterns
 from prestage.cacher.store.blobs import Blobs
 from prestage.cacher.store.budget import LeastRecentlyUsed, Policy, Usage
 from prestage.cacher.store.disk import Disk, disk_errors
-from prestage.cacher.store.eviction import Evictor, Parts, free_bytes
+from prestage.cacher.store.eviction import Evictor, Parts, free_bytes, settled
 from prestage.cacher.store.holds import Clocks, HoldId, Holds, Kind
 from prestage.cacher.store.index import Index
 from prestage.cacher.store.ingest import Ingest
@@ -394,7 +394,8 @@ class Store:
     @disk_errors()
     def evict(self, artifact: ArtifactId) -> int:
         """Let go of an artifact and of every blob that nothing else needs. Returns the bytes really freed, by statvfs: none for a
-        file that somebody still has open or mapped.
+        file that somebody still has open or mapped. Others that write to the disk meanwhile blur it; it never says too much
+        for what was removed.
 
         Raises:
             NotFound: unknown here.
@@ -406,7 +407,9 @@ class Store:
         with room.lock:
             if room.is_reserved(artifact):
                 raise Busy(f"{artifact} is being staged", hint="wait for that stage to end")
-            return self._evictor.evict(artifact, claimed=room.claimed, busy=room.busy)[1]
+            before = self.free_bytes()
+            removed = self._evictor.evict(artifact, claimed=room.claimed, busy=room.busy)
+            return settled(self.root, before, removed)
 
     @disk_errors()
     def verify(
