@@ -143,7 +143,7 @@ def _why(needed: int, missing: int, usage: Usage, candidates: Sequence[Candidate
     words = f"{shown(needed)} do not fit: {shown(missing)} too many for {cap}, {shown(usage.used)} used"
     if usage.reserved:
         words += f", {shown(usage.reserved)} promised to other fetches"
-    if held := sorted((c for c in candidates if c.holds), key=lambda c: -c.size_bytes):
+    if held := sorted((c for c in candidates if c.holds and c.size_bytes), key=lambda c: -c.size_bytes):
         words += "; held: " + ", ".join(f"{c.name} {shown(c.size_bytes)} by {c.holds}" for c in held[:5])
         words += f" and {len(held) - 5} more" if len(held) > 5 else ""
     if free := sum(1 for c in candidates if not c.holds and c.kind is Kind.ARTIFACT):
@@ -152,7 +152,7 @@ def _why(needed: int, missing: int, usage: Usage, candidates: Sequence[Candidate
 
 
 def _what_to_do(candidates: Sequence[Candidate]) -> str:
-    if any(c.holds for c in candidates):
+    if any(c.holds and c.size_bytes for c in candidates):
         return "unpin or end what holds the room, raise --budget, or use a larger disk"
     return "raise --budget or use a larger disk"
 
