@@ -21,24 +21,24 @@ def windows(start: int, stop: int, align: int) -> list[Window]:
     return list(itertools.pairwise(borders)) if stop > start else []
 
 
-def sweep(todo: Sequence[Window], work: Callable[[int, int], None]) -> None:
+def sweep(windows: Sequence[Window], work: Callable[[int, int], None]) -> None:
     """Call `work(start, stop)` for each window, in parallel where there are several; returns when all are done.
 
     Raises:
-        Exception: what `work` raised for the first window, in the order of `todo`, that failed. Windows not yet begun are
+        Exception: what `work` raised for the first window, in the order of `windows`, that failed. Windows not yet begun are
             dropped, none runs on when this returns.
     """
-    if len(todo) < 2:
-        for start, stop in todo:
+    if len(windows) < 2:
+        for start, stop in windows:
             work(start, stop)
         return
     # not at import: 10 ms that small files never need
     from concurrent.futures import ThreadPoolExecutor
 
-    threads = min(len(todo), max(_THREADS_MIN, min(_THREADS_MAX, len(os.sched_getaffinity(0)))))
+    threads = min(len(windows), max(_THREADS_MIN, min(_THREADS_MAX, len(os.sched_getaffinity(0)))))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="prestage-loader")
     try:
-        for future in [pool.submit(work, start, stop) for start, stop in todo]:
+        for future in [pool.submit(work, start, stop) for start, stop in windows]:
             future.result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -63,7 +63,7 @@ def test_whatever_the_dice_bring_every_byte_is_right_and_written_once(seed: int)
     sizes = [2 * PIECE_BYTES + rng.choice(edges) + rng.randint(-1, 1), *(edge + rng.randint(-1, 1) for edge in edges), 0]
     sinks = [StrictSink(size) for size in sizes]
     sources = [Dice(content(size), random.Random(seed + size), f"lane {size % 2}", loses_ranges=seed % 2 == 0) for size in sizes]
-    settings = Limits(connections_start=3, connections_max=8, buffer_bytes=rng.choice([65536, 1 << 20]), attempts=60, **FAST)  # type: ignore[arg-type]
+    settings = Limits(connections_start=3, connections_max=8, buffer_bytes=rng.choice([65536, 1 << 20]), attempts=60, **FAST)  # type: ignore[arg-type] # mixed numbers
     with Engine(settings) as engine:
         resumed = 0
         while True:
