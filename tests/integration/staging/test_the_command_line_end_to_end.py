@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -295,3 +296,19 @@ def test_help_and_version_name_every_command(prestage: Prestage) -> None:
     for command in ("stage", "path", "run", "ls", "verify", "pin", "unpin", "evict", "bench"):
         assert command in shown
     assert prestage("--version").out.startswith("prestage, version ")
+
+
+def test_a_store_deleted_under_a_running_stage_is_a_clear_error_and_a_new_one_works(prestage: Prestage, server: Hostile) -> None:
+    server.choose = lambda request: faults.Drip(2e7) if request.method == "GET" else None
+    process = prestage.start("stage", server.url("/model.safetensors"), "--json")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "progress":
+            break
+    shutil.rmtree(prestage.root)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 8
+    assert "Traceback" not in err
+    assert "deleted or unmounted" in err
+    server.choose = lambda request: None
+    assert prestage("stage", server.url("/model.safetensors")).code == 0
