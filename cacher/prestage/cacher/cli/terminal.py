@@ -24,7 +24,9 @@ def human_bytes(size_bytes: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """0.42 -> 0.4 s, 75 -> 1 min 15 s."""
+    """0.042 -> 42 ms, 0.42 -> 0.4 s, 75 -> 1 min 15 s."""
+    if seconds < 0.1:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
