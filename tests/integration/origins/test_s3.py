@@ -6,6 +6,7 @@ import base64
 import datetime
 import hashlib
 import os
+import re
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -283,7 +284,9 @@ def test_a_clock_that_is_wrong_is_named(bucket: str, owner: S3Client, client: Ht
     aws.setattr("prestage.cacher.origins.s3.time.time", lambda: real() - 3600)
     error = refused(client, f"s3://{bucket}/f.bin")
     assert isinstance(error, Denied)
-    assert "clock is 3600 s off" in str(error) or "clock is 3599 s off" in str(error)
+    told = re.search(r"clock is (\d+) s off", str(error))
+    assert told is not None
+    assert 3500 < int(told[1]) <= 3601  # Date is in whole seconds, and a busy machine answers late
 
 
 def test_a_version_that_may_not_be_read_is_left_to_if_match(versioned: str, owner: S3Client, client: HttpClient) -> None:

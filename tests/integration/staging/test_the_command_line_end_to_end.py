@@ -159,12 +159,10 @@ def test_holds_and_reads_work_while_another_process_fetches(prestage: Prestage, 
 
 def test_a_run_hold_dies_with_its_process(prestage: Prestage, folder: Path) -> None:
     assert prestage("stage", folder.as_uri()).code == 0
-    process = prestage.start("run", folder.as_uri(), "--", "sleep", "30")
-    for _ in range(100):
-        if prestage("evict", folder.as_uri()).code == 6:
-            break
-    else:
-        pytest.fail("never held")
+    process = prestage.start("run", folder.as_uri(), "--", "sh", "-c", "echo held; exec sleep 30")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    assert prestage("evict", folder.as_uri()).code == 6
     child = int(subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True).split()[0])
     process.kill()
     os.kill(child, signal.SIGKILL)
