@@ -10,6 +10,9 @@ EDITABLE := --no-deps --no-build-isolation --editable . --editable ./loader-lib
 PYTEST := $(BIN)/python -m pytest
 TORCH := .tools/torch
 
+# As pip does: trust what the system trusts, a company's own CA too.
+export UV_SYSTEM_CERTS ?= 1
+
 .DEFAULT_GOAL := help
 .PHONY: help setup lock tools torch demo bench check style types imports unit test test-all fmt clean
 
