@@ -13,7 +13,7 @@ from pathlib import Path
 
 from prestage.cacher.errors import Misconfigured, NotFound
 from prestage.cacher.store.disk import Disk, write_file
-from prestage.cacher.store.layout import FOLDERS, Layout
+from prestage.cacher.store.layout import FOLDERS, LOCKS, Layout
 
 LAYOUT_VERSION = 1
 
@@ -51,7 +51,7 @@ def prepare(layout: Layout) -> None:
     if "format" in names:
         check(layout)
         return
-    if foreign := sorted(names - {*FOLDERS, "owner", "gate", ".format.new", "lost+found"}):
+    if foreign := sorted(names - {*FOLDERS, *LOCKS, ".format.new", "lost+found"}):
         raise Misconfigured(
             f"{root} is not empty and no store (it holds {foreign[0]!r})", hint="give an empty directory as --root"
         )

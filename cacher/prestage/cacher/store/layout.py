@@ -7,7 +7,10 @@ from pathlib import Path
 
 from prestage.cacher.digests import ArtifactId, BlobId, hex_of
 
-FOLDERS = ("blobs", "ingest", "manifests", "refs", "views", "holds", "quarantine")
+FOLDERS = ("blobs", "ingest", "manifests", "refs", "views", "holds", "wishes", "quarantine")
+LOCKS = ("owner", "gate", "successor")
+SOCKET = "agent.sock"
+"""Where the agent listens unless it is told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,16 @@ class Layout:
     def gate(self) -> Path:
         """Lock that orders a hold against an evict."""
         return self.root / "gate"
+
+    @property
+    def successor(self) -> Path:
+        """Lock of an agent that waits to become the owner."""
+        return self.root / "successor"
+
+    @property
+    def wishes(self) -> Path:
+        """What the agent was asked to stage and has not done yet."""
+        return self.root / "wishes"
 
     @property
     def index(self) -> Path:

@@ -1,7 +1,8 @@
-"""The two locks of a store, both flock(2): gone with their process, whatever kills it.
+"""The locks of a store, all flock(2): gone with their process, whatever kills it.
 
 `owner` is held for as long as a process fetches, evicts or repairs. `gate` is held for moments: whoever makes a hold and whoever
-evicts pass through it one at a time, so that a hold is either seen by the evict or finds the artifact gone.
+evicts pass through it one at a time, so that a hold is either seen by the evict or finds the artifact gone. `successor` is held
+by an agent that waits to become the owner: a command that owns the store meanwhile sees it and makes way.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from prestage.cacher.errors import Busy
@@ -20,10 +22,22 @@ _POLL_S = 0.05
 _GATE_TIMEOUT_S = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who owns a store now."""
+
+    pid: int
+    purpose: str
+    since: float
+    """Seconds since the epoch."""
+    socket: Path | None = None
+    """Where it listens, when it is an agent."""
+
+
 class OwnerLock:
     """Says who owns the store; released by `close` or by death."""
 
-    def __init__(self, path: Path, *, purpose: str, wait_s: float) -> None:
+    def __init__(self, path: Path, *, purpose: str, wait_s: float, socket: Path | None = None) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + wait_s
         try:
@@ -31,9 +45,11 @@ class OwnerLock:
                 if time.monotonic() >= deadline:
                     raise _busy(path)
                 time.sleep(_POLL_S)
-            said = json.dumps({"pid": os.getpid(), "purpose": purpose, "since": time.time()}).encode()
+            said: dict[str, object] = {"pid": os.getpid(), "purpose": purpose, "since": time.time()}
+            if socket is not None:
+                said["socket"] = str(socket)
             os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, said, 0)
+            os.pwrite(self._fd, json.dumps(said).encode(), 0)
         except BaseException:
             os.close(self._fd)
             raise
@@ -72,10 +88,65 @@ def _try(fd: int) -> bool:
     return True
 
 
-def _busy(path: Path) -> Busy:
-    who = "another process"
+def owner_of(root: Path) -> Owner | None:
+    """Who owns the store at `root`, None if nobody does, or nobody who says who he is."""
+    path = root / "owner"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _said(path)
+    finally:
+        os.close(fd)
+    return None
+
+
+def _said(path: Path) -> Owner | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
         said = json.loads(path.read_bytes())
-        seconds = max(0, round(time.time() - float(said["since"])))
-        who = f"process {int(said['pid'])} ({said['purpose'] or 'prestage'}) since {seconds} s ago"
+        socket = Path(said["socket"]) if "socket" in said else None
+        return Owner(int(said["pid"]), str(said["purpose"] or "prestage"), float(said["since"]), socket)
+    return None
+
+
+@contextmanager
+def awaiting(root: Path) -> Iterator[None]:
+    """Let the owner know that an agent waits to take over. Without a store there is nobody to tell."""
+    try:
+        fd = os.open(root / "successor", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(fd)
+
+
+def is_awaited(root: Path) -> bool:
+    """An agent waits to take over."""
+    try:
+        fd = os.open(root / "successor", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _busy(path: Path) -> Busy:
+    owner = _said(path)
+    if owner is None:
+        who = "another process"
+    else:
+        who = f"process {owner.pid} ({owner.purpose}) since {max(0, round(time.time() - owner.since))} s ago"
     return Busy(f"the store {path.parent} is owned by {who}", hint="try again when it is done, or wait for it with --wait 5m")

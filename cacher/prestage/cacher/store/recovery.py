@@ -16,19 +16,20 @@ from prestage.cacher.digests import ArtifactId
 from prestage.cacher.store import ingest as ingests
 from prestage.cacher.store.disk import make_directories, remove_tree
 from prestage.cacher.store.eviction import QUARANTINED, Evictor, Parts
-from prestage.cacher.store.layout import FOLDERS
+from prestage.cacher.store.layout import FOLDERS, LOCKS, SOCKET
 from prestage.cacher.store.locks import gate
 from prestage.cacher.store.views import GONE, NEW
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _BESIDE = re.compile(r"\..+\.new")
-_ROOT_FILES = {"format", "owner", "gate", "index.db", "index.db-journal", "lost+found", *FOLDERS}
+_ROOT_FILES = {"format", "index.db", "index.db-journal", "lost+found", SOCKET, *LOCKS, *FOLDERS}
 _KNOWN = {
     "manifests": re.compile(r"[0-9a-f]{64}\.(json|binding)"),
     "refs": re.compile(r"[0-9a-f]{64}\.json"),
     "ingest": _HEX,
     "views": _HEX,
     "holds": _HEX,
+    "wishes": re.compile(r"[0-9a-f]{16}\.json|paused"),
     "quarantine": QUARANTINED,
 }
 
@@ -42,7 +43,7 @@ def recover(parts: Parts, evictor: Evictor) -> list[str]:
         for folder in _folders(layout.holds):
             _remove_beside(parts, folder)
         parts.holds.drop_dead()
-    for folder in (layout.root, layout.manifests, layout.refs, layout.quarantine):
+    for folder in (layout.root, layout.manifests, layout.refs, layout.wishes, layout.quarantine):
         _remove_beside(parts, folder)
     _finish_views(parts, evictor)
     for path in sorted(layout.manifests.glob("*.binding")):

@@ -33,6 +33,7 @@ from prestage.cacher.store.room import Reservation, Room
 from prestage.cacher.store.scrub import Scrub
 from prestage.cacher.store.verify import VerifyReport
 from prestage.cacher.store.views import Views
+from prestage.cacher.store.wishes import Wishes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Store:
         self._trusted = trusted
         self._evictor = Evictor(parts)
         self.root = parts.layout.root
+        self.wishes = Wishes(parts.layout, parts.disk)
         self.warnings: list[str] = []
         """What was found in the tree that is not ours."""
 
@@ -76,11 +78,12 @@ class Store:
         disk: Disk | None = None,
         now: Callable[[], float] = time.time,
         policy: Policy | None = None,
+        socket: Path | None = None,
     ) -> Store:
         """Open the store at `root`; `own` makes it if there is none, becomes its owner and recovers what was cut off.
 
         `margin_bytes` is left free on the disk; default: 2 % of it, at most 1 GiB. `trusted` names origin authorities whose
-        stated digests are believed.
+        stated digests are believed. `socket`: where this owner listens, for whoever finds the store owned.
 
         Raises:
             Busy: another process owns it, for longer than `wait_s`.
@@ -91,7 +94,7 @@ class Store:
         with ExitStack() as closing:
             if own:
                 formats.prepare(layout)
-                closing.callback(OwnerLock(layout.owner, purpose=purpose, wait_s=wait_s).close)
+                closing.callback(OwnerLock(layout.owner, purpose=purpose, wait_s=wait_s, socket=socket).close)
                 formats.create(layout, disk)
             formats.check(layout)
             index = Index(layout.index) if own else None

@@ -54,10 +54,12 @@ class Engine:
         transfers: Sequence[Transfer],
         *,
         priority: Priority = Priority.DECLARED,
+        on_start: Callable[[Job], None] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         cancel: threading.Event | None = None,
     ) -> Job:
-        """Move every missing piece of `transfers` and journal it; blocks. `on_progress` is called in this thread.
+        """Move every missing piece of `transfers` and journal it; blocks. `on_start` and `on_progress` are called in this
+        thread; `on_start` gets the job, for `urge`.
 
         Durable on return. On any error and on cancellation what was received is journaled before this raises: the same call
         with the same sinks goes on from there.
@@ -72,6 +74,8 @@ class Engine:
         self._queue.add(job)
         try:
             self._start()
+            if on_start is not None:
+                on_start(job)
             while not self._wait(job):
                 if cancel is not None and cancel.is_set():
                     self._queue.fail(job, Cancelled())
@@ -89,6 +93,11 @@ class Engine:
         if on_progress is not None:
             on_progress(_progress(job, time.monotonic() - began))
         return job
+
+    def urge(self, job: Job, priority: Priority) -> None:
+        """Make a running job at least so urgent; the less urgent give way at once. Without effect once it has ended."""
+        self._queue.urge(job, priority)
+        self._staff()
 
     def close(self) -> None:
         """End every thread; jobs still running fail, as do those that come later."""

@@ -53,7 +53,7 @@ class Progress:
     source: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
     """A set of transfers that succeed or fail together."""
 

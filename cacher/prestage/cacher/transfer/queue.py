@@ -19,7 +19,7 @@ from enum import Enum
 from prestage.cacher.errors import Unavailable
 from prestage.cacher.transfer.flight import Flight
 from prestage.cacher.transfer.job import Job, Transfer
-from prestage.cacher.transfer.limits import LaneLimit, Limits, retry_delay_s
+from prestage.cacher.transfer.limits import LaneLimit, Limits, Priority, retry_delay_s
 from prestage.cacher.transfer.ports import Cancelled, PieceRecord, Retry, Stream
 
 _HEDGE_LOOK_S = 0.5
@@ -132,6 +132,16 @@ class WorkQueue:
         for flight in job.parked:
             ready[self._lane(flight.transfer)] += flight.patience.not_before <= now
         return ready
+
+    def urge(self, job: Job, priority: Priority) -> None:
+        """Make a job at least so urgent."""
+        with self.changed:
+            if job not in self.jobs or priority >= job.priority:
+                return
+            job.priority = priority
+            self.jobs.sort(key=lambda other: other.priority)
+            self._make_room(job)
+            self.changed.notify_all()
 
     def remove(self, job: Job) -> None:
         """Forget a job that has ended."""

@@ -1,0 +1,249 @@
+"""One run of a stage: the steps that make one artifact whole, in order, each durable before the next."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from prestage.cacher.digests import ArtifactId, BlobId, Digest
+from prestage.cacher.errors import Corrupt, Full, NotFound
+from prestage.cacher.manifest import FileEntry, Manifest
+from prestage.cacher.net.client import HttpClient
+from prestage.cacher.origins.ports import Origin
+from prestage.cacher.origins.source import OriginSource
+from prestage.cacher.staging.claims import Claims
+from prestage.cacher.staging.wishes import Staged, Watcher
+from prestage.cacher.store.ingest import Ingest, identity
+from prestage.cacher.store.store import Store
+from prestage.cacher.transfer import checksums
+from prestage.cacher.transfer.engine import Engine
+from prestage.cacher.transfer.job import Job, Transfer
+from prestage.cacher.transfer.limits import Priority
+from prestage.cacher.transfer.ordered import Follower, Followers
+from prestage.cacher.transfer.ports import Cancelled, Changed
+
+_ORDERED = ("sha256", "git-sha1")
+_CANCEL_LOOK_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every run of one store works with."""
+
+    store: Store
+    engine: Engine
+    client: HttpClient
+    claims: Claims
+
+
+@dataclass(slots=True)
+class Run:
+    """One stage of one artifact; one thread runs it, any thread may `urge` it."""
+
+    tools: Tools
+    manifest: Manifest
+    origin: Origin
+    watcher: Watcher
+    cancel: threading.Event
+    priority: Priority
+    job: Job | None = None
+    """What the engine is at now."""
+    sources: Counter[str] = field(default_factory=Counter)
+    retries: int = 0
+
+    @property
+    def store(self) -> Store:
+        """Where it all ends up."""
+        return self.tools.store
+
+    def urge(self, priority: Priority) -> None:
+        """Be at least so urgent from now on."""
+        if priority < self.priority:
+            self.priority = priority
+            if (job := self.job) is not None:
+                self.tools.engine.urge(job, priority)
+
+    def stage(self) -> Staged:
+        """Do it.
+
+        Raises:
+            Cancelled, Changed: nothing wrong was published, what was fetched is kept.
+            PrestageError: as its class says.
+        """
+        began, manifest = time.monotonic(), self.manifest
+        is_new = self._is_new(manifest.artifact)
+        artifact = self.store.put_manifest(manifest)
+        missing = self._reuse(self._present(artifact))
+        self.watcher.resolved(manifest, sum(file.size_bytes for file in missing))
+        if missing:
+            try:
+                reservation = self.store.reserve(sum(file.size_bytes for file in missing), artifact=artifact)
+            except Full:
+                if is_new:
+                    self.store.evict(artifact)
+                raise
+            with reservation:
+                self._bring(missing)
+        path = self.store.publish_view(artifact)
+        return Staged(
+            artifact,
+            path,
+            len(manifest.files),
+            manifest.size_bytes,
+            time.monotonic() - began,
+            {source: count for source, count in self.sources.items() if count},
+            self.retries,
+            manifest.is_weak,
+        )
+
+    def _is_new(self, artifact: ArtifactId) -> bool:
+        try:
+            self.store.manifest(artifact)
+        except (NotFound, Corrupt):
+            return True
+        return False
+
+    def _present(self, artifact: ArtifactId) -> list[FileEntry]:
+        """Count the files whose bytes are bound already; returns the others."""
+        absent = {file.path for file in self.store.missing(artifact)}
+        self.sources["store"] += sum(file.size_bytes for file in self.manifest.files if file.path not in absent)
+        return [file for file in self.manifest.files if file.path in absent]
+
+    def _reuse(self, files: Iterable[FileEntry]) -> list[FileEntry]:
+        """Bind those of `files` whose bytes are here under another artifact; returns the others."""
+        missing = []
+        found: dict[str, BlobId] = {}
+        for file in files:
+            if (blob := self.store.reusable(self.manifest, file)) is not None:
+                found[file.path] = blob
+                self.sources["store"] += file.size_bytes
+            else:
+                missing.append(file)
+        if found:
+            self.store.bind(self.manifest.artifact, found)
+        return missing
+
+    def _bring(self, missing: Sequence[FileEntry]) -> None:
+        """Fetch what nobody else fetches just now; then take over what others have brought, or fetch that too."""
+        while missing:
+            named = {identity(self.manifest, file): file for file in missing}
+            mine, theirs = self.tools.claims.take(named, self.urge)
+            try:
+                if mine:
+                    self._fetch_twice([named[name] for name in mine])
+            finally:
+                self.tools.claims.give_back(mine)
+            for claim in theirs.values():
+                claim.urge(self.priority)
+                while not claim.given_back.wait(_CANCEL_LOOK_S):
+                    self._end_if_cancelled()
+                    claim.urge(self.priority)
+            missing = self._reuse(named[name] for name in theirs)
+
+    def _end_if_cancelled(self) -> None:
+        if self.cancel.is_set():
+            raise Cancelled
+
+    def _fetch_twice(self, files: Sequence[FileEntry]) -> None:
+        bad = self._fetch(files)
+        if bad:
+            self.watcher.trouble("; ".join(str(error) for error in bad.values()) + ": fetching again")
+            bad = self._fetch(list(bad))
+        if bad:
+            raise next(iter(bad.values()))
+
+    def _fetch(self, files: Sequence[FileEntry]) -> dict[FileEntry, Corrupt]:
+        """Fetch, verify, publish and bind `files`; what came with a wrong digest is quarantined and returned."""
+        ingests: dict[FileEntry, Ingest] = {}
+        followers = Followers()
+        try:
+            transfers = [self._transfer(file, ingests, followers) for file in files]
+            self._move(transfers, followers)
+            return self._publish(transfers, ingests)
+        except Changed:
+            for ingest in ingests.values():
+                ingest.discard()
+            raise
+        finally:
+            followers.finish(wanted=False)
+            for ingest in ingests.values():
+                ingest.close()
+
+    def _transfer(self, file: FileEntry, ingests: dict[FileEntry, Ingest], followers: Followers) -> Transfer:
+        ingest = ingests[file] = self.store.ingest(self.manifest, file)
+        self.sources["journal"] += sum(record.size_bytes for record in ingest.records().values())
+        algorithm = (file.digest or "").partition(":")[0]
+        follower = Follower(ingest, algorithm) if algorithm in _ORDERED else None
+        if follower is not None:
+            followers.add(follower)
+        source = OriginSource(self.origin, self.tools.client, self.manifest, file, lane=self.manifest.authority)
+        return Transfer(file.path, source, ingest, follower)
+
+    def _move(self, transfers: Sequence[Transfer], followers: Followers) -> None:
+        followers.start()
+        job = self.tools.engine.fetch(
+            transfers,
+            priority=self.priority,
+            on_start=self._started,
+            on_progress=self.watcher.progress,
+            cancel=self.cancel,
+        )
+        self.job = None
+        self.sources.update(job.bytes_by_source)
+        self.retries += job.retries
+        self.watcher.verifying()
+        _interruptible(followers, self.cancel)
+
+    def _started(self, job: Job) -> None:
+        self.job = job
+        self.tools.engine.urge(job, self.priority)  # somebody may have urged meanwhile
+
+    def _publish(self, transfers: Sequence[Transfer], ingests: Mapping[FileEntry, Ingest]) -> dict[FileEntry, Corrupt]:
+        bad: dict[FileEntry, Corrupt] = {}
+        found: dict[str, BlobId] = {}
+        for (file, ingest), transfer in zip(ingests.items(), transfers, strict=True):
+            if transfer.follower is not None and transfer.follower.error is not None:
+                raise transfer.follower.error
+            actual = transfer.follower.digest if transfer.follower is not None else None
+            try:
+                _check(file, actual, ingest)
+            except Corrupt as exc:
+                ingest.quarantine(exc.message)
+                bad[file] = exc
+            else:
+                found[file.path] = ingest.finish(digests=[actual] if actual is not None else [])
+        if found:
+            self.store.bind(self.manifest.artifact, found)
+        return bad
+
+
+def _check(file: FileEntry, digest: Digest | None, ingest: Ingest) -> None:
+    """What came against what the origin stated.
+
+    Raises:
+        Corrupt: with both digests.
+    """
+    stated = [(file.digest, digest)] if digest is not None else []
+    if file.checksum is not None and ingest.checksum_algorithm is not None:
+        records = [record for _, record in sorted(ingest.records().items())]
+        stated.append((file.checksum, Digest(checksums.whole(ingest.checksum_algorithm, records))))
+    for claim, actual in stated:
+        if claim != actual:
+            raise Corrupt(
+                f"{file.path}: the origin states {claim}, its bytes are {actual}",
+                hint="the origin is corrupt or a proxy changes its answers; the bytes are in quarantine/",
+            )
+
+
+def _interruptible(followers: Followers, cancel: threading.Event) -> None:
+    waiting = threading.Thread(target=followers.finish, kwargs={"wanted": True}, name="prestage-digests")
+    waiting.start()
+    while waiting.is_alive():
+        waiting.join(_CANCEL_LOOK_S)
+        if cancel.is_set():
+            followers.finish(wanted=False)
+            waiting.join()
+            raise Cancelled
