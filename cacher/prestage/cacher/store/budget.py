@@ -95,13 +95,7 @@ def to_evict(needed_bytes: int, usage: Usage, candidates: Sequence[Candidate], p
     missing = needed_bytes - usage.room
     if missing <= 0:
         return []
-    tally = _Tally(candidates)
-    chosen: list[Candidate] = []
-    for candidate in policy.order([c for c in candidates if not c.holds]):
-        if tally.freed_bytes >= missing:
-            break
-        chosen.append(candidate)
-        tally.take(candidate)
+    chosen, tally = _enough(missing, candidates, policy)
     if tally.freed_bytes < missing:
         raise Full(_why(needed_bytes, missing - tally.freed_bytes, usage, candidates), hint=_what_to_do(candidates))
     for candidate in tuple(reversed(chosen[:-1])):
@@ -111,6 +105,23 @@ def to_evict(needed_bytes: int, usage: Usage, candidates: Sequence[Candidate], p
         else:
             tally.take(candidate)
     return chosen
+
+
+def to_give_back(usage: Usage, candidates: Sequence[Candidate], policy: Policy) -> list[Candidate]:
+    """What to let go of when somebody else has filled the disk: as much as it takes, or all that nobody holds."""
+    return _enough(-usage.room, candidates, policy)[0]
+
+
+def _enough(missing: int, candidates: Sequence[Candidate], policy: Policy) -> tuple[list[Candidate], _Tally]:
+    """The first ones to go until `missing` bytes are freed, or all that nobody holds."""
+    tally = _Tally(candidates)
+    chosen: list[Candidate] = []
+    for candidate in policy.order([c for c in candidates if not c.holds]):
+        if tally.freed_bytes >= missing:
+            break
+        chosen.append(candidate)
+        tally.take(candidate)
+    return chosen, tally
 
 
 class _Tally:

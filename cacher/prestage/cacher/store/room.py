@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 from prestage.cacher.digests import ArtifactId, BlobId
 from prestage.cacher.errors import Busy, Full
 from prestage.cacher.store import ingest as ingests
-from prestage.cacher.store.budget import Policy, Usage, shown, to_evict
+from prestage.cacher.store.budget import Candidate, Policy, Usage, shown, to_evict, to_give_back
 from prestage.cacher.store.eviction import Evictor, Parts, free_bytes, settled
+from prestage.cacher.store.margin import default_margin
 
-MARGIN_BYTES_MAX = 1 << 30
-MARGIN_DIVISOR = 50
+KUBELET_FOLDER = Path("/var/lib/kubelet")
+"""Where it keeps what it watches the disk for, on nearly every node; give `margin_bytes` where it is elsewhere."""
 _ROUNDS = 3
 """How often room is made anew when less was freed than was removed (mapped files, holds that came meanwhile)."""
-
-
-def default_margin(total_bytes: int) -> int:
-    """Left free for others and for the store's small files: 2 % of the disk, at most 1 GiB."""
-    return min(MARGIN_BYTES_MAX, total_bytes // MARGIN_DIVISOR)
 
 
 class Reservation:
@@ -53,8 +50,9 @@ class Room:
     def __init__(self, parts: Parts, evictor: Evictor, policy: Policy, *, budget: int | None, margin: int | None) -> None:
         self._parts, self._evictor, self._policy = parts, evictor, policy
         self._budget = budget
-        stat = os.statvfs(parts.layout.root)
-        self._margin = default_margin(stat.f_blocks * stat.f_frsize) if margin is None else margin
+        self._margin = _default_margin(parts.layout.root) if margin is None else margin
+        self.on_evict: Callable[[Candidate, int, str], None] = lambda candidate, size_bytes, why: None
+        """Told of everything that was let go of, its bytes, and what for. Called under `lock`: be quick."""
         self._reservations: list[Reservation] = []
         self.lock = threading.RLock()
         self.claimed: set[BlobId] = set()
@@ -85,26 +83,45 @@ class Room:
             return reservation
 
     def _make(self, size_bytes: int, staying: set[ArtifactId]) -> None:
-        staying = staying | {reservation.artifact for reservation in self._reservations}
         for _ in range(_ROUNDS):
             usage = self.usage()
             if usage.room >= size_bytes:
                 return
-            candidates = [
-                replace(candidate, holds="its fetch") if candidate.key in staying else candidate
-                for candidate in self._evictor.candidates(claimed=self.claimed, busy=self.busy)
-            ]
-            removed = 0
-            for candidate in to_evict(size_bytes, usage, candidates, self._policy):
-                with suppress(Busy):
-                    removed += self._evictor.remove(candidate, claimed=self.claimed, busy=self.busy)
-            settled(self._parts.layout.root, usage.free, removed)
+            going = to_evict(size_bytes, usage, self._candidates(staying), self._policy)
+            settled(self._parts.layout.root, usage.free, self._let_go(going, f"to make room for {shown(size_bytes)}"))
         usage = self.usage()
         if usage.room < size_bytes:
             raise Full(
                 f"{shown(size_bytes)} do not fit, {shown(max(0, usage.room))} are free although enough was evicted",
                 hint="some process still has evicted files open or mapped: end it, then try again",
             )
+
+    def give_back(self) -> int:
+        """Let go of what nobody holds while less is free than the margin: somebody else writes to this disk. Returns what was
+        freed; 0 when all is well, or nothing can go."""
+        with self.lock:
+            usage = self.usage()
+            if usage.room >= 0:
+                return 0
+            going = to_give_back(usage, self._candidates(set()), self._policy)
+            return settled(self._parts.layout.root, usage.free, self._let_go(going, "because the disk is filling up"))
+
+    def _candidates(self, staying: set[ArtifactId]) -> list[Candidate]:
+        """What could go; what is being fetched, or is in `staying`, is held."""
+        staying = staying | {reservation.artifact for reservation in self._reservations}
+        return [
+            replace(candidate, holds="its fetch") if candidate.key in staying else candidate
+            for candidate in self._evictor.candidates(claimed=self.claimed, busy=self.busy)
+        ]
+
+    def _let_go(self, going: Sequence[Candidate], why: str) -> int:
+        removed = 0
+        for candidate in going:
+            with suppress(Busy):
+                size_bytes = self._evictor.remove(candidate, claimed=self.claimed, busy=self.busy)
+                removed += size_bytes
+                self.on_evict(candidate, size_bytes, why)
+        return removed
 
     @contextmanager
     def allocating(self, artifact: ArtifactId, before_bytes: int, after_bytes: int) -> Iterator[None]:
@@ -130,3 +147,11 @@ class Room:
         """Give back what is left. Idempotent."""
         with self.lock, suppress(ValueError):
             self._reservations.remove(reservation)
+
+
+def _default_margin(root: Path) -> int:
+    stat = os.statvfs(root)
+    shared = False
+    with suppress(OSError):
+        shared = root.stat().st_dev == KUBELET_FOLDER.stat().st_dev
+    return default_margin(stat.f_blocks * stat.f_frsize, is_shared=shared)

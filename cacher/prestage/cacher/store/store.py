@@ -20,7 +20,7 @@ from prestage.cacher.store import format as formats
 from prestage.cacher.store import ingest as ingests
 from prestage.cacher.store.artifacts import Artifacts, Patterns
 from prestage.cacher.store.blobs import Blobs
-from prestage.cacher.store.budget import LeastRecentlyUsed, Policy, Usage
+from prestage.cacher.store.budget import Candidate, LeastRecentlyUsed, Policy, Usage
 from prestage.cacher.store.disk import Disk, disk_errors
 from prestage.cacher.store.eviction import Evictor, Parts, free_bytes, settled
 from prestage.cacher.store.holds import Clocks, HoldId, Holds, Kind
@@ -146,6 +146,15 @@ class Store:
     def usage(self) -> Usage:
         """The owner's account of the disk."""
         return self._owned.usage()
+
+    @disk_errors()
+    def give_back(self) -> int:
+        """Let go of what nobody holds while somebody else fills the disk; returns the bytes freed. See `Room.give_back`."""
+        return self._owned.give_back()
+
+    def on_evict(self, told: Callable[[Candidate, int, str], None]) -> None:
+        """`told(what, its bytes, why)` is called of everything that is let go of to make room. Be quick."""
+        self._owned.on_evict = told
 
     # -- what is known of artifacts
 

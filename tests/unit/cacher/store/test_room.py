@@ -14,7 +14,7 @@ from stores.scenarios import is_whole
 from prestage.cacher.digests import ArtifactId, hex_of
 from prestage.cacher.errors import Busy, Full
 from prestage.cacher.store.budget import Candidate, Kind, LeastRecentlyUsed, Usage, to_evict
-from prestage.cacher.store.room import default_margin
+from prestage.cacher.store.margin import default_margin
 from prestage.cacher.store.store import Store
 
 KIB = 1 << 10
@@ -199,6 +199,10 @@ def test_the_margin_is_left_free(fast_path: Path) -> None:
 def test_the_default_margin_is_small_on_small_disks_and_bounded_on_large_ones() -> None:
     assert default_margin(100 << 20) == 2 << 20
     assert default_margin(10 << 40) == 1 << 30
+
+
+def test_on_the_kubelets_disk_the_margin_stays_clear_of_its_thresholds() -> None:
+    assert default_margin(10 << 40, is_shared=True) > (10 << 40) * 15 // 100
 
 
 def candidate(name: str, used: float, blobs: dict[str, int], *, holds: str = "", kind: Kind = Kind.ARTIFACT) -> Candidate:
