@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 from leaks import held, leaked_since
+
+# A shell's background jobs ignore it, and so would their children: tests interrupt theirs.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["servers.fixtures"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -40,16 +39,10 @@ class Prestage:
     def start(self, *words: str) -> subprocess.Popen[str]:
         environ = {**os.environ, **self.env, "PRESTAGE_ROOT": str(self.root)}
         command = [sys.executable, "-m", "prestage.cacher.cli", *words]
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ, preexec_fn=_interruptible
-        )
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
 
     def __call__(self, *words: str) -> Result:
         process = self.start(*words)
         out, err = process.communicate(timeout=120)
         assert "Traceback" not in err, err
         return Result(process.returncode, out, err)
-
-
-def _interruptible() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would their children

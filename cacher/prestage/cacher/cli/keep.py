@@ -11,7 +11,8 @@ from types import FrameType
 
 import click
 
-from prestage.cacher.cli.session import owning, patterns_options, reading, root_option, selection_of, wait_option
+from prestage.cacher.cli.asking import asked
+from prestage.cacher.cli.session import checked_root, owning, patterns_options, reading, root_option, selection_of, wait_option
 from prestage.cacher.cli.terminal import human_bytes
 from prestage.cacher.errors import Misconfigured
 
@@ -47,10 +48,13 @@ def unpin(ref: str, root: Path | None, include: tuple[str, ...], exclude: tuple[
 @wait_option
 def evict(ref: str, root: Path | None, include: tuple[str, ...], exclude: tuple[str, ...], wait_s: float) -> None:
     """Let go of REF (a ref or an artifact). Refused while it is held."""
-    with owning(root, wait_s=wait_s) as store:
-        artifact = store.lookup(ref, selection_of(include, exclude))
-        freed = store.evict(artifact)
-        click.echo(f"{artifact} evicted, {human_bytes(freed)} freed")
+    named = {"ref": ref, "include": list(include), "exclude": list(exclude)}
+    answer = asked(checked_root(root), lambda agent: agent.call("POST", "/v1/evict", named))
+    if answer is None:
+        with owning(root, wait_s=wait_s) as store:
+            artifact = store.lookup(ref, selection_of(include, exclude))
+            answer = {"artifact": artifact, "freed_bytes": store.evict(artifact)}
+    click.echo(f"{answer['artifact']} evicted, {human_bytes(int(str(answer['freed_bytes'])))} freed")
 
 
 @click.command()

@@ -1,23 +1,27 @@
-"""`prestage stage`: the composition root of a stage without an agent."""
+"""`prestage stage`: by the agent that owns the store, else in this process."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
-from prestage.cacher.cli.session import Size, json_option, owning, patterns_options, root_option, wait_option
-from prestage.cacher.cli.terminal import BarWatcher, JsonWatcher, summary
+from prestage.cacher.cli.asking import MakingWay, agent_of, followed
+from prestage.cacher.cli.session import Size, checked_root, json_option, owning, patterns_options, root_option, wait_option
+from prestage.cacher.cli.terminal import Bar, JsonLines, summary
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.origins import open_origin
 from prestage.cacher.origins.ports import Selection
 from prestage.cacher.refs import parse_ref
-from prestage.cacher.staging import Staged, Stager, Watcher, Wish
+from prestage.cacher.staging import Stager, Wish
+from prestage.cacher.staging.events import Event, Events, done
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.limits import Limits
+from prestage.cacher.transfer.ports import Cancelled
 
 
 @click.command()
@@ -54,21 +58,37 @@ def stage(
     """
     parsed = parse_ref(ref)
     limits = _limits(**engine_options)
-    with owning(root, wait_s=wait_s, budget_bytes=budget) as store:
-        wish = Wish(parsed, Selection(include, exclude))
-        if as_json:
-            watcher = JsonWatcher()
-            watcher.done(_stage(store, wish, limits, watcher))
-            return
-        bar = BarWatcher(parsed.name)
-        try:
-            staged = _stage(store, wish, limits, bar)
-        finally:
-            bar.stop()
-    click.echo(f"{staged.artifact}  {summary(staged)}")
-    if staged.is_weak:
+    display = JsonLines() if as_json else Bar(parsed.name)
+    try:
+        last = _staged(checked_root(root), ref, Selection(include, exclude), display, wait_s=wait_s, budget=budget, limits=limits)
+    finally:
+        display.stop()
+    if as_json:
+        return
+    click.echo(f"{last['artifact']}  {summary(last)}")
+    if last["identity"] == "weak":
         click.echo("prestage: weak identity: the origin gives nothing but a size to tell versions apart", err=True)
-    click.echo(str(staged.path))
+    click.echo(str(last["path"]))
+
+
+def _staged(
+    root: Path, ref: str, selection: Selection, display: JsonLines | Bar, *, wait_s: float, budget: int | None, limits: Limits
+) -> Event:
+    """The last event, `done`; every event was shown."""
+    request = {"ref": ref, "include": list(selection.include), "exclude": list(selection.exclude)}
+    if agent_of(root) is None:
+        with owning(root, wait_s=wait_s, budget_bytes=budget) as store, suppress(Cancelled):
+            return _stage(store, Wish(parse_ref(ref), selection), limits, display)
+        display.show({"event": "trouble", "message": "an agent takes over the store: it goes on with this"})
+    elif budget is not None or limits != Limits():
+        click.echo(
+            "prestage: the agent that owns the store has its own budget and limits: those given here do not count", err=True
+        )
+    last: Event = {}
+    for event in followed(root, "/v1/stage", request):
+        display.show(event)
+        last = event
+    return last
 
 
 def _limits(*, rate: object = None, connections: object = None, background: object = False) -> Limits:
@@ -81,11 +101,18 @@ def _limits(*, rate: object = None, connections: object = None, background: obje
     )
 
 
-def _stage(store: Store, wish: Wish, limits: Limits, watcher: Watcher) -> Staged:
+def _stage(store: Store, wish: Wish, limits: Limits, display: JsonLines | Bar) -> Event:
+    """In this process.
+
+    Raises:
+        Cancelled: an agent wants the store; what was fetched is journaled.
+    """
     client = HttpClient(NetConfig.from_environ(os.environ))
     try:
         with Engine(limits) as engine:
             origin = open_origin(wish.ref, client=client, environ=os.environ)
-            return Stager(store, engine, client).stage(wish, origin, watcher)
+            last = done(Stager(store, engine, client).stage(wish, origin, Events(display.show), MakingWay(store.root)))
+            display.show(last)
+            return last
     finally:
         client.close()

@@ -9,9 +9,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from prestage.cacher.manifest import Manifest
-from prestage.cacher.staging import Staged, Watcher
-from prestage.cacher.transfer import job
+from prestage.cacher.staging.events import Event
 
 
 def human_bytes(size_bytes: float) -> str:
@@ -34,64 +32,19 @@ def human_seconds(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-class JsonWatcher(Watcher):
-    """One JSON object a line; the last one is `done` or `error`."""
+class JsonLines:
+    """Each event as a line of JSON; the last one is `done` or `error`."""
 
-    def __init__(self) -> None:
-        self._missing_bytes = 0
-
-    def resolved(self, manifest: Manifest, missing_bytes: int) -> None:
-        """See Watcher."""
-        self._missing_bytes = missing_bytes
-        self._print(
-            "resolved",
-            artifact=manifest.artifact,
-            files=len(manifest.files),
-            bytes=manifest.size_bytes,
-            missing_bytes=missing_bytes,
-            identity="weak" if manifest.is_weak else "pinned",
-        )
-
-    def progress(self, progress: job.Progress) -> None:
-        """See Watcher."""
-        self._print(
-            "progress",
-            bytes=progress.bytes_done,
-            total=progress.bytes_total,
-            bytes_per_s=round(progress.bytes_per_s),
-            retries=progress.retries,
-            source=progress.source,
-        )
-
-    def verifying(self) -> None:
-        """See Watcher."""
-        self._print("verifying")
-
-    def trouble(self, why: str) -> None:
-        """See Watcher."""
-        self._print("trouble", message=why)
-
-    def done(self, staged: Staged) -> None:
-        """The last line."""
-        self._print(
-            "done",
-            artifact=staged.artifact,
-            path=str(staged.path),
-            files=staged.files,
-            bytes=staged.bytes,
-            seconds=round(staged.seconds, 3),
-            bytes_by_source=dict(staged.bytes_by_source),
-            retries=staged.retries,
-            identity="weak" if staged.is_weak else "pinned",
-        )
-
-    @staticmethod
-    def _print(event: str, **fields: object) -> None:
-        click.echo(json.dumps({"event": event, **fields}))
+    def show(self, event: Event) -> None:
+        """Print it now."""
+        click.echo(json.dumps(event))
         sys.stdout.flush()
 
+    def stop(self) -> None:
+        """Nothing to take away."""
 
-class BarWatcher(Watcher):
+
+class Bar:
     """A progress bar on stderr when that is a terminal; else only what is worth a line in a log."""
 
     def __init__(self, title: str) -> None:
@@ -107,45 +60,49 @@ class BarWatcher(Watcher):
         )
         self._task: TaskID | None = None
 
-    def resolved(self, manifest: Manifest, missing_bytes: int) -> None:
-        """See Watcher."""
-        if missing_bytes:
+    def show(self, event: Event) -> None:
+        """Draw it."""
+        kind = event["event"]
+        if kind == "resolved" and event["missing_bytes"] and self._task is None:
             self._bar.start()
-            self._task = self._bar.add_task(self._title, total=missing_bytes, state="connecting")
-
-    def progress(self, progress: job.Progress) -> None:
-        """See Watcher."""
-        if self._task is None:
-            return
-        rate = progress.bytes_per_s
-        left = (progress.bytes_total - progress.bytes_done) / rate if rate > 0 else 0
-        state = f"{human_bytes(progress.bytes_done)} of {human_bytes(progress.bytes_total)}, {human_bytes(rate)}/s"
-        state += f", {human_seconds(left)} left" if rate > 0 else ""
-        state += f", from {progress.source}" if progress.source else ""
-        state += f", {progress.retries} retries" if progress.retries else ""
-        self._bar.update(self._task, total=progress.bytes_total, completed=progress.bytes_done, state=state)
-
-    def verifying(self) -> None:
-        """See Watcher."""
-        if self._task is not None:
-            self._bar.update(self._task, state="verifying")
-
-    def trouble(self, why: str) -> None:
-        """See Watcher."""
-        self._console.print(f"prestage: {why}", style="yellow", highlight=False, soft_wrap=True)
+            self._task = self._bar.add_task(self._title, total=_number(event, "missing_bytes"), state="connecting")
+        elif kind == "progress" and self._task is not None:
+            self._bar.update(self._task, total=_number(event, "total"), completed=_number(event, "bytes"), state=_state(event))
+        elif kind in ("verifying", "paused") and self._task is not None:
+            self._bar.update(self._task, state=str(kind))
+        elif kind == "trouble":
+            self._console.print(f"prestage: {event['message']}", style="yellow", highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
         """Take the bar away."""
         self._bar.stop()
 
 
-def summary(staged: Staged) -> str:
-    """One line about a finished stage."""
-    fetched = sum(n for source, n in staged.bytes_by_source.items() if source not in ("store", "journal"))
-    what = f"{staged.files} file{'s' if staged.files != 1 else ''}, {human_bytes(staged.bytes)}"
+def _number(event: Event, name: str) -> int:
+    value = event.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _state(progress: Event) -> str:
+    done, total, rate = (_number(progress, name) for name in ("bytes", "total", "bytes_per_s"))
+    state = f"{human_bytes(done)} of {human_bytes(total)}, {human_bytes(rate)}/s"
+    state += f", {human_seconds((total - done) / rate)} left" if rate > 0 else ""
+    state += f", from {progress['source']}" if progress.get("source") else ""
+    retries = _number(progress, "retries")
+    return state + (f", {retries} retries" if retries else "")
+
+
+def summary(done: Event) -> str:
+    """One line about a finished stage, from its last event."""
+    by_source, seconds = done["bytes_by_source"], done["seconds"]
+    assert isinstance(by_source, dict)
+    assert isinstance(seconds, (int, float))
+    fetched = sum(n for source, n in by_source.items() if source not in ("store", "journal"))
+    files = _number(done, "files")
+    what = f"{files} file{'s' if files != 1 else ''}, {human_bytes(_number(done, 'bytes'))}"
     if not fetched:
         return f"{what}: already here"
-    rate = f"{human_bytes(fetched / max(staged.seconds, 1e-3))}/s"
-    sources = ", ".join(f"{human_bytes(n)} from {source}" for source, n in sorted(staged.bytes_by_source.items()) if n)
-    retries = f", {staged.retries} retries" if staged.retries else ""
-    return f"{what} in {human_seconds(staged.seconds)} ({rate}; {sources}{retries})"
+    rate = f"{human_bytes(fetched / max(seconds, 1e-3))}/s"
+    sources = ", ".join(f"{human_bytes(n)} from {source}" for source, n in sorted(by_source.items()) if n)
+    retries = f", {_number(done, 'retries')} retries" if done["retries"] else ""
+    return f"{what} in {human_seconds(seconds)} ({rate}; {sources}{retries})"

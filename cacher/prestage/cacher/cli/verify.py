@@ -9,9 +9,20 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from prestage.cacher.cli.session import json_option, owning, patterns_options, root_option, selection_of, wait_option
+from prestage.cacher.cli.asking import agent_of, followed
+from prestage.cacher.cli.session import (
+    checked_root,
+    json_option,
+    owning,
+    patterns_options,
+    root_option,
+    selection_of,
+    wait_option,
+)
 from prestage.cacher.cli.terminal import human_bytes
+from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import Corrupt
+from prestage.cacher.staging.events import Event
 from prestage.cacher.store.store import Store
 from prestage.cacher.store.verify import VerifyReport
 
@@ -29,31 +40,51 @@ def verify(
 
     Damaged bytes go to quarantine; staging the ref again fetches just those files. Exit code 5 if anything is bad.
     """
-    with owning(root, wait_s=wait_s) as store:
-        artifact = store.lookup(ref, selection_of(include, exclude)) if ref else None
-        report = _verify(store, artifact, quiet=as_json)
+    report = _by_agent(checked_root(root), ref, include, exclude, quiet=as_json)
+    if report is None:
+        with owning(root, wait_s=wait_s) as store:
+            artifact = store.lookup(ref, selection_of(include, exclude)) if ref else None
+            report = _verify(store, artifact, quiet=as_json).to_json()
+    bad = report["bad"]
+    assert isinstance(bad, list)
     if as_json:
-        click.echo(json.dumps(report.to_json()))
+        click.echo(json.dumps({name: value for name, value in report.items() if name != "event"}))
     else:
-        for bad in report.bad:
-            click.echo(f"damaged: {', '.join(bad.paths)} ({bad.blob}) in {', '.join(bad.artifacts)}: {bad.why}")
-    if report.bad:
+        for found in bad:
+            paths, users = ", ".join(found["paths"]), ", ".join(found["artifacts"])
+            click.echo(f"damaged: {paths} ({found['blob']}) in {users}: {found['why']}")
+    if bad:
         raise Corrupt(
-            f"{len(report.bad)} of {report.files} files are damaged",
+            f"{len(bad)} of {report['files']} files are damaged",
             hint="they were quarantined; `prestage stage` fetches them again",
         )
     if not as_json:
-        click.echo(f"{report.files} files, {human_bytes(report.bytes)}: all as they should be")
+        click.echo(f"{report['files']} files, {human_bytes(int(str(report['bytes'])))}: all as they should be")
 
 
-def _verify(store: Store, artifact: str | None, *, quiet: bool) -> VerifyReport:
-    from prestage.cacher.digests import ArtifactId
+def _by_agent(root: Path, ref: str | None, include: tuple[str, ...], exclude: tuple[str, ...], *, quiet: bool) -> Event | None:
+    if agent_of(root) is None:
+        return None
+    last: Event = {}
+    with _bar(quiet=quiet) as bar:
+        task = bar.add_task("verifying", total=None)
+        for event in followed(root, "/v1/verify", {"ref": ref or "", "include": list(include), "exclude": list(exclude)}):
+            if event["event"] == "progress":
+                bar.update(task, completed=float(str(event["bytes"])), total=float(str(event["total"])))
+            last = event
+    return last
 
+
+def _bar(*, quiet: bool) -> Progress:
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+    return Progress(console=console, transient=True, disable=quiet or not console.is_terminal)
+
+
+def _verify(store: Store, artifact: ArtifactId | None, *, quiet: bool) -> VerifyReport:
+    with _bar(quiet=quiet) as bar:
         task = bar.add_task("verifying", total=None)
 
         def show(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        return store.verify(ArtifactId(artifact) if artifact else None, on_progress=show)
+        return store.verify(artifact, on_progress=show)

@@ -23,6 +23,7 @@ from prestage.cacher.staging.wishes import Staged, Watcher, Wish
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.job import Progress
+from prestage.cacher.transfer.limits import Priority
 from prestage.cacher.transfer.ports import Cancelled, Changed
 
 _CANCEL_LOOK_S = 0.2
@@ -57,6 +58,13 @@ class Stager:
             raise Unavailable(
                 f"{wish.ref.name} changed twice while it was fetched: {second}", hint="stage it once its owner is done uploading"
             ) from second
+
+    def urge(self, artifact: ArtifactId, priority: Priority) -> None:
+        """Make the run of `artifact`, if there is one, at least so urgent."""
+        with self._lock:
+            shared = self._running.get(artifact)
+        if shared is not None:
+            shared.urge(priority)
 
     def _once(self, wish: Wish, origin: Origin, watcher: Watcher, cancel: threading.Event, began: float) -> Staged:
         manifest = _resolved(wish, origin)
@@ -201,6 +209,10 @@ class _Shared(Watcher):
                 caller.tell(event)
         self._run.urge(caller.wish.priority)
         return True
+
+    def urge(self, priority: Priority) -> None:
+        """At least so urgent."""
+        self._run.urge(priority)
 
     def leave(self, caller: _Caller) -> None:
         """One less. The last one ends the run and waits until it has ended, what it fetched journaled."""

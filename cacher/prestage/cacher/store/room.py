@@ -106,6 +106,17 @@ class Room:
             going = to_give_back(usage, self._candidates(set()), self._policy)
             return settled(self._parts.layout.root, usage.free, self._let_go(going, "because the disk is filling up"))
 
+    def goes_after(self, artifact: ArtifactId) -> int | None:
+        """What must be lacking before `artifact` is let go of: the room that is left and all that goes before it."""
+        with self.lock:
+            usage, candidates = self.usage(), self._candidates(set())
+        before = max(0, usage.room)
+        for candidate in self._policy.order([candidate for candidate in candidates if not candidate.holds]):
+            if candidate.key == artifact:
+                return before
+            before += candidate.size_bytes
+        return None
+
     def _candidates(self, staying: set[ArtifactId]) -> list[Candidate]:
         """What could go; what is being fetched, or is in `staying`, is held."""
         staying = staying | {reservation.artifact for reservation in self._reservations}

@@ -32,7 +32,7 @@ from prestage.cacher.store.recovery import recover
 from prestage.cacher.store.room import Reservation, Room
 from prestage.cacher.store.scrub import Scrub
 from prestage.cacher.store.verify import VerifyReport
-from prestage.cacher.store.views import Views
+from prestage.cacher.store.views import OLD, Views
 from prestage.cacher.store.wishes import Wishes
 
 
@@ -386,6 +386,31 @@ class Store:
             if not self._parts.views.exists(artifact):
                 raise NotFound(f"{artifact} is not staged", hint="stage it first: prestage stage REF")
             return self._parts.holds.add(artifact, kind, expires_at=expires_at, pid=pid, note=note)
+
+    @disk_errors()
+    def holds(self, artifact: ArtifactId) -> Mapping[HoldId, Mapping[str, object]]:
+        """Who keeps it here now."""
+        return self._parts.holds.live(artifact)
+
+    @disk_errors()
+    def drop_dead_holds(self) -> None:
+        """Remove the files of holds that are over, and the trees that only they kept."""
+        with gate(self._parts.layout.gate):
+            self._parts.holds.drop_dead()
+            for path in self._parts.layout.views.glob(f"*/{OLD}*"):
+                artifact = ArtifactId(f"sha256:{path.parent.name}")
+                if not self._parts.holds.live(artifact):
+                    self._parts.views.remove_old(artifact)
+
+    @disk_errors()
+    def goes_after(self, artifact: ArtifactId) -> int | None:
+        """Bytes that must be lacking before it is let go of, as things stand; None when it is not among what can go."""
+        return self._owned.goes_after(artifact)
+
+    @disk_errors()
+    def count(self) -> int:
+        """How many artifacts, whole or not."""
+        return sum(1 for _ in self._parts.artifacts.all())
 
     @disk_errors()
     def drop_hold(self, artifact: ArtifactId, hold: HoldId) -> None:

@@ -1,0 +1,177 @@
+"""The agent's composition root: what starts, in which order, and how it ends.
+
+    store (waits for a command that owns it to make way) -> engine -> socket -> kept wishes -> ready
+    SIGTERM -> not ready -> transfers cut off and journaled -> streams told -> socket closed -> store given free
+
+One stock asyncio loop (its sendfile is real), one root task group. A service that ends by itself ends the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from pathlib import Path
+
+from aiohttp import web
+
+from prestage.cacher.agent.care import Care
+from prestage.cacher.agent.config import AgentConfig
+from prestage.cacher.agent.http import Api, IdleConnections
+from prestage.cacher.agent.logs import log
+from prestage.cacher.agent.metrics import Metrics
+from prestage.cacher.agent.routes import ROUTES
+from prestage.cacher.agent.service import Service
+from prestage.cacher.agent.stages import Stages
+from prestage.cacher.errors import Busy, Misconfigured
+from prestage.cacher.net.client import HttpClient
+from prestage.cacher.net.config import NetConfig
+from prestage.cacher.origins import open_origin
+from prestage.cacher.staging import Stager
+from prestage.cacher.store.locks import awaiting, owner_of
+from prestage.cacher.store.store import Store
+from prestage.cacher.transfer.engine import Engine
+
+_CLOSE_S = 1.0
+"""Of the drain: for handlers that still write."""
+
+
+def run(config: AgentConfig) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        Busy: another agent owns the store, or a command that does not make way.
+        Misconfigured: the socket is in use, an address cannot be bound, or the store must not be touched.
+    """
+    asyncio.run(_Agent(config).run())
+
+
+class _Agent:
+    def __init__(self, config: AgentConfig) -> None:
+        self._config = config
+        self._ending = asyncio.Event()
+
+    async def run(self) -> None:
+        config = self._config
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ending.set)
+        async with AsyncExitStack() as closing, asyncio.TaskGroup() as group:
+            store = await asyncio.to_thread(_open_store, config)
+            closing.callback(store.close)
+            client = HttpClient(NetConfig.from_environ(os.environ))
+            closing.callback(client.close)
+            engine = Engine(config.limits)
+            closing.callback(engine.close)
+            opening = partial(open_origin, client=client, environ=os.environ)
+            stages = Stages(Stager(store, engine, client), opening, store.wishes, config, group=group)
+            closing.callback(stages.close)
+            service = Service(store, stages, config, loop)
+            closing.callback(service.close)
+            care = Care(store, service, config)
+            server = await self._listen(closing, service)
+            services = [
+                group.create_task(care.give_room_back()),
+                group.create_task(care.drop_dead_holds()),
+                group.create_task(IdleConnections(server, config.idle_connection_s).run()),
+            ]
+            await stages.start()
+            log(
+                "agent_ready", fields={"root": str(config.root), "socket": str(config.socket), "metrics": service.metrics_address}
+            )
+            for warning in store.warnings:
+                log("store_warning", fields={"message": warning})
+            await self._ending.wait()
+            began = time.monotonic()
+            service.is_ready = False
+            log("agent_ending")
+            await stages.drain(config.drain_s - _CLOSE_S)
+            for task in services:
+                task.cancel()
+        log("agent_ended", fields={"seconds": round(time.monotonic() - began, 3)})
+
+    async def _listen(self, closing: AsyncExitStack, service: Service) -> web.Server:
+        config = self._config
+        api = Api(service, config, ROUTES)
+        runner = web.AppRunner(api.application(), access_log=None, handle_signals=False, shutdown_timeout=_CLOSE_S)
+        await runner.setup()
+        closing.push_async_callback(runner.cleanup)
+        sock = _bound(config)
+        closing.callback(_unlink, config.socket)
+        await web.SockSite(runner, sock, backlog=1024).start()
+        if config.listen is not None:
+            metrics = web.AppRunner(
+                Metrics(service, api).application(), access_log=None, handle_signals=False, shutdown_timeout=_CLOSE_S
+            )
+            await metrics.setup()
+            closing.push_async_callback(metrics.cleanup)
+            host, port = config.listen
+            try:
+                await web.TCPSite(metrics, host, port).start()
+            except OSError as exc:
+                raise Misconfigured(
+                    f"cannot listen on {host}:{port}: {exc.strerror}", hint="give another --listen, or none"
+                ) from exc
+            service.metrics_address = "{}:{}".format(*metrics.addresses[0][:2])
+        assert runner.server is not None
+        return runner.server
+
+
+def _open_store(config: AgentConfig) -> Store:
+    owner = owner_of(config.root)
+    if owner is not None and owner.socket is not None and _answers(owner.socket):
+        raise Busy(
+            f"process {owner.pid} is the agent of {config.root} already, at {owner.socket}",
+            hint="stop it first: transfers go on where they were",
+        )
+    with awaiting(config.root):
+        return Store.open(
+            config.root,
+            own=True,
+            budget_bytes=config.budget_bytes,
+            margin_bytes=config.margin_bytes,
+            trusted=config.trusted,
+            purpose="prestage agent",
+            socket=config.socket,
+            wait_s=config.takeover_s,
+        )
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(2.0)
+        try:
+            sock.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
+def _bound(config: AgentConfig) -> socket.socket:
+    """A listening socket in place of a stale one; its mode says who may connect, SO_PEERCRED who may do what."""
+    if _answers(config.socket):
+        raise Misconfigured(f"somebody listens at {config.socket} already", hint="give another --socket")
+    _unlink(config.socket)
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        before = os.umask(0o177)
+        try:
+            sock.bind(str(config.socket))
+        finally:
+            os.umask(before)
+        if config.admins or config.readers:
+            config.socket.chmod(0o666)
+    except OSError as exc:
+        sock.close()
+        raise Misconfigured(f"cannot listen at {config.socket}: {exc.strerror}", hint="check the folder of --socket") from exc
+    return sock
+
+
+def _unlink(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_socket():
+            path.unlink()

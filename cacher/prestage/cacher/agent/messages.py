@@ -1,0 +1,184 @@
+"""What goes over the wire. The one source of what is accepted, what is answered and what the OpenAPI document says."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+PRIORITIES = {"waiting-pod": 0, "declared": 10, "follow-on": 20}
+Text = Annotated[str, Meta(min_length=1, max_length=8192)]
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True):
+    """What a client sends: an unknown field is an error."""
+
+
+class StageRequest(Request):
+    """Make the store hold `ref`."""
+
+    ref: Text
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    priority: Literal["waiting-pod", "declared", "follow-on"] = "declared"
+    keep: bool = False
+    """Go on when nobody listens any more, over restarts, and try again what may pass."""
+
+
+class HoldRequest(Request):
+    """Keep `ref` (a ref or an artifact) from being evicted."""
+
+    ref: Text
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    kind: Literal["pin", "ttl", "run"] = "ttl"
+    ttl_s: Annotated[float, Meta(gt=0, le=10 * 365 * 86400)] = 3600.0
+    """Of a ttl."""
+    note: Annotated[str, Meta(max_length=200)] = ""
+    """A run lasts as long as the calling process."""
+
+
+class NamedRequest(Request):
+    """Something about `ref` (a ref or an artifact)."""
+
+    ref: Text
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+class VerifyRequest(Request):
+    """Check `ref`, or the whole store."""
+
+    ref: str = ""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+class ReportRequest(Request):
+    """A reader found wrong bytes in a chunk."""
+
+    artifact: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+    path: Text
+    offset: Annotated[int, Meta(ge=0)] = 0
+    """In bytes: where the chunk begins."""
+
+
+class Problem(msgspec.Struct):
+    """Why it did not work: see the exit codes in docs/cli.md for `kind`."""
+
+    kind: str
+    message: str
+    hint: str | None = None
+
+
+class Resolved(msgspec.Struct):
+    """Where an artifact lies."""
+
+    artifact: str
+    path: str
+
+
+class Held(msgspec.Struct):
+    """A hold that was made."""
+
+    artifact: str
+    hold: str
+    path: str
+
+
+class Evicted(msgspec.Struct):
+    """What letting go gave back."""
+
+    artifact: str
+    freed_bytes: int
+
+
+class Unpinned(msgspec.Struct):
+    """How many pins were taken off."""
+
+    artifact: str
+    pins: int
+
+
+class Artifact(msgspec.Struct):
+    """One artifact of the store."""
+
+    artifact: str
+    ref: str | None
+    files: int
+    bytes: int
+    state: str
+    holds: list[dict[str, str | int | float | None]]
+    last_used: float
+
+
+class StageView(msgspec.Struct):
+    """One stage."""
+
+    id: str
+    ref: str
+    state: str
+    priority: str
+    keep: bool
+    paused: bool
+    since: float
+    tries: int
+    waiting: int
+    """Who listens."""
+    artifact: str | None
+    bytes: int
+    total: int
+    bytes_per_s: int
+    problem: Problem | None
+
+
+class UsageView(msgspec.Struct):
+    """The disk, in bytes."""
+
+    used: int
+    reserved: int
+    free: int
+    margin: int
+    limit: int
+    room: int
+
+
+class Status(msgspec.Struct):
+    """The agent at a glance."""
+
+    version: str
+    pid: int
+    root: str
+    started_at: float
+    ready: bool
+    paused: bool
+    usage: UsageView
+    artifacts: int
+    stages: list[StageView]
+    warnings: list[str]
+    metrics: str | None
+    """`host:port` of metrics and health."""
+
+
+class Explained(msgspec.Struct):
+    """Why an artifact is here, or is not."""
+
+    artifact: str | None
+    ref: str | None
+    state: str
+    """`staged`, `partial`, `damaged`, `staging` or `absent`."""
+    why: list[str]
+    """Sentences: who holds it, what is being done about it, when it would go."""
+    stage: StageView | None
+    history: list[dict[str, str | int | float | None]]
+    """What the agent did about it since it started, oldest first."""
+
+
+class SocketRequest(Request):
+    """Listen at `path` for one pod: resolve and report, for these artifacts only."""
+
+    path: Text
+    artifacts: Annotated[tuple[str, ...], Meta(min_length=1, max_length=100)]
+    mount: str = ""
+    """Where that pod sees the directory that holds `<name>/`; empty: paths as on the node."""

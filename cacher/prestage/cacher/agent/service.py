@@ -1,0 +1,362 @@
+"""What each call does, without HTTP: the store's blocking calls in a bounded pool, stages on the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from prestage.cacher.agent.callers import Caller
+from prestage.cacher.agent.config import AgentConfig
+from prestage.cacher.agent.explaining import explain
+from prestage.cacher.agent.feed import Feed
+from prestage.cacher.agent.history import History
+from prestage.cacher.agent.messages import (
+    PRIORITIES,
+    Artifact,
+    Evicted,
+    Explained,
+    Held,
+    HoldRequest,
+    NamedRequest,
+    Problem,
+    Resolved,
+    StageRequest,
+    StageView,
+    Status,
+    Unpinned,
+    UsageView,
+    VerifyRequest,
+)
+from prestage.cacher.agent.stages import Stage, Stages
+from prestage.cacher.digests import ArtifactId, artifact_id
+from prestage.cacher.errors import NotFound, PrestageError
+from prestage.cacher.net.config import VERSION
+from prestage.cacher.origins.ports import Selection
+from prestage.cacher.refs import parse_ref
+from prestage.cacher.staging import Staged, Wish
+from prestage.cacher.staging.events import Event, error
+from prestage.cacher.store.budget import Candidate, Usage
+from prestage.cacher.store.holds import HoldId
+from prestage.cacher.store.store import Listing, Store
+from prestage.cacher.transfer.limits import Priority
+
+_T = TypeVar("_T")
+HEARTBEAT_S = 5.0
+"""A stream that has nothing to say says so this often."""
+_TOUCH_S = 60.0
+"""A resolved artifact's last use is written this often at most."""
+_WORDS = {number: word for word, number in PRIORITIES.items()}
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counted since the start, for the metrics."""
+
+    ended: Counter[str] = field(default_factory=Counter)
+    """Stages, by `done` or the kind of their error."""
+    bytes_by_source: Counter[str] = field(default_factory=Counter)
+    evicted_bytes: int = 0
+    damaged: int = 0
+
+    def stage(self, outcome: Staged | PrestageError | None) -> None:
+        """One stage ended."""
+        if isinstance(outcome, Staged):
+            self.ended["done"] += 1
+            self.bytes_by_source.update(outcome.bytes_by_source)
+        elif outcome is not None:
+            self.ended[outcome.kind] += 1
+
+
+class Service:
+    """The agent's calls. On the loop."""
+
+    def __init__(self, store: Store, stages: Stages, config: AgentConfig, loop: asyncio.AbstractEventLoop) -> None:
+        self._store, self._stages, self._config = store, stages, config
+        self._threads = ThreadPoolExecutor(8, thread_name_prefix="prestage-store")
+        self._loop = loop
+        self._known: dict[tuple[str, tuple[str, ...], tuple[str, ...]], tuple[Resolved, float]] = {}
+        """Refs that were resolved, and when their use was last written; dropped whole at every change of the store."""
+        self._started_at = time.time()
+        self.history = History(Feed(loop))
+        self.tally = Tally()
+        self.is_ready = True
+        self.metrics_address: str | None = None
+        stages.on_end = self._stage_ended
+        store.on_evict(self._evicted)
+
+    def close(self) -> None:
+        """Wait for the store's calls to end."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    async def blocking(self, call: Callable[[], _T]) -> _T:
+        """Run a call of the store in the pool."""
+        return await self._loop.run_in_executor(self._threads, call)
+
+    def changed(self) -> None:
+        """The store is not what it was: nothing that was looked up counts any more."""
+        self._known.clear()
+
+    def _stage_ended(self, stage: Stage) -> None:
+        self.changed()
+        outcome, ref = stage.outcome, stage.wish.ref.name
+        self.tally.stage(outcome)
+        if isinstance(outcome, Staged):
+            fetched = sum(n for source, n in outcome.bytes_by_source.items() if source not in ("store", "journal"))
+            self.history.add(
+                "staged", artifact=outcome.artifact, ref=ref, seconds=round(outcome.seconds, 3), fetched_bytes=fetched
+            )
+        elif isinstance(outcome, PrestageError):
+            self.history.add("stage_failed", artifact=stage.artifact, ref=ref, kind=outcome.kind, message=outcome.message)
+
+    def _evicted(self, candidate: Candidate, size_bytes: int, why: str) -> None:
+        """Called in a thread of the store."""
+        artifact = candidate.key if candidate.key.startswith("sha256:") else None
+
+        def tell() -> None:
+            self.changed()
+            self.tally.evicted_bytes += size_bytes
+            self.history.add("evicted", artifact=artifact, ref=None, name=candidate.name, bytes=size_bytes, why=why)
+
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(tell)
+
+    # -- looking
+
+    async def usage(self) -> Usage:
+        """The disk."""
+        return await self.blocking(self._store.usage)
+
+    def all_stages(self) -> list[Stage]:
+        """Active ones, then those that ended lately."""
+        return self._stages.all()
+
+    async def status(self) -> Status:
+        """The agent at a glance."""
+        usage, rows = await self.blocking(lambda: (self._store.usage(), self._store.count()))
+        return Status(
+            version=VERSION,
+            pid=os.getpid(),
+            root=str(self._store.root),
+            started_at=self._started_at,
+            ready=self.is_ready,
+            paused=self._stages.are_paused,
+            usage=usage_view(usage),
+            artifacts=rows,
+            stages=[stage_view(stage) for stage in self._stages.all() if not stage.has_ended],
+            warnings=list(self._store.warnings),
+            metrics=self.metrics_address,
+        )
+
+    async def artifacts(self) -> list[Artifact]:
+        """Everything the store knows of, last used first."""
+        rows = await self.blocking(self._store.list)
+        return [artifact_view(row) for row in sorted(rows, key=lambda row: -row.last_used)]
+
+    async def stages(self) -> list[StageView]:
+        """Active stages, then those that ended lately."""
+        return [stage_view(stage) for stage in self._stages.all()]
+
+    async def resolve(self, named: NamedRequest) -> Resolved:
+        """Where it lies. Counts as a use."""
+        key = (named.ref, named.include, named.exclude)
+        known = self._known.get(key)
+        now = time.monotonic()
+        if known is not None and now - known[1] < _TOUCH_S:
+            return known[0]
+        resolved = await self.blocking(lambda: self._resolve(named))
+        self._known[key] = (resolved, now)
+        return resolved
+
+    def _resolve(self, named: NamedRequest) -> Resolved:
+        artifact = self._lookup(named)
+        return Resolved(artifact, str(self._store.path(artifact)))
+
+    def _lookup(self, named: NamedRequest | HoldRequest) -> ArtifactId:
+        selection = Selection(named.include, named.exclude) if named.include or named.exclude else None
+        return self._store.lookup(named.ref, selection)
+
+    async def explain(self, named: NamedRequest) -> Explained:
+        """Why it is here, or is not."""
+        try:
+            artifact: ArtifactId | None = await self.blocking(lambda: self._lookup(named))
+        except NotFound:
+            artifact = None
+        stage = next((s for s in self._stages.all() if named.ref in (s.wish.ref.name, s.artifact)), None)
+        if artifact is None and stage is not None:
+            artifact = stage.artifact
+        ref = None if named.ref.startswith("sha256:") else named.ref
+        view = stage_view(stage) if stage is not None else None
+        history = self.history.about(artifact, ref)
+        return await self.blocking(lambda: explain(self._store, artifact, ref, view, history))
+
+    # -- staging
+
+    async def begin(self, request: StageRequest) -> Stage:
+        """Begin, or join."""
+        selection = Selection(request.include, request.exclude)
+        wish = Wish(parse_ref(request.ref), selection, Priority(PRIORITIES[request.priority]))
+        return await self._stages.ask(wish, keep=request.keep)
+
+    async def follow(self, stage: Stage) -> AsyncGenerator[Event]:
+        """How it goes, to its end. Who stops reading last takes back a stage that is not kept."""
+        subscription = self._stages.subscribe(stage)
+        try:
+            yield {"event": "stage", "id": stage.id, "state": stage.state}
+            async with aclosing(subscription.read(heartbeat_s=HEARTBEAT_S)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            subscription.close()
+
+    async def events(self) -> AsyncGenerator[Event]:
+        """Everything the agent does, as it does it."""
+        subscription = self.history.feed.subscribe()
+        try:
+            async with aclosing(subscription.read(heartbeat_s=HEARTBEAT_S)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            subscription.close()
+
+    def stage(self, name: str) -> Stage:
+        """By its id."""
+        return self._stages.get(name)
+
+    async def pause(self, name: str | None) -> None:
+        """One stage, or everything."""
+        await (self._stages.pause_all() if name is None else self._stages.pause(self.stage(name)))
+        self.history.add("paused", ref=None if name is None else self.stage(name).wish.ref.name)
+
+    async def resume(self, name: str | None) -> None:
+        """One stage, or everything."""
+        await (self._stages.resume_all() if name is None else self._stages.resume(self.stage(name)))
+        self.history.add("resumed", ref=None if name is None else self.stage(name).wish.ref.name)
+
+    def take_back(self, name: str) -> None:
+        """End one stage; what was fetched stays."""
+        self._stages.take_back(self.stage(name))
+
+    # -- keeping and letting go
+
+    async def hold(self, request: HoldRequest, caller: Caller) -> Held:
+        """Keep it; a run lasts as long as `caller`'s process."""
+
+        def make() -> Held:
+            artifact = self._lookup(request)
+            expires_at = time.time() + request.ttl_s if request.kind == "ttl" else None
+            pid = caller.pid if request.kind == "run" else None
+            note = request.note or f"uid {caller.uid}"
+            hold = self._store.hold(artifact, kind=request.kind, expires_at=expires_at, pid=pid, note=note)
+            return Held(artifact, hold, str(self._store.path(artifact)))
+
+        held = await self.blocking(make)
+        self.history.add("held", artifact=held.artifact, kind=request.kind, hold=held.hold, uid=caller.uid)
+        return held
+
+    async def drop_hold(self, artifact: str, hold: str) -> None:
+        """Let go of one hold. Idempotent."""
+        if "/" in hold or hold.startswith("."):
+            raise NotFound(f"{hold!r} is not a hold", hint="GET /v1/artifacts shows them")
+        await self.blocking(lambda: self._store.drop_hold(artifact_id(artifact), HoldId(hold)))
+        self.history.add("hold_dropped", artifact=artifact, hold=hold)
+
+    async def unpin(self, named: NamedRequest) -> Unpinned:
+        """Take every pin off."""
+
+        def take_off() -> Unpinned:
+            artifact = self._lookup(named)
+            return Unpinned(artifact, self._store.unpin(artifact))
+
+        return await self.blocking(take_off)
+
+    async def evict(self, named: NamedRequest) -> Evicted:
+        """Let go of it by hand."""
+
+        def let_go() -> Evicted:
+            artifact = self._lookup(named)
+            return Evicted(artifact, self._store.evict(artifact))
+
+        evicted = await self.blocking(let_go)
+        self.changed()
+        self.tally.evicted_bytes += evicted.freed_bytes
+        self.history.add("evicted", artifact=evicted.artifact, ref=None, bytes=evicted.freed_bytes, why="by hand")
+        return evicted
+
+    async def verify(self, request: VerifyRequest) -> AsyncGenerator[Event]:
+        """Read everything again; progress, then what was found."""
+        feed = Feed(self._loop)
+        subscription = feed.subscribe()
+        named = NamedRequest(request.ref, request.include, request.exclude) if request.ref else None
+
+        def progress(done_bytes: int, total_bytes: int) -> None:
+            feed.publish_from_thread({"event": "progress", "bytes": done_bytes, "total": total_bytes})
+
+        async def work() -> None:
+            try:
+                artifact = await self.blocking(lambda: self._lookup(named)) if named is not None else None
+                report = await self.blocking(lambda: self._store.verify(artifact, on_progress=progress))
+            except PrestageError as exc:
+                feed.publish(error(exc))
+                return
+            self.changed()
+            self.tally.damaged += len(report.bad)
+            for bad in report.bad:
+                for artifact_text in bad.artifacts:
+                    self.history.add("damaged", artifact=artifact_text, blob=bad.blob, why=bad.why)
+            feed.publish({"event": "done", **report.to_json()})
+
+        task = asyncio.create_task(work())
+        try:
+            async with aclosing(subscription.read(heartbeat_s=HEARTBEAT_S)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            await task
+
+
+def usage_view(usage: Usage) -> UsageView:
+    """For the wire."""
+    return UsageView(usage.used, usage.reserved, usage.free, usage.margin, usage.limit, usage.room)
+
+
+def artifact_view(row: Listing) -> Artifact:
+    """For the wire."""
+    holds = [
+        {name: value if isinstance(value, (str, int, float)) else None for name, value in hold.items()} for hold in row.holds
+    ]
+    return Artifact(row.artifact, row.ref, row.files, row.bytes, row.state, holds, row.last_used)
+
+
+def stage_view(stage: Stage) -> StageView:
+    """For the wire."""
+    progress = stage.feed.latest("progress") or {}
+    outcome = stage.outcome
+    problem = Problem(outcome.kind, outcome.message, outcome.hint) if isinstance(outcome, PrestageError) else None
+
+    def number(name: str) -> int:
+        value = progress.get(name, 0)
+        return value if isinstance(value, int) else 0
+
+    return StageView(
+        id=stage.id,
+        ref=stage.wish.ref.name,
+        state=stage.state,
+        priority=_WORDS[int(stage.wish.priority)],
+        keep=stage.is_kept,
+        paused=stage.is_paused,
+        since=stage.since,
+        tries=stage.tries,
+        waiting=stage.feed.readers,
+        artifact=stage.artifact,
+        bytes=number("bytes"),
+        total=number("total"),
+        bytes_per_s=number("bytes_per_s"),
+        problem=problem,
+    )
