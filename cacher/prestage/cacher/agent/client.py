@@ -66,7 +66,14 @@ class AgentClient:
                 return None
             time.sleep(0.05)
 
-    def call(self, method: str, path: str, body: Mapping[str, object] | None = None, **query: object) -> dict[str, object]:
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        query: Mapping[str, object] | None = None,
+    ) -> dict[str, object]:
         """One question, one answer ({} when there is none).
 
         Raises:
@@ -74,7 +81,7 @@ class AgentClient:
             PrestageError: what the agent said.
         """
         with _Exchange(self.socket, CALL_S) as exchange:
-            raw = exchange.send(method, path, body, query).read()
+            raw = exchange.send(method, path, body, query or {}).read()
         answer = json.loads(raw) if raw else {}
         return answer if isinstance(answer, dict) else {"items": answer}
 

@@ -107,7 +107,7 @@ def _client(root: Path | None) -> AgentClient:
 
 def _ask(root: Path | None, method: str, path: str, **query: object) -> dict[str, object]:
     try:
-        return _client(root).call(method, path, **query)
+        return _client(root).call(method, path, query=query)
     except AgentGone as exc:
         raise Unavailable(f"the agent has gone: {exc}", hint="run the same command again") from exc
 

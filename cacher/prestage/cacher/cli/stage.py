@@ -77,7 +77,7 @@ def _staged(
     """The last event, `done`; every event was shown."""
     request = {"ref": ref, "include": list(selection.include), "exclude": list(selection.exclude)}
     if agent_of(root) is None:
-        with owning(root, wait_s=wait_s, budget_bytes=budget) as store, suppress(Cancelled):
+        with suppress(Cancelled), owning(root, wait_s=wait_s, budget_bytes=budget) as store:
             return _stage(store, Wish(parse_ref(ref), selection), limits, display)
         display.show({"event": "trouble", "message": "an agent takes over the store: it goes on with this"})
     elif budget is not None or limits != Limits():
