@@ -11,19 +11,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
 
 from aiohttp import web
 
 from prestage.cacher.agent.care import Care
 from prestage.cacher.agent.config import AgentConfig
 from prestage.cacher.agent.http import Api, IdleConnections
+from prestage.cacher.agent.listening import answers, bound, unlink
 from prestage.cacher.agent.logs import log
 from prestage.cacher.agent.metrics import Metrics
+from prestage.cacher.agent.narrow import Sockets
 from prestage.cacher.agent.routes import ROUTES
 from prestage.cacher.agent.service import Service
 from prestage.cacher.agent.stages import Stages
@@ -72,6 +72,9 @@ class _Agent:
             closing.callback(stages.close)
             service = Service(store, stages, config, loop)
             closing.callback(service.close)
+            sockets = Sockets(service, config)
+            closing.push_async_callback(sockets.close)
+            service.sockets = sockets
             care = Care(store, service, config)
             server = await self._listen(closing, service)
             services = [
@@ -100,8 +103,8 @@ class _Agent:
         runner = web.AppRunner(api.application(), access_log=None, handle_signals=False, shutdown_timeout=_CLOSE_S)
         await runner.setup()
         closing.push_async_callback(runner.cleanup)
-        sock = _bound(config)
-        closing.callback(_unlink, config.socket)
+        sock = bound(config.socket, mode=0o666 if config.admins or config.readers else 0o600)
+        closing.callback(unlink, config.socket)
         await web.SockSite(runner, sock, backlog=1024).start()
         if config.listen is not None:
             metrics = web.AppRunner(
@@ -123,7 +126,7 @@ class _Agent:
 
 def _open_store(config: AgentConfig) -> Store:
     owner = owner_of(config.root)
-    if owner is not None and owner.socket is not None and _answers(owner.socket):
+    if owner is not None and owner.socket is not None and answers(owner.socket):
         raise Busy(
             f"process {owner.pid} is the agent of {config.root} already, at {owner.socket}",
             hint="stop it first: transfers go on where they were",
@@ -139,39 +142,3 @@ def _open_store(config: AgentConfig) -> Store:
             socket=config.socket,
             wait_s=config.takeover_s,
         )
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(2.0)
-        try:
-            sock.connect(str(path))
-        except OSError:
-            return False
-        return True
-
-
-def _bound(config: AgentConfig) -> socket.socket:
-    """A listening socket in place of a stale one; its mode says who may connect, SO_PEERCRED who may do what."""
-    if _answers(config.socket):
-        raise Misconfigured(f"somebody listens at {config.socket} already", hint="give another --socket")
-    _unlink(config.socket)
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        before = os.umask(0o177)
-        try:
-            sock.bind(str(config.socket))
-        finally:
-            os.umask(before)
-        if config.admins or config.readers:
-            config.socket.chmod(0o666)
-    except OSError as exc:
-        sock.close()
-        raise Misconfigured(f"cannot listen at {config.socket}: {exc.strerror}", hint="check the folder of --socket") from exc
-    return sock
-
-
-def _unlink(path: Path) -> None:
-    with suppress(OSError):
-        if path.is_socket():
-            path.unlink()

@@ -47,7 +47,7 @@ def role_of(caller: Caller, config: AgentConfig) -> Role:
 
 def check(caller: Caller, config: AgentConfig, needed: Role) -> None:
     """Raises Denied when `caller` may not do what takes `needed`."""
-    if role_of(caller, config) < needed:
+    if role_of(caller, config) < needed:  # NOBODY is needed on a narrow socket: whoever reaches it is meant
         option = "--admin-uid" if needed is Role.ADMIN else "--reader-uid"
         raise Denied(
             f"user {caller.uid} may not do this here", hint=f"start the agent with {option} {caller.uid}, or run as its user"

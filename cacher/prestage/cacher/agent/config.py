@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prestage.cacher.errors import Misconfigured
+from prestage.cacher.agent.listening import check_path
 from prestage.cacher.transfer.limits import Limits
-
-SOCKET_PATH_MAX = 107
-"""sun_path less its NUL (unix(7))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,4 @@ class AgentConfig:
     """A connection without a request for so long is closed."""
 
     def __post_init__(self) -> None:
-        if len(str(self.socket).encode()) > SOCKET_PATH_MAX:
-            raise Misconfigured(
-                f"the socket path {str(self.socket)!r} is longer than {SOCKET_PATH_MAX} bytes", hint="give a shorter --socket"
-            )
+        check_path(self.socket)

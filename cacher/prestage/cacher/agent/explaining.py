@@ -51,8 +51,9 @@ def _kept(store: Store, artifact: ArtifactId, state: str) -> list[str]:
 def _going(stage: StageView) -> str:
     if stage.state == "running" and stage.total:
         return f"it is being staged: {stage.bytes / stage.total:.0%} of {shown(stage.total)} at {shown(stage.bytes_per_s)}/s"
-    words = {"running": "it is being staged", "queued": "its stage waits for others", "paused": "its stage is paused"}
-    return words.get(stage.state, "its stage failed and is tried again soon")
+    if stage.state == "waiting" and stage.problem is not None:
+        return f"its stage failed and is tried again soon: {stage.problem.message}"
+    return {"running": "it is being staged", "queued": "its stage waits for others"}.get(stage.state, "its stage is paused")
 
 
 def _told(entry: Entry) -> str:

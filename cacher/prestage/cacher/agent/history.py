@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
+from dataclasses import dataclass, field
 
 from prestage.cacher.agent.feed import Feed
 from prestage.cacher.agent.logs import log
+from prestage.cacher.errors import PrestageError
+from prestage.cacher.staging import Staged
 
 REMEMBERED = 2000
 Entry = dict[str, str | int | float | None]
@@ -34,3 +37,22 @@ class History:
             for entry in self._entries
             if (artifact is not None and entry["artifact"] == artifact) or (ref is not None and entry["ref"] == ref)
         ]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counted since the start, for the metrics."""
+
+    ended: Counter[str] = field(default_factory=Counter)
+    """Stages, by `done` or the kind of their error."""
+    bytes_by_source: Counter[str] = field(default_factory=Counter)
+    evicted_bytes: int = 0
+    damaged: int = 0
+
+    def stage(self, outcome: Staged | PrestageError | None) -> None:
+        """One stage ended."""
+        if isinstance(outcome, Staged):
+            self.ended["done"] += 1
+            self.bytes_by_source.update(outcome.bytes_by_source)
+        elif outcome is not None:
+            self.ended[outcome.kind] += 1

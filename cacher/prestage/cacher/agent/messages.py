@@ -8,6 +8,8 @@ import msgspec
 from msgspec import Meta
 
 PRIORITIES = {"waiting-pod": 0, "declared": 10, "follow-on": 20}
+ArtifactText = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+NameText = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Text = Annotated[str, Meta(min_length=1, max_length=8192)]
 
 
@@ -58,7 +60,7 @@ class VerifyRequest(Request):
 class ReportRequest(Request):
     """A reader found wrong bytes in a chunk."""
 
-    artifact: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+    artifact: ArtifactText
     path: Text
     offset: Annotated[int, Meta(ge=0)] = 0
     """In bytes: where the chunk begins."""
@@ -176,9 +178,23 @@ class Explained(msgspec.Struct):
 
 
 class SocketRequest(Request):
-    """Listen at `path` for one pod: resolve and report, for these artifacts only."""
+    """Listen at `path` for one pod or client: resolve and report, for these artifacts only."""
 
     path: Text
-    artifacts: Annotated[tuple[str, ...], Meta(min_length=1, max_length=100)]
-    mount: str = ""
-    """Where that pod sees the directory that holds `<name>/`; empty: paths as on the node."""
+    artifacts: Annotated[dict[NameText, ArtifactText], Meta(min_length=1, max_length=100)]
+    """Name -> artifact."""
+    mount: Annotated[str, Meta(max_length=4096)] = ""
+    """Where the client sees the directory that holds `<name>/`; empty: paths as on the node."""
+
+
+class SocketName(Request):
+    """One that was opened."""
+
+    path: Text
+
+
+class Reported(msgspec.Struct):
+    """What a second look found."""
+
+    damaged: bool
+    message: str

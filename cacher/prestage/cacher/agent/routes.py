@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from prestage.cacher.agent.callers import Caller, Role
 from prestage.cacher.agent.messages import (
@@ -13,15 +14,20 @@ from prestage.cacher.agent.messages import (
     Held,
     HoldRequest,
     NamedRequest,
+    Reported,
+    ReportRequest,
     Request,
     Resolved,
+    SocketName,
+    SocketRequest,
     StageRequest,
     StageView,
     Status,
     Unpinned,
     VerifyRequest,
 )
-from prestage.cacher.agent.service import Service, stage_view
+from prestage.cacher.agent.service import Service
+from prestage.cacher.agent.shown import stage_view
 from prestage.cacher.staging.events import Event
 
 
@@ -90,6 +96,21 @@ async def _events(call: Call) -> AsyncGenerator[Event]:
     return call.service.events()
 
 
+async def _report(call: Call) -> Reported:
+    assert isinstance(call.body, ReportRequest)
+    return await call.service.report(call.body)
+
+
+async def _open_socket(call: Call) -> None:
+    assert isinstance(call.body, SocketRequest)
+    await call.service.sockets.open(call.body)
+
+
+async def _close_socket(call: Call) -> None:
+    assert isinstance(call.body, SocketName)
+    await call.service.sockets.close_one(Path(call.body.path))
+
+
 async def _take_back(call: Call) -> None:
     call.service.take_back(call.parts["id"])
 
@@ -113,5 +134,8 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", "/v1/holds/{artifact}/{hold}", Role.READER, "Let go of a hold; idempotent", lambda c: c.service.drop_hold(c.parts["artifact"], c.parts["hold"])),
     Route("DELETE", "/v1/pins", Role.ADMIN, "Take every pin off", lambda c: c.service.unpin(_named(c)), takes=NamedRequest, gives=Unpinned),
     Route("POST", "/v1/evict", Role.ADMIN, "Let go of an artifact; refused while held", lambda c: c.service.evict(_named(c)), takes=NamedRequest, gives=Evicted),
+    Route("POST", "/v1/report", Role.READER, "A reader found wrong bytes: looked at again, healed", _report, takes=ReportRequest, gives=Reported),
+    Route("POST", "/v1/sockets", Role.ADMIN, "Listen for one pod: resolve and report, for these artifacts only", _open_socket, takes=SocketRequest),
+    Route("DELETE", "/v1/sockets", Role.ADMIN, "Listen there no more; idempotent", _close_socket, takes=SocketName),
     Route("POST", "/v1/verify", Role.ADMIN, "Read every byte again", stream=_verify, takes=VerifyRequest),
 )  # fmt: skip

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
-from typing import TypeVar
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 from prestage.cacher.agent.callers import Caller
 from prestage.cacher.agent.config import AgentConfig
 from prestage.cacher.agent.explaining import explain
 from prestage.cacher.agent.feed import Feed
-from prestage.cacher.agent.history import History
+from prestage.cacher.agent.healing import Healer
+from prestage.cacher.agent.history import History, Tally
 from prestage.cacher.agent.messages import (
     PRIORITIES,
     Artifact,
@@ -25,15 +25,17 @@ from prestage.cacher.agent.messages import (
     Held,
     HoldRequest,
     NamedRequest,
-    Problem,
+    Reported,
+    ReportRequest,
     Resolved,
+    SocketRequest,
     StageRequest,
     StageView,
     Status,
     Unpinned,
-    UsageView,
     VerifyRequest,
 )
+from prestage.cacher.agent.shown import artifact_view, stage_view, usage_view
 from prestage.cacher.agent.stages import Stage, Stages
 from prestage.cacher.digests import ArtifactId, artifact_id
 from prestage.cacher.errors import NotFound, PrestageError
@@ -44,7 +46,7 @@ from prestage.cacher.staging import Staged, Wish
 from prestage.cacher.staging.events import Event, error
 from prestage.cacher.store.budget import Candidate, Usage
 from prestage.cacher.store.holds import HoldId
-from prestage.cacher.store.store import Listing, Store
+from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.limits import Priority
 
 _T = TypeVar("_T")
@@ -52,26 +54,18 @@ HEARTBEAT_S = 5.0
 """A stream that has nothing to say says so this often."""
 _TOUCH_S = 60.0
 """A resolved artifact's last use is written this often at most."""
-_WORDS = {number: word for word, number in PRIORITIES.items()}
 
 
-@dataclass(slots=True)
-class Tally:
-    """Counted since the start, for the metrics."""
+class NarrowSockets(Protocol):
+    """Sockets for one pod each: see `narrow`."""
 
-    ended: Counter[str] = field(default_factory=Counter)
-    """Stages, by `done` or the kind of their error."""
-    bytes_by_source: Counter[str] = field(default_factory=Counter)
-    evicted_bytes: int = 0
-    damaged: int = 0
+    async def open(self, request: SocketRequest) -> None:
+        """Listen; replaces one of ours at that path."""
+        ...
 
-    def stage(self, outcome: Staged | PrestageError | None) -> None:
-        """One stage ended."""
-        if isinstance(outcome, Staged):
-            self.ended["done"] += 1
-            self.bytes_by_source.update(outcome.bytes_by_source)
-        elif outcome is not None:
-            self.ended[outcome.kind] += 1
+    async def close_one(self, path: Path) -> None:
+        """Idempotent."""
+        ...
 
 
 class Service:
@@ -86,8 +80,11 @@ class Service:
         self._started_at = time.time()
         self.history = History(Feed(loop))
         self.tally = Tally()
+        self.healer = Healer(store, stages, self.history, self.tally, self.blocking)
         self.is_ready = True
         self.metrics_address: str | None = None
+        self.sockets: NarrowSockets
+        """Set by the composition root: narrow sockets answer by this very service."""
         stages.on_end = self._stage_ended
         store.on_evict(self._evicted)
 
@@ -289,6 +286,12 @@ class Service:
         self.history.add("evicted", artifact=evicted.artifact, ref=None, bytes=evicted.freed_bytes, why="by hand")
         return evicted
 
+    async def report(self, request: ReportRequest) -> Reported:
+        """A reader says that a chunk has wrong bytes."""
+        reported = await self.healer.report(request)
+        self.changed()
+        return reported
+
     async def verify(self, request: VerifyRequest) -> AsyncGenerator[Event]:
         """Read everything again; progress, then what was found."""
         feed = Feed(self._loop)
@@ -305,11 +308,7 @@ class Service:
             except PrestageError as exc:
                 feed.publish(error(exc))
                 return
-            self.changed()
-            self.tally.damaged += len(report.bad)
-            for bad in report.bad:
-                for artifact_text in bad.artifacts:
-                    self.history.add("damaged", artifact=artifact_text, blob=bad.blob, why=bad.why)
+            await self.healer.found(report)
             feed.publish({"event": "done", **report.to_json()})
 
         task = asyncio.create_task(work())
@@ -319,44 +318,3 @@ class Service:
                     yield event
         finally:
             await task
-
-
-def usage_view(usage: Usage) -> UsageView:
-    """For the wire."""
-    return UsageView(usage.used, usage.reserved, usage.free, usage.margin, usage.limit, usage.room)
-
-
-def artifact_view(row: Listing) -> Artifact:
-    """For the wire."""
-    holds = [
-        {name: value if isinstance(value, (str, int, float)) else None for name, value in hold.items()} for hold in row.holds
-    ]
-    return Artifact(row.artifact, row.ref, row.files, row.bytes, row.state, holds, row.last_used)
-
-
-def stage_view(stage: Stage) -> StageView:
-    """For the wire."""
-    progress = stage.feed.latest("progress") or {}
-    outcome = stage.outcome
-    problem = Problem(outcome.kind, outcome.message, outcome.hint) if isinstance(outcome, PrestageError) else None
-
-    def number(name: str) -> int:
-        value = progress.get(name, 0)
-        return value if isinstance(value, int) else 0
-
-    return StageView(
-        id=stage.id,
-        ref=stage.wish.ref.name,
-        state=stage.state,
-        priority=_WORDS[int(stage.wish.priority)],
-        keep=stage.is_kept,
-        paused=stage.is_paused,
-        since=stage.since,
-        tries=stage.tries,
-        waiting=stage.feed.readers,
-        artifact=stage.artifact,
-        bytes=number("bytes"),
-        total=number("total"),
-        bytes_per_s=number("bytes_per_s"),
-        problem=problem,
-    )

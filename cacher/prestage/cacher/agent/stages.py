@@ -71,6 +71,7 @@ class Stage:
     """Set when it is paused, resumed or taken back: whoever drives it looks again."""
     is_taken_back: bool = False
     outcome: Staged | PrestageError | None = None
+    """How it ended, or why it is tried again."""
 
     @property
     def has_ended(self) -> bool:
@@ -280,6 +281,7 @@ class Stages:
             if stage.cancel.is_set():
                 return None
             stage.state = State.RUNNING
+            stage.outcome = None
             stage.tries += 1
             stage.feed.forget_progress()
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._stage, stage)
@@ -299,6 +301,7 @@ class Stages:
 
     async def _wait_for_another_try(self, stage: Stage, why: PrestageError) -> None:
         stage.state = State.WAITING
+        stage.outcome = why
         delay_s = self._rng.uniform(0.5, 1.0) * min(RETRY_CAP_S, RETRY_BASE_S * 2.0 ** min(stage.tries - 1, 10))
         stage.feed.publish({"event": "trouble", "message": f"{why}; again in {delay_s:.0f} s"})
         log(

@@ -18,7 +18,7 @@ from prestage.cacher.errors import Bug, Busy, Corrupt, Misconfigured, NotFound, 
 from prestage.cacher.manifest import FileEntry, Manifest
 from prestage.cacher.store import format as formats
 from prestage.cacher.store import ingest as ingests
-from prestage.cacher.store.artifacts import Artifacts, Patterns
+from prestage.cacher.store.artifacts import Artifacts, KnownRef, Patterns
 from prestage.cacher.store.blobs import Blobs
 from prestage.cacher.store.budget import Candidate, LeastRecentlyUsed, Policy, Usage
 from prestage.cacher.store.disk import Disk, disk_errors
@@ -188,6 +188,11 @@ class Store:
             Misconfigured: malformed, or staged with several patterns.
         """
         return self._parts.artifacts.lookup(text, selection)
+
+    @disk_errors()
+    def refs_of(self, artifact: ArtifactId) -> Sequence[KnownRef]:
+        """The refs that were last resolved to it."""
+        return [known for known in self._parts.artifacts.refs() if known.artifact == artifact]
 
     @disk_errors()
     def binding(self, artifact: ArtifactId) -> Mapping[str, BlobId]:
