@@ -11,7 +11,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from prestage.cacher.agent.callers import Caller
+from prestage.cacher.agent.callers import Caller, Role, role_of
 from prestage.cacher.agent.config import AgentConfig
 from prestage.cacher.agent.explaining import explain
 from prestage.cacher.agent.feed import Feed
@@ -38,7 +38,7 @@ from prestage.cacher.agent.messages import (
 from prestage.cacher.agent.shown import artifact_view, stage_view, usage_view
 from prestage.cacher.agent.stages import Stage, Stages
 from prestage.cacher.digests import ArtifactId, artifact_id
-from prestage.cacher.errors import NotFound, PrestageError
+from prestage.cacher.errors import Denied, NotFound, PrestageError
 from prestage.cacher.net.config import VERSION
 from prestage.cacher.origins.ports import Selection
 from prestage.cacher.refs import parse_ref
@@ -50,6 +50,8 @@ from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.limits import Priority
 
 _T = TypeVar("_T")
+READER_TTL_S = 86400.0
+"""Longest hold of somebody who is no admin: it keeps bytes from being evicted."""
 HEARTBEAT_S = 5.0
 """A stream that has nothing to say says so this often."""
 _TOUCH_S = 60.0
@@ -243,13 +245,15 @@ class Service:
     # -- keeping and letting go
 
     async def hold(self, request: HoldRequest, caller: Caller) -> Held:
-        """Keep it; a run lasts as long as `caller`'s process."""
+        """Keep it; a run lasts as long as `caller`'s process. A reader may not hold for ever."""
+        if role_of(caller, self._config) < Role.ADMIN and (request.kind == "pin" or request.ttl_s > READER_TTL_S):
+            raise Denied(f"user {caller.uid} may hold for a day at most", hint="ask for a ttl of 86400 s or less, or for a run")
 
         def make() -> Held:
             artifact = self._lookup(request)
             expires_at = time.time() + request.ttl_s if request.kind == "ttl" else None
             pid = caller.pid if request.kind == "run" else None
-            note = request.note or f"uid {caller.uid}"
+            note = f"{request.note} {_signature(caller)}".strip()
             hold = self._store.hold(artifact, kind=request.kind, expires_at=expires_at, pid=pid, note=note)
             return Held(artifact, hold, str(self._store.path(artifact)))
 
@@ -257,11 +261,17 @@ class Service:
         self.history.add("held", artifact=held.artifact, kind=request.kind, hold=held.hold, uid=caller.uid)
         return held
 
-    async def drop_hold(self, artifact: str, hold: str) -> None:
-        """Let go of one hold. Idempotent."""
+    async def drop_hold(self, artifact: str, hold: str, caller: Caller) -> None:
+        """Let go of one hold; a reader only of his own. Idempotent."""
         if "/" in hold or hold.startswith("."):
             raise NotFound(f"{hold!r} is not a hold", hint="GET /v1/artifacts shows them")
-        await self.blocking(lambda: self._store.drop_hold(artifact_id(artifact), HoldId(hold)))
+        name = artifact_id(artifact)
+        if role_of(caller, self._config) < Role.ADMIN:
+            found = await self.blocking(lambda: self._store.holds(name))
+            document = found.get(HoldId(hold))
+            if document is not None and not str(document.get("note")).endswith(_signature(caller)):
+                raise Denied(f"{hold} is not a hold of user {caller.uid}", hint="ask whoever made it, or an admin")
+        await self.blocking(lambda: self._store.drop_hold(name, HoldId(hold)))
         self.history.add("hold_dropped", artifact=artifact, hold=hold)
 
     async def unpin(self, named: NamedRequest) -> Unpinned:
@@ -318,3 +328,8 @@ class Service:
                     yield event
         finally:
             await task
+
+
+def _signature(caller: Caller) -> str:
+    """What a hold's note ends with: whose it is."""
+    return f"(uid {caller.uid})"

@@ -235,13 +235,14 @@ class Stages:
         for stage in self._active.values():
             stage.changed.set()
 
-    async def drain(self, timeout_s: float) -> None:
-        """Cut off every transfer and wait until what it received is journaled. The wishes stay on disk: a restart goes on."""
+    async def drain(self, timeout_s: float) -> bool:
+        """Cut off every transfer and wait until what it received is journaled. The wishes stay on disk: a restart goes on.
+        False: some did not end in time."""
         self._is_draining = True
         for stage in self._active.values():
             stage.poke()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout_s)
+        tasks = set(self._tasks)
+        return not tasks or not (await asyncio.wait(tasks, timeout=timeout_s))[1]
 
     # -- how it goes
 
