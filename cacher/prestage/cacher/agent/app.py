@@ -147,8 +147,8 @@ def _open_store(config: AgentConfig) -> Store:
 
 
 def _cut_off(config: AgentConfig) -> None:
-    """Some thread is deep in a call that nothing ends (a resolver, a dead disk). The store survives a kill at any point, so this is
-    one: better than to outstay the time that we were given."""
+    """Some thread is deep in a call that nothing ends (a resolver, a dead disk). The store survives a kill at any point, so this
+    is one: better than to outstay the time that we were given."""
     log("agent_cut_off", level=logging.WARNING, fields={"after_s": config.drain_s - _CLOSE_S})
     unlink(config.socket)
     os._exit(0)
