@@ -25,6 +25,7 @@ from prestage.cacher.store.composing import Part
 from prestage.cacher.store.disk import Disk, disk_errors
 from prestage.cacher.store.eviction import Evictor, Parts, free_bytes, settled
 from prestage.cacher.store.holds import Clocks, HoldId, Holds, Kind
+from prestage.cacher.store.hub_layout import repository_of
 from prestage.cacher.store.index import Index
 from prestage.cacher.store.ingest import Ingest
 from prestage.cacher.store.layout import Layout
@@ -400,6 +401,19 @@ class Store:
         return len(pins)
 
     # -- trees: several artifacts put together for one client
+
+    @disk_errors()
+    def part(self, name: str, text: str, *, selection: Patterns | None = None, repo: str | None = None) -> Part:
+        """What `text`, a ref or an artifact, is as a part of a tree. `repo`: the model repository that a foreign client is to
+        find it as; default: the one that it came from, none if it did not come from a hub.
+
+        Raises:
+            NotFound: not staged here.
+            Misconfigured: malformed, or staged with several patterns.
+        """
+        artifact = self.lookup(text, selection)
+        repo = repo or repository_of(self.manifest(artifact))
+        return Part(name, artifact, repo, self._parts.artifacts.revision_of(text, artifact) if repo else None)
 
     @disk_errors()
     def compose(self, parts: Sequence[Part], terms: Terms) -> Tree:
