@@ -17,7 +17,7 @@ from prestage.cacher.digests import CHUNK_BYTES, PIECE_BYTES
 from prestage.cacher.store import journal
 from stores.making import blob_of
 
-FOLDERS = ("blobs", "ingest", "manifests", "refs", "views", "holds", "quarantine")
+FOLDERS = ("blobs", "ingest", "manifests", "refs", "views", "mounts", "holds", "quarantine")
 
 
 def check_invariants(
@@ -35,6 +35,8 @@ def check_invariants(
     for view in (root / "views").iterdir():
         artifact = f"sha256:{view.name}"
         _check_view(root, view, known[artifact], blobs, may_be_damaged=artifact in damaged)
+    for tree in (root / "mounts").iterdir():
+        _check_tree(root, tree, known, blobs, damaged=damaged)
     _check_names(root, known)
 
 
@@ -104,7 +106,45 @@ def _check_view(root: Path, view: Path, files: Mapping[str, bytes], blobs: Mappi
     assert hashlib.sha256(raw).hexdigest() == view.name
     assert raw == (root / "manifests" / f"{view.name}.json").read_bytes()
     sums = json.loads((side / "sums").read_bytes())
-    assert sums["files"] == {name: {"size": len(data), "chunks": _chunks(data)} for name, data in files.items()}
+    assert sums["files"] == sums_of(files)
+
+
+def _check_tree(
+    root: Path, tree: Path, known: Mapping[str, Mapping[str, bytes]], blobs: Mapping[str, Path], *, damaged: Collection[str]
+) -> None:
+    """A client's tree is complete, held, immutable, and nothing in it leads out of it."""
+    account = json.loads((tree / ".prestage" / ".tree.json").read_bytes())
+    assert account["hold"] == tree.name
+    expected = {".prestage", *(part["name"] for part in account["parts"])}
+    expected |= {".hf"} if any(part["repo"] for part in account["parts"]) else set()
+    assert {path.name for path in tree.iterdir()} == expected
+    for part in account["parts"]:
+        artifact = part["artifact"]
+        assert (root / "holds" / artifact.partition(":")[2] / f"{tree.name}.json").exists(), f"{tree.name}: not held"
+        side = tree / ".prestage" / part["name"]
+        assert hashlib.sha256((side / "manifest.json").read_bytes()).hexdigest() == artifact.partition(":")[2]
+        files = known[artifact]
+        places = {name: tree / part["name"] / name for name in files}
+        assert json.loads((side / "sums").read_bytes())["files"] == sums_of(files)
+        if part["repo"]:
+            repository = tree / ".hf" / f"models--{part['repo'].replace('/', '--')}"
+            commit = (repository / "refs" / (part["revision"] or "main")).read_text()
+            assert (repository / "trees" / f"{commit}.json").exists()
+            places |= {f"hub {name}": repository / "snapshots" / commit / name for name in files}
+        for name, place in places.items():
+            assert place.resolve().is_relative_to(tree), f"{place} leads out of the tree"
+            if artifact not in damaged:
+                assert place.read_bytes() == files[name.removeprefix("hub ")]
+                assert _is_blob(place, blobs), f"{place} is no published blob"
+    for path in tree.rglob("*"):
+        assert path.is_symlink() or stat.S_IMODE(path.stat().st_mode) == (0o555 if path.is_dir() else 0o444)
+        assert not path.is_symlink() or not path.readlink().is_absolute()
+    assert stat.S_IMODE(tree.stat().st_mode) == 0o555
+
+
+def sums_of(files: Mapping[str, bytes]) -> dict[str, dict[str, object]]:
+    """What the sums of these files say of each."""
+    return {name: {"size": len(data), "chunks": _chunks(data)} for name, data in files.items()}
 
 
 def _is_blob(path: Path, blobs: Mapping[str, Path]) -> bool:

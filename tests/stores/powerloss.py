@@ -5,7 +5,7 @@ at a sector, or have grown the file by zeros. Without an fsync of its directory,
 one by one and out of order; a rename between two directories may have made the new name and kept the old. A rename in one
 directory and an exchange are atomic, as POSIX has it. Modes are taken to be durable at once: no invariant hangs on them alone.
 
-    tree       what was durable when the recording began: directories {name: inode}, files {inode: bytes}
+    tree       what was durable when the recording began: directories {name: inode}, files {inode: bytes}, symlinks {inode: text}
     effects    [(what it changes, how it is made durable)], in order
     cut        a prefix of the effects; those that were synced are there, of the others a chosen part
 """
@@ -35,6 +35,7 @@ class Tree:
 
     folders: dict[int, dict[str, int]] = field(default_factory=lambda: {0: {}})
     files: dict[int, bytearray] = field(default_factory=dict)
+    symlinks: dict[int, str] = field(default_factory=dict)
     modes: dict[int, int] = field(default_factory=dict)
 
     @classmethod
@@ -50,7 +51,9 @@ class Tree:
             number = numbers.setdefault((status.st_dev, status.st_ino), len(numbers) + 1)
             tree.folders[where[path.parent]][path.name] = number
             tree.modes[number] = status.st_mode & 0o7777
-            if path.is_dir():
+            if path.is_symlink():
+                tree.symlinks[number] = str(path.readlink())
+            elif path.is_dir():
                 where[path] = number
                 tree.folders[number] = {}
             elif number not in tree.files:
@@ -65,7 +68,9 @@ class Tree:
         path.mkdir(mode=0o700)
         for name, inode in self.folders[number].items():
             target = path / name
-            if inode in self.folders:
+            if inode in self.symlinks:
+                target.symlink_to(self.symlinks[inode])
+            elif inode in self.folders:
                 self._write_folder(inode, target, done)
             elif inode in done:
                 os.link(done[inode], target)
@@ -231,8 +236,15 @@ class RecordingDisk(Disk):
         folder, name = self._find(target)
         self._effect(lambda tree: _add(tree, folder, name, inode), folder)
 
+    def symlink(self, target: str, path: Path) -> None:
+        super().symlink(target, path)
+        folder, name = self._find(path)
+        self._next += 1
+        inode = self._next
+        self._effect(lambda tree: _add_symlink(tree, folder, name, target=target, inode=inode), folder)
+
     def unlink(self, path: Path) -> None:
-        was = path.exists()
+        was = path.exists() or path.is_symlink()
         super().unlink(path)
         if was:
             folder, name = self._find(path)
@@ -249,8 +261,15 @@ class RecordingDisk(Disk):
 def _add(tree: Tree, folder: int, name: str, inode: int) -> None:
     if folder in tree.folders:
         tree.folders[folder][name] = inode
-    if inode not in tree.folders:
+    if inode not in tree.folders and inode not in tree.symlinks:
         tree.files.setdefault(inode, bytearray())
+
+
+def _add_symlink(tree: Tree, folder: int, name: str, *, target: str, inode: int) -> None:
+    """Its target is in its inode, which goes to disk with the directory that names it."""
+    tree.symlinks[inode] = target
+    if folder in tree.folders:
+        tree.folders[folder][name] = inode
 
 
 def _add_folder(tree: Tree, folder: int, name: str, inode: int) -> None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from prestage.cacher.digests import hex_of, piece_count
 from prestage.cacher.errors import Busy
+from prestage.cacher.store.composing import Part
 from prestage.cacher.store.store import Store
+from prestage.cacher.store.trees import Terms
 from stores.making import Model, Patterns, Steps, blob_of, content, fetch, fill, ingesting, stage
 
 SMALL = Model({"config.json": b'{"a": 1}', "sub/dir/weights.bin": content(9001, "w"), "empty": b""})
@@ -277,6 +279,86 @@ def _check_pressure(store: Store, acks: Acks) -> None:
     assert usage.used + usage.reserved <= usage.limit
 
 
+PARTS = (Part("one", SMALL.artifact, "org/name", "feature/one"), Part("two", SHARING.artifact))
+"""A revision of a repository, and something that is none and shares a blob with it."""
+
+
+def _act_compose(store: Store, steps: Steps) -> None:
+    tree = store.compose(PARTS, Terms("pin", note="crash"))
+    steps.ack(f"tree {tree.hold}")
+
+
+def _check_compose(store: Store, acks: Acks) -> None:
+    """The oracle looks at what is in it."""
+    trees = {f"tree {tree.hold}" for tree in store.trees()}
+    assert trees >= set(acks), "a tree was lost"
+    held = {str(hold["id"]) for row in store.list() for hold in row.holds}
+    assert held == {tree.hold for tree in store.trees()}, "a hold without its tree"
+    assert all(tree.parts == PARTS for tree in store.trees())
+    for model in (SMALL, SHARING):
+        assert is_whole(store, model)
+        if trees:
+            assert is_held(store, model)
+    store.compose(PARTS, Terms("pin"))
+
+
+def is_held(store: Store, model: Model) -> bool:
+    try:
+        store.evict(model.artifact)
+    except Busy:
+        return True
+    return False
+
+
+def _prepare_composed(store: Store) -> None:
+    _staged(SMALL, SHARING)(store)
+    store.compose(PARTS, Terms("pin"))
+
+
+def _act_drop_tree(store: Store, steps: Steps) -> None:
+    (tree,) = store.trees()
+    store.drop_tree(tree.hold)
+    steps.ack("dropped")
+
+
+def _check_drop_tree(store: Store, acks: Acks) -> None:
+    held = [row.holds for row in store.list()]
+    if acks:
+        assert not store.trees()
+    assert all(held) if store.trees() else not any(held)
+    for tree in store.trees():
+        store.drop_tree(tree.hold)
+    store.evict(SMALL.artifact)
+
+
+def _prepare_healable_tree(store: Store) -> None:
+    _prepare_composed(store)
+    damage(store, SMALL, "sub/dir/weights.bin")
+    store.verify()
+    fetch(store, SMALL, "sub/dir/weights.bin")
+
+
+def _check_heal_tree(store: Store, acks: Acks) -> None:
+    """Whatever was healed before the cut, no file was ever missing, and the next start heals the rest: the oracle looks."""
+    (tree,) = store.trees()
+    data = SMALL.contents["sub/dir/weights.bin"]
+    assert (tree.path / "one" / "sub/dir/weights.bin").read_bytes() == data
+    assert (tree.path / "two" / "weights.bin").read_bytes() == data
+    _check_heal(store, acks)
+
+
+def _act_evict_after_tree(store: Store, steps: Steps) -> None:
+    """Its tree is still there when its hold has ended."""
+    store.compose([Part("one", SMALL.artifact)], Terms("ttl", expires_at=1.0))
+    store.evict(SMALL.artifact)
+    steps.ack("evicted")
+
+
+def _check_evict_after_tree(store: Store, acks: Acks) -> None:
+    assert not store.trees()
+    _check_evict(store, acks)
+
+
 def _check_create(store: Store, acks: Acks) -> None:
     stage(store, SMALL)
     assert is_whole(store, SMALL)
@@ -303,6 +385,10 @@ SCENARIOS = (
     Scenario("evict", _staged(SMALL, SHARING), _act_evict, _check_evict),
     Scenario("hold", _staged(SMALL), _act_hold, _check_hold),
     Scenario("unpin", _prepare_pinned, _act_unpin, _check_unpin),
+    Scenario("compose", _staged(SMALL, SHARING), _act_compose, _check_compose),
+    Scenario("drop a tree", _prepare_composed, _act_drop_tree, _check_drop_tree),
+    Scenario("heal a tree", _prepare_healable_tree, _act_publish, _check_heal_tree, damaged=(SMALL.artifact, SHARING.artifact)),
+    Scenario("evict what a dead tree shows", _staged(SMALL, SHARING), _act_evict_after_tree, _check_evict_after_tree),
     Scenario("record a ref", _staged(SMALL, SHARING), _act_record_ref, _check_record_ref),
     Scenario("make room", _prepare_pressure, _act_pressure, _check_pressure, budget_bytes=PRESSURE_BYTES),
 )

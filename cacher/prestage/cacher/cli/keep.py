@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -15,6 +17,9 @@ from prestage.cacher.cli.asking import asked
 from prestage.cacher.cli.session import checked_root, owning, patterns_options, reading, root_option, selection_of, wait_option
 from prestage.cacher.cli.terminal import human_bytes
 from prestage.cacher.errors import Misconfigured
+from prestage.cacher.store.composing import Part
+from prestage.cacher.store.store import Store
+from prestage.cacher.store.trees import Terms
 
 
 @click.command()
@@ -62,24 +67,55 @@ def evict(ref: str, root: Path | None, include: tuple[str, ...], exclude: tuple[
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @root_option
 @patterns_options
-def run(ref: str, command: tuple[str, ...], root: Path | None, include: tuple[str, ...], exclude: tuple[str, ...]) -> None:
+@click.option(
+    "--hf", "as_hub", is_flag=True, help="Let COMMAND find REF in the Hugging Face cache, offline, by its repository id."
+)
+@click.option("--repo", metavar="ORG/NAME", help="With --hf: the repository id, where REF did not come from a hub.")
+def run(
+    ref: str,
+    command: tuple[str, ...],
+    root: Path | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    as_hub: bool,
+    repo: str | None,
+) -> None:
     """Run COMMAND while REF is held; PRESTAGE_MODEL_PATH is its directory.
 
     \b
     prestage run --root DIR hf://org/name@main -- python serve.py
+    prestage run --hf hf://org/name@main -- vllm serve org/name
     The exit code is the command's.
     """
     if not command:
         raise Misconfigured("no command to run", hint="prestage run [--root DIR] REF -- COMMAND ...")
+    if repo is not None and not as_hub:
+        raise Misconfigured("--repo says as what --hf shows REF", hint="add --hf")
     with reading(root) as store:
-        artifact = store.lookup(ref, selection_of(include, exclude))
-        hold = store.hold(artifact, kind="run", pid=os.getpid(), note=command[0])
-        try:
-            environment = {**os.environ, "PRESTAGE_MODEL_PATH": str(store.path(artifact)), "PRESTAGE_ARTIFACT": artifact}
-            code = _run(command, environment)
-        finally:
-            store.drop_hold(artifact, hold)
+        part = store.part("model", ref, selection=selection_of(include, exclude), repo=repo)
+        if as_hub and part.repo is None:
+            raise Misconfigured(f"{ref} did not come from a hub", hint="say which repository it is to be: --repo org/name")
+        with _held(store, part, command[0], as_hub=as_hub) as hub:
+            path = str(store.path(part.artifact))
+            code = _run(command, {**os.environ, **hub, "PRESTAGE_MODEL_PATH": path, "PRESTAGE_ARTIFACT": part.artifact})
     sys.exit(code)
+
+
+@contextmanager
+def _held(store: Store, part: Part, note: str, *, as_hub: bool) -> Iterator[dict[str, str]]:
+    """Hold `part`, as a tree for a client of the hub where that is asked for: what such a client must be told."""
+    if not as_hub:
+        hold = store.hold(part.artifact, kind="run", pid=os.getpid(), note=note)
+        try:
+            yield {}
+        finally:
+            store.drop_hold(part.artifact, hold)
+        return
+    tree = store.compose([part], Terms("run", pid=os.getpid(), note=note))
+    try:
+        yield {"HF_HUB_CACHE": str(tree.hub), "HF_HUB_OFFLINE": "1"}
+    finally:
+        store.drop_tree(tree.hold)
 
 
 def _run(command: tuple[str, ...], environment: dict[str, str]) -> int:

@@ -17,7 +17,7 @@ import rfc8785
 from prestage.cacher.digests import ArtifactId, BlobId, artifact_id, blob_id, hex_of
 from prestage.cacher.errors import Corrupt, Misconfigured, NotFound, PrestageError
 from prestage.cacher.manifest import Manifest, parse_manifest
-from prestage.cacher.refs import parse_ref
+from prestage.cacher.refs import HfRef, parse_ref
 from prestage.cacher.store.disk import Disk, write_file
 from prestage.cacher.store.layout import Layout
 
@@ -155,6 +155,12 @@ class Artifacts:
                 f"{ref.name} is staged with several patterns", hint=f"name one by --include/--exclude or by artifact: {listed}"
             )
         return found[0].artifact
+
+    def revision_of(self, text: str, artifact: ArtifactId) -> str | None:
+        """The branch or tag by which `text` names an artifact of a hub; for an artifact, the one it was staged by."""
+        texts = [text] if not text.startswith("sha256:") else [known.ref for known in self.refs() if known.artifact == artifact]
+        named = (ref.revision for ref in map(parse_ref, texts) if isinstance(ref, HfRef))
+        return next(named, None)
 
     def forget(self, artifact: ArtifactId) -> None:
         """Remove refs, binding and manifest, in this order: a manifest that is left is found and finished again."""

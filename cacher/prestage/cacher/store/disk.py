@@ -116,6 +116,10 @@ class Disk:
         """A second name for a file."""
         self._do(lambda: os.link(source, target), target)
 
+    def symlink(self, target: str, path: Path) -> None:
+        """A symbolic link; durable with its directory."""
+        self._do(lambda: path.symlink_to(target), path)
+
     def unlink(self, path: Path) -> None:
         """Remove a name; one that is gone is fine."""
 

@@ -1,6 +1,6 @@
 """Letting go: what an evict removes, in which order, and what could be evicted.
 
-    under the gate: nobody holds it -> rename its view away (.gone-*)     from here on it is absent
+    under the gate: nobody holds it -> trees that outlived their hold go -> rename its view away (.gone-*)     now it is absent
     blobs that no other binding names -> refs, binding, manifest -> what was fetched of it -> the tree
 
 Each step is durable before the next; a .gone-* tree that is found at start is an evict that was cut off, and is finished.
@@ -26,6 +26,7 @@ from prestage.cacher.store.disk import Disk, remove_tree
 from prestage.cacher.store.holds import Holds, described
 from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.locks import gate
+from prestage.cacher.store.trees import Trees
 from prestage.cacher.store.views import Views
 
 QUARANTINED = re.compile(r"[0-9a-f]{64}\.[0-9]+(\.why)?")
@@ -44,6 +45,7 @@ class Parts:
     artifacts: Artifacts
     views: Views
     holds: Holds
+    trees: Trees
     now: Callable[[], float]
 
 
@@ -69,6 +71,7 @@ class Evictor:
         with gate(parts.layout.gate):
             if live := parts.holds.live(artifact):
                 raise Busy(f"{artifact} is held by {described(live)}", hint="unpin it or wait; nothing was evicted")
+            parts.trees.remove_dead(artifact)
             gone = parts.views.hide(artifact)
         return self.finish(artifact, gone, claimed=claimed, busy=busy)
 

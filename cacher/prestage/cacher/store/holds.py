@@ -54,11 +54,23 @@ class Holds:
     def __init__(self, layout: Layout, disk: Disk, clocks: Clocks) -> None:
         self._layout, self._disk, self._clocks = layout, disk, clocks
 
+    @staticmethod
+    def fresh(kind: Kind) -> HoldId:
+        """A name that no hold has."""
+        return HoldId(f"{kind}-{secrets.token_hex(8)}")
+
     def add(
-        self, artifact: ArtifactId, kind: Kind, *, expires_at: float | None = None, pid: int | None = None, note: str = ""
+        self,
+        artifact: ArtifactId,
+        kind: Kind,
+        *,
+        expires_at: float | None = None,
+        pid: int | None = None,
+        note: str = "",
+        tree: HoldId | None = None,
     ) -> HoldId:
-        """Durable on return."""
-        hold = HoldId(f"{kind}-{secrets.token_hex(8)}")
+        """Durable on return. `tree`: the hold is one of that tree's, and has its name."""
+        hold = tree or self.fresh(kind)
         wall = self._clocks.wall()
         document: dict[str, object] = {
             "format": FORMAT,
@@ -73,6 +85,8 @@ class Holds:
             document["expires_boottime"] = self._clocks.boot() + expires_at - wall
         if pid is not None:
             document |= {"pid": pid, "started": started_ticks(pid)}
+        if tree is not None:
+            document["tree"] = True
         folder = self._layout.hold(artifact)
         make_directories(self._disk, folder, above=self._layout.holds)
         write_file(self._disk, folder / f"{hold}.json", json.dumps(document).encode(), private=True)
@@ -105,6 +119,21 @@ class Holds:
     def live(self, artifact: ArtifactId) -> dict[HoldId, Mapping[str, object]]:
         """Those that keep the artifact here."""
         return {hold: document for hold, document in self.all(artifact).items() if self._lives(document)}
+
+    def lives(self, artifact: ArtifactId, hold: HoldId) -> bool:
+        """That one hold keeps the artifact here."""
+        found = self.all(artifact).get(hold)
+        return found is not None and self._lives(found)
+
+    def of_trees(self) -> dict[HoldId, list[ArtifactId]]:
+        """The holds that belong to trees, over or not, and what each holds."""
+        found: dict[HoldId, list[ArtifactId]] = {}
+        for folder in sorted(self._layout.holds.iterdir()):
+            artifact = ArtifactId(f"sha256:{folder.name}")
+            for hold, document in self.all(artifact).items():
+                if document.get("tree") is True:
+                    found.setdefault(hold, []).append(artifact)
+        return found
 
     def _lives(self, hold: Mapping[str, object]) -> bool:
         if hold["kind"] == "run":

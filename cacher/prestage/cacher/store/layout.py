@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prestage.cacher.digests import ArtifactId, BlobId, hex_of
 
-FOLDERS = ("blobs", "ingest", "manifests", "refs", "views", "holds", "wishes", "quarantine")
+FOLDERS = ("blobs", "ingest", "manifests", "refs", "views", "mounts", "holds", "wishes", "quarantine")
 LOCKS = ("owner", "gate", "successor")
 SOCKET = "agent.sock"
 """Where the agent listens unless it is told otherwise."""
@@ -75,6 +75,11 @@ class Layout:
         return self.root / "views"
 
     @property
+    def mounts(self) -> Path:
+        """Clients' trees of several artifacts."""
+        return self.root / "mounts"
+
+    @property
     def holds(self) -> Path:
         """Who uses what."""
         return self.root / "holds"
@@ -117,6 +122,14 @@ class Layout:
     def side(self, artifact: ArtifactId) -> Path:
         """What the loader verifies the tree against."""
         return self.view(artifact) / ".prestage" / "current"
+
+    def old_side(self, artifact: ArtifactId, generation: str) -> Path:
+        """What the loader verifies an old generation of the tree against."""
+        return self.view(artifact) / ".prestage" / generation
+
+    def mount(self, hold: str) -> Path:
+        """The tree of one hold."""
+        return self.mounts / hold
 
     def hold(self, artifact: ArtifactId) -> Path:
         """The holds of one artifact."""

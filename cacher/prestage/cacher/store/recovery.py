@@ -18,6 +18,7 @@ from prestage.cacher.store.disk import make_directories, remove_tree
 from prestage.cacher.store.eviction import QUARANTINED, Evictor, Parts
 from prestage.cacher.store.layout import FOLDERS, LOCKS, SOCKET
 from prestage.cacher.store.locks import gate
+from prestage.cacher.store.trees import HOLD
 from prestage.cacher.store.views import GONE, NEW
 
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -30,6 +31,7 @@ _KNOWN = {
     "views": _HEX,
     "holds": _HEX,
     "wishes": re.compile(r"[0-9a-f]{16}\.json|paused"),
+    "mounts": HOLD,
     "quarantine": QUARANTINED,
 }
 
@@ -42,6 +44,8 @@ def recover(parts: Parts, evictor: Evictor) -> list[str]:
     with gate(layout.gate):
         for folder in _folders(layout.holds):
             _remove_beside(parts, folder)
+        parts.trees.sweep()
+        parts.trees.heal()
         parts.holds.drop_dead()
     for folder in (layout.root, layout.manifests, layout.refs, layout.wishes, layout.quarantine):
         _remove_beside(parts, folder)

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prestage.cacher.digests import ArtifactId, BlobId
@@ -21,9 +21,11 @@ from prestage.cacher.store import ingest as ingests
 from prestage.cacher.store.artifacts import Artifacts, KnownRef, Patterns
 from prestage.cacher.store.blobs import Blobs
 from prestage.cacher.store.budget import Candidate, LeastRecentlyUsed, Policy, Usage
+from prestage.cacher.store.composing import Part
 from prestage.cacher.store.disk import Disk, disk_errors
 from prestage.cacher.store.eviction import Evictor, Parts, free_bytes, settled
 from prestage.cacher.store.holds import Clocks, HoldId, Holds, Kind
+from prestage.cacher.store.hub_layout import repository_of
 from prestage.cacher.store.index import Index
 from prestage.cacher.store.ingest import Ingest
 from prestage.cacher.store.layout import Layout
@@ -31,6 +33,7 @@ from prestage.cacher.store.locks import OwnerLock, gate
 from prestage.cacher.store.recovery import recover
 from prestage.cacher.store.room import Reservation, Room
 from prestage.cacher.store.scrub import Scrub
+from prestage.cacher.store.trees import Terms, Tree, Trees
 from prestage.cacher.store.verify import VerifyReport
 from prestage.cacher.store.views import OLD, Views
 from prestage.cacher.store.wishes import Wishes
@@ -102,7 +105,9 @@ class Store:
                 closing.callback(index.close)
             blobs = Blobs(layout, disk, index)
             artifacts, holds = Artifacts(layout, disk, now), Holds(layout, disk, Clocks(now))
-            parts = Parts(layout, disk, blobs, artifacts, Views(layout, disk, blobs), holds, now)
+            views = Views(layout, disk, blobs)
+            trees = Trees(layout, disk, blobs, artifacts, views=views, holds=holds)
+            parts = Parts(layout, disk, blobs, artifacts, views, holds, trees, now)
             evictor = Evictor(parts)
             warnings = recover(parts, evictor) if own else []
             blobs.count()
@@ -304,6 +309,8 @@ class Store:
             self._parts.views.touch(artifact, self._parts.now())
             if heals:
                 self._heal_sharers(artifact, set(binding.values()))
+                with gate(self._parts.layout.gate):
+                    self._parts.trees.heal(set(binding.values()))
             return path
 
     def _publish(self, manifest: Manifest, binding: Mapping[str, BlobId]) -> Path:
@@ -401,6 +408,7 @@ class Store:
     def drop_dead_holds(self) -> None:
         """Remove the files of holds that are over, and the trees that only they kept."""
         with gate(self._parts.layout.gate):
+            self._parts.trees.sweep()
             self._parts.holds.drop_dead()
             for path in self._parts.layout.views.glob(f"*/{OLD}*"):
                 artifact = ArtifactId(f"sha256:{path.parent.name}")
@@ -419,8 +427,10 @@ class Store:
 
     @disk_errors()
     def drop_hold(self, artifact: ArtifactId, hold: HoldId) -> None:
-        """Let go of one hold. Idempotent."""
+        """Let go of one hold; if it is a tree's, of the tree. Idempotent."""
         with gate(self._parts.layout.gate):
+            if self._parts.trees.get(hold) is not None:
+                self._parts.trees.remove(hold)
             self._parts.holds.drop(artifact, hold)
             if self._room is not None and not self._parts.holds.live(artifact):
                 self._parts.views.remove_old(artifact)
@@ -432,6 +442,67 @@ class Store:
         for hold in pins:
             self.drop_hold(artifact, hold)
         return len(pins)
+
+    # -- trees: several artifacts put together for one client
+
+    @disk_errors()
+    def part(self, name: str, text: str, *, selection: Patterns | None = None, repo: str | None = None) -> Part:
+        """What `text`, a ref or an artifact, is as a part of a tree. `repo`: the model repository that a foreign client is to
+        find it as; default: the one that it came from, none if it did not come from a hub.
+
+        Raises:
+            NotFound: not staged here.
+            Misconfigured: malformed, or staged with several patterns.
+        """
+        artifact = self.lookup(text, selection)
+        repo = repo or repository_of(self.manifest(artifact))
+        return Part(name, artifact, repo, self._parts.artifacts.revision_of(text, artifact) if repo else None)
+
+    @disk_errors()
+    def compose(self, parts: Sequence[Part], terms: Terms) -> Tree:
+        """Hold the artifacts of `parts` and put them together as one read-only directory; see docs/format.md, "mounts". Counts as
+        a use of each. Needs no owner. Durable on return; on failure nothing is left.
+
+        Raises:
+            Misconfigured: parts that do not go together; says which.
+            NotFound: one is not staged.
+            Corrupt: one is damaged.
+        """
+        if terms.kind == "ttl" and terms.expires_at is None:
+            raise Misconfigured("a ttl hold needs a time at which it ends", hint="give expires_at")
+        if terms.kind == "run" and terms.pid is None:
+            terms = replace(terms, pid=os.getpid())
+        with gate(self._parts.layout.gate):
+            tree = self._parts.trees.make(parts, terms)
+        for part in parts:
+            self._parts.views.touch(part.artifact, self._parts.now())
+        return tree
+
+    @disk_errors()
+    def drop_tree(self, hold: HoldId) -> None:
+        """Let go of a tree and of what it holds. Idempotent. Who has its files open or mapped keeps their bytes."""
+        with gate(self._parts.layout.gate):
+            self._parts.trees.remove(hold)
+
+    @disk_errors()
+    def trees(self) -> Sequence[Tree]:
+        """The trees that are there."""
+        return list(self._parts.trees.all())
+
+    @disk_errors()
+    def sweep(self) -> Sequence[HoldId]:
+        """Remove what is over: trees whose hold has ended, files of ended holds, what heals replaced and nobody holds any more.
+        For an owner that lives long, every minute. Returns the trees that went.
+        """
+        _ = self._owned
+        parts = self._parts
+        with gate(parts.layout.gate):
+            gone = parts.trees.sweep()
+            parts.holds.drop_dead()
+            for artifact in parts.artifacts.all():
+                if not parts.holds.live(artifact):
+                    parts.views.remove_old(artifact)
+        return gone
 
     @disk_errors()
     def evict(self, artifact: ArtifactId) -> int:

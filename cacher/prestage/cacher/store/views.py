@@ -2,6 +2,7 @@
 
     views/<hex>/current/...                      what `prestage path` prints
     views/<hex>/.prestage/current/{manifest.json,sums}
+    views/<hex>/.old-<x>/..., views/<hex>/.prestage/.old-<x>/     what a heal replaced, while it is held
 
 Invariant 2: a view is complete or absent. It is built in views/.new-*, synced, and appears by one rename. A heal builds a second
 tree and exchanges the two names; the old tree goes with its last hold. An evict renames it away before anything is removed.
@@ -9,18 +10,18 @@ tree and exchanges the two names; the old tree goes with its last hold. An evict
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from prestage.cacher.digests import CHUNK_BYTES, ArtifactId, BlobId, hex_of
+from prestage.cacher.digests import ArtifactId, BlobId, hex_of
 from prestage.cacher.errors import Bug, PrestageError
 from prestage.cacher.manifest import Manifest
 from prestage.cacher.store.blobs import Blobs
 from prestage.cacher.store.disk import Disk, make_directories, new_file, remove_tree, write_file
 from prestage.cacher.store.layout import Layout
+from prestage.cacher.store.sums import Content, side_files
 
 NEW, GONE, OLD = ".new-", ".gone-", ".old-"
 
@@ -92,10 +93,28 @@ class Views:
         view = self._layout.view(artifact)
         generation = view / f"{OLD}{secrets.token_hex(4)}"
         self._build(generation, binding)
+        self._keep_side(artifact, generation.name)
         self._disk.exchange(generation, view / "current")
         self._disk.sync_directory(view)
         if not held():
-            remove_tree(self._disk, generation)
+            self._remove_generation(artifact, generation)
+
+    def _keep_side(self, artifact: ArtifactId, generation: str) -> None:
+        """The old tree goes on to be read by who works in it: what it verifies against stays beside it under its new name."""
+        side, kept = self._layout.side(artifact), self._layout.old_side(artifact, generation)
+        if not side.is_dir():
+            return
+        self._disk.make_directory(kept, 0o755)
+        for path in sorted(side.iterdir()):
+            if not path.name.startswith("."):
+                self._disk.link(path, kept / path.name)
+        self._disk.set_mode(kept, 0o555)
+        self._disk.sync_directory(kept)
+        self._disk.sync_directory(kept.parent)
+
+    def _remove_generation(self, artifact: ArtifactId, generation: Path) -> None:
+        remove_tree(self._disk, generation)
+        remove_tree(self._disk, self._layout.old_side(artifact, generation.name))
 
     def _heal_side(self, manifest: Manifest, binding: Mapping[str, BlobId]) -> None:
         side = self._layout.side(manifest.artifact)
@@ -124,14 +143,18 @@ class Views:
         """Every file of the view is the published blob that it should be."""
         return not self.wrong_paths(artifact, binding)
 
+    def content(self, manifest: Manifest, binding: Mapping[str, BlobId]) -> Content:
+        """An artifact's files with their sums, from the metas of its blobs.
+
+        Raises:
+            Corrupt: a meta is gone or damaged.
+        """
+        metas = {blob: self._blobs.meta(blob) for blob in set(binding.values())}
+        return Content(manifest, binding, {blob: (meta.size_bytes, meta.chunk_sums) for blob, meta in metas.items()})
+
     def side_files(self, manifest: Manifest, binding: Mapping[str, BlobId]) -> dict[str, bytes]:
         """What lies in .prestage/current/."""
-        files = {}
-        for file in manifest.files:
-            meta = self._blobs.meta(binding[file.path])
-            files[file.path] = {"size": meta.size_bytes, "chunks": meta.chunk_sums.hex()}
-        head = {"format": 1, "artifact": manifest.artifact, "algorithm": "xxh3-128", "chunk_bytes": CHUNK_BYTES}
-        return {"manifest.json": manifest.to_bytes(), "sums": json.dumps({**head, "files": files}).encode()}
+        return side_files(self.content(manifest, binding))
 
     def hide(self, artifact: ArtifactId) -> Path | None:
         """Rename the view away, atomically and durably: from here on it is absent. None: there was none."""
@@ -147,5 +170,5 @@ class Views:
         """Remove what earlier heals replaced; call it only when nobody holds the artifact."""
         view = self._layout.view(artifact)
         if view.is_dir():
-            for old in view.glob(f"{OLD}*"):
+            for old in (*view.glob(f"{OLD}*"), *view.glob(f".prestage/{OLD}*")):
                 remove_tree(self._disk, old)

@@ -66,7 +66,7 @@ def test_many_more_power_cuts(scenario: Scenario, fast_path: Path, seed: int) ->
     assert judge(scenario, cuts(disk, samples=8, seed=seed), fast_path / "cut") > 8 * len(disk.log) // 2
 
 
-@pytest.mark.parametrize("name", ["publish a blob", "publish a view", "hold"])
+@pytest.mark.parametrize("name", ["publish a blob", "publish a view", "compose", "hold"])
 @pytest.mark.parametrize("kind", ["file", "directory"])
 def test_a_store_without_its_fsyncs_is_caught(name: str, kind: str, fast_path: Path) -> None:
     """The proof that these tests can see: the same run with every sync of one kind left out of the record."""
@@ -86,6 +86,8 @@ def test_a_journal_that_is_not_synced_after_its_data_is_caught(fast_path: Path) 
         ("publish a view", 0),
         ("heal", 0),
         ("quarantine", 0),
+        ("compose", 0),
+        ("heal a tree", 0),
         ("hold", 0),
         ("unpin", 0),
         ("record a ref", 0),
