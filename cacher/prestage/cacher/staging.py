@@ -77,22 +77,34 @@ class Watcher:
 
 
 class Stager:
-    """Stages into one store with one engine. Thread-safe."""
+    """Stages into one store with one engine. Thread-safe. `client` sends what a call brings no client of its own for."""
 
     def __init__(self, store: Store, engine: Engine, client: HttpClient) -> None:
         self._store, self._engine, self._client = store, engine, client
         self._running: dict[ArtifactId, Future[Staged]] = {}
         self._lock = threading.Lock()
 
-    def stage(self, wish: Wish, origin: Origin, watcher: Watcher | None = None, cancel: threading.Event | None = None) -> Staged:
+    def stage(
+        self,
+        wish: Wish,
+        origin: Origin,
+        watcher: Watcher | None = None,
+        cancel: threading.Event | None = None,
+        *,
+        client: HttpClient | None = None,
+    ) -> Staged:
         """Make the store hold what `wish` names; blocks. What was fetched before a failure is kept for the next call.
+
+        `client` is the one that `origin` was opened with, hence of the policy under which `wish` came: what the origin points
+        to is fetched under it too. Give `cancel` to `open_origin` as well, then it ends a resolve just as it ends a transfer.
 
         Raises:
             Cancelled: `cancel` was set.
             PrestageError: as its class says; nothing wrong and nothing partial was published.
         """
         began = time.monotonic()
-        run = _Run(self._store, self._engine, self._client, origin, watcher or Watcher(), cancel or threading.Event())
+        cancel = cancel or threading.Event()
+        run = _Run(self._store, self._engine, client or self._client, origin, watcher or Watcher(), cancel)
         try:
             return self._once(wish, run, run.resolve(wish), began)
         except Changed as first:

@@ -157,7 +157,7 @@ class Engine:
         offset = flight.cursor
         if offset == flight.stop:
             return Outcome.LEFT
-        attempt.stream = attempt.transfer.source.open(offset, flight.stop)
+        attempt.stream = attempt.transfer.source.open(offset, flight.stop, attempt.leaving)
         while offset < flight.stop:
             view = self._fill(attempt, offset, flight.stop, buffer)
             if view is None:
@@ -174,7 +174,7 @@ class Engine:
 
     def _receive_without_ranges(self, attempt: Attempt, buffer: memoryview) -> Outcome:
         transfer, size_bytes = attempt.transfer, attempt.transfer.sink.size_bytes
-        attempt.stream = transfer.source.open(0, size_bytes)
+        attempt.stream = transfer.source.open(0, size_bytes, attempt.leaving)
         wanted, offset = set(transfer.pending), 0
         while offset < size_bytes and wanted:
             piece = offset // PIECE_BYTES
