@@ -19,6 +19,7 @@ from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.job import Progress
 from prestage.cacher.transfer.limits import Limits, Priority
 from prestage.cacher.transfer.ports import Cancelled, Changed
+from prestage.cacher.transfer.rate import RateLimit
 from servers import faults
 from servers.answers import Request, Served
 from servers.hostile import Hostile
@@ -283,6 +284,13 @@ def test_the_rate_cap_holds(server: Hostile, client: HttpClient) -> None:
     began = time.monotonic()
     fetch(server, client, Limits(rate_bytes_per_s=SIZE / 1.5))
     assert time.monotonic() - began > 1.2
+
+
+def test_a_cap_that_is_lifted_at_run_time_lets_a_transfer_of_hours_end(server: Hostile, client: HttpClient) -> None:
+    transfer, sink = transfer_of(server.url("/f"), SIZE, client=client)
+    with Engine(QUICK, RateLimit(1000.0)) as engine:
+        engine.fetch([transfer], on_progress=lambda progress: engine.rate.set_rate(None) if progress.bytes_done else None)
+    assert_right(sink)
 
 
 def test_a_503_halves_the_connections(server: Hostile, client: HttpClient) -> None:

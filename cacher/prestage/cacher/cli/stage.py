@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from prestage.cacher.cli.session import Size, json_option, owning, patterns_options, root_option, wait_option
+from prestage.cacher.cli.session import Rate, Size, json_option, owning, patterns_options, root_option, wait_option
 from prestage.cacher.cli.terminal import BarWatcher, JsonWatcher, summary
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
@@ -18,6 +18,8 @@ from prestage.cacher.staging import Staged, Stager, Watcher, Wish
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.limits import Limits
+from prestage.cacher.transfer.rate import RateLimit
+from prestage.cacher.transfer.schedule import Schedule
 
 
 @click.command()
@@ -28,7 +30,9 @@ from prestage.cacher.transfer.limits import Limits
 @click.option(
     "--budget", type=Size(), help="Most bytes the store may hold, e.g. 500G; default: what the disk has, less a margin."
 )
-@click.option("--rate", type=Size(), help="Most bytes a second, e.g. 200M.")
+@click.option(
+    "--rate", type=Rate(), help='Most bytes a second, by time of day too: 200M, or "200M, 22:00-06:00=unlimited, sat,sun=1G".'
+)
 @click.option("--connections", type=click.IntRange(1, 32), help="Exactly so many connections; default: 8, then by what pays.")
 @click.option("--background", is_flag=True, help="Give way to everything else: nice 10, idle I/O class.")
 @json_option
@@ -40,6 +44,7 @@ def stage(
     wait_s: float,
     budget: int | None,
     as_json: bool,
+    rate: Schedule | None,
     **engine_options: object,
 ) -> None:
     """Make the store hold REF: fetched, verified, ready as a directory.
@@ -58,11 +63,11 @@ def stage(
         wish = Wish(parsed, Selection(include, exclude))
         if as_json:
             watcher = JsonWatcher()
-            watcher.done(_stage(store, wish, limits, watcher))
+            watcher.done(_stage(store, wish, Engine(limits, RateLimit(rate)), watcher))
             return
         bar = BarWatcher(parsed.name)
         try:
-            staged = _stage(store, wish, limits, bar)
+            staged = _stage(store, wish, Engine(limits, RateLimit(rate)), bar)
         finally:
             bar.stop()
     click.echo(f"{staged.artifact}  {summary(staged)}")
@@ -71,20 +76,19 @@ def stage(
     click.echo(str(staged.path))
 
 
-def _limits(*, rate: object = None, connections: object = None, background: object = False) -> Limits:
+def _limits(*, connections: object = None, background: object = False) -> Limits:
     exact = connections if isinstance(connections, int) else None
     return Limits(
         connections_start=exact or Limits().connections_start,
         connections_max=exact or Limits().connections_max,
-        rate_bytes_per_s=float(rate) if isinstance(rate, int) else None,
         niceness=10 if background else 0,
     )
 
 
-def _stage(store: Store, wish: Wish, limits: Limits, watcher: Watcher) -> Staged:
+def _stage(store: Store, wish: Wish, engine: Engine, watcher: Watcher) -> Staged:
     client = HttpClient(NetConfig.from_environ(os.environ))
     try:
-        with Engine(limits) as engine:
+        with engine:
             origin = open_origin(wish.ref, client=client, environ=os.environ)
             return Stager(store, engine, client).stage(wish, origin, watcher)
     finally:
