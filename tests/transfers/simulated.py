@@ -74,7 +74,7 @@ class Scripted:
     name: str = "origin"
     opened: list[tuple[int, int]] = field(default_factory=list)
 
-    def open(self, start: int, stop: int) -> Stream:
+    def open(self, start: int, stop: int, leaving: threading.Event | None = None) -> Stream:
         self.opened.append((start, stop))
         return self.script(start, stop, len(self.opened) - 1)
 
@@ -92,7 +92,7 @@ class Dice:
     faults: int = 40
     """How many are left; then it behaves, so that every run ends."""
 
-    def open(self, start: int, stop: int) -> Stream:
+    def open(self, start: int, stop: int, leaving: threading.Event | None = None) -> Stream:
         fault = self._fault()
         if fault == "refuse":
             raise Retry("busy", after_s=self.rng.choice([None, 0.0, 0.01]), congested=self.rng.random() < 0.5)

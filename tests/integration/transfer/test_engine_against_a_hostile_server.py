@@ -19,8 +19,9 @@ from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.job import Progress
 from prestage.cacher.transfer.limits import Limits, Priority
 from prestage.cacher.transfer.ports import Cancelled, Changed
+from prestage.cacher.transfer.rate import RateLimit
 from servers import faults
-from servers.answers import Request
+from servers.answers import Request, Served
 from servers.hostile import Hostile
 
 SIZE = 3 * PIECE_BYTES + 123_457
@@ -152,6 +153,48 @@ def test_another_version_is_never_mixed_in(fault: faults.Fault, server: Hostile,
         engine.fetch([transfer])
 
 
+@pytest.mark.parametrize("framing", [faults.chunked, faults.http10], ids=["chunked", "closed"])
+@pytest.mark.parametrize("size_bytes", [1000, SIZE])
+def test_a_whole_file_that_goes_on_behind_the_pinned_size_is_another_version(
+    framing: faults.Fault, size_bytes: int, server: Hostile, client: HttpClient
+) -> None:
+    server.put("/f", Served(content()[:size_bytes] + b"!", etag=None, last_modified=None))
+    server.always += [faults.ignores_range, framing]
+    transfer, sink = transfer_of(server.url("/f"), size_bytes, client=client)
+    with Engine(QUICK) as engine, pytest.raises(Changed, match="longer"):
+        engine.fetch([transfer])
+    assert not sink.is_whole
+
+
+@pytest.mark.parametrize("framing", [faults.chunked, faults.http10], ids=["chunked", "closed"])
+@pytest.mark.parametrize("size_bytes", [1, 1000, SIZE])
+def test_a_whole_file_of_the_pinned_size_needs_no_stated_length(
+    framing: faults.Fault, size_bytes: int, server: Hostile, client: HttpClient
+) -> None:
+    server.put("/f", Served(content()[:size_bytes], etag=None, last_modified=None))
+    server.always += [faults.ignores_range, framing]
+    transfer, sink = transfer_of(server.url("/f"), size_bytes, client=client)
+    with Engine(QUICK) as engine:
+        engine.fetch([transfer])
+    assert sink.is_whole
+    assert sink.data == content()[:size_bytes]
+
+
+def test_cancel_ends_what_is_still_waiting_for_an_answer(server: Hostile) -> None:
+    """Not even a head has come, and the client would wait for it longer than this test may take."""
+    server.choose = lambda request: faults.Stall(after=-1)
+    patient, cancel = HttpClient(NetConfig(idle_timeout_s=1000, slow_timeout_s=1000)), threading.Event()
+
+    def on_progress(progress: Progress) -> None:
+        if len(server.gets()) == 4:
+            cancel.set()
+
+    transfer, _ = transfer_of(server.url("/f"), SIZE, client=patient)
+    with Engine(QUICK) as engine, pytest.raises(Cancelled):
+        engine.fetch([transfer], on_progress=on_progress, cancel=cancel)
+    patient.close()
+
+
 def test_what_is_fatal_for_the_origin_ends_the_job_with_its_error(server: Hostile, client: HttpClient) -> None:
     server.always.append(faults.Status(404))
     with pytest.raises(FileNotFoundError):
@@ -241,6 +284,13 @@ def test_the_rate_cap_holds(server: Hostile, client: HttpClient) -> None:
     began = time.monotonic()
     fetch(server, client, Limits(rate_bytes_per_s=SIZE / 1.5))
     assert time.monotonic() - began > 1.2
+
+
+def test_a_cap_that_is_lifted_at_run_time_lets_a_transfer_of_hours_end(server: Hostile, client: HttpClient) -> None:
+    transfer, sink = transfer_of(server.url("/f"), SIZE, client=client)
+    with Engine(QUICK, RateLimit(1000.0)) as engine:
+        engine.fetch([transfer], on_progress=lambda progress: engine.rate.set_rate(None) if progress.bytes_done else None)
+    assert_right(sink)
 
 
 def test_a_503_halves_the_connections(server: Hostile, client: HttpClient) -> None:

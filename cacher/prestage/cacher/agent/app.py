@@ -12,9 +12,9 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 import time
 from contextlib import AsyncExitStack
-from functools import partial
 
 from aiohttp import web
 
@@ -32,10 +32,13 @@ from prestage.cacher.errors import Busy, Misconfigured
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.origins import open_origin
+from prestage.cacher.origins.ports import Origin
+from prestage.cacher.refs import Ref
 from prestage.cacher.staging import Stager
 from prestage.cacher.store.locks import awaiting, owner_of
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
+from prestage.cacher.transfer.rate import RateLimit
 
 _CLOSE_S = 1.0
 """Of the drain: for handlers that still write."""
@@ -66,9 +69,12 @@ class _Agent:
             closing.callback(store.close)
             client = HttpClient(NetConfig.from_environ(os.environ))
             closing.callback(client.close)
-            engine = Engine(config.limits)
+            engine = Engine(config.limits, RateLimit(config.rate))
             closing.callback(engine.close)
-            opening = partial(open_origin, client=client, environ=os.environ)
+
+            def opening(ref: Ref, cancel: threading.Event) -> Origin:
+                return open_origin(ref, client=client, environ=os.environ, cancel=cancel)
+
             stages = Stages(Stager(store, engine, client), opening, store.wishes, config, group=group)
             closing.callback(stages.close)
             service = Service(store, stages, config, loop)
@@ -80,7 +86,7 @@ class _Agent:
             server = await self._listen(closing, service)
             services = [
                 group.create_task(care.give_room_back()),
-                group.create_task(care.drop_dead_holds()),
+                group.create_task(care.sweep()),
                 group.create_task(IdleConnections(server, config.idle_connection_s).run()),
             ]
             await stages.start()

@@ -28,11 +28,14 @@ class Care:
     def _give_back(self) -> None:
         self._store.give_back()
 
-    async def drop_dead_holds(self) -> None:
+    async def sweep(self) -> None:
         """Holds whose time or process is over, and the trees that only they kept."""
         while True:
             await asyncio.sleep(self._config.care_interval_s)
-            await self._once("drop_dead_holds", self._store.drop_dead_holds)
+            await self._once("sweep", self._sweep)
+
+    def _sweep(self) -> None:
+        self._store.sweep()
 
     async def _once(self, what: str, call: Callable[[], None]) -> None:
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prestage.cacher.agent.listening import check_path
 from prestage.cacher.transfer.limits import Limits
+from prestage.cacher.transfer.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class AgentConfig:
     """Uids that may look, resolve and hold."""
     limits: Limits = field(default_factory=lambda: Limits(niceness=10))
     """Of the engine. niceness 10: the node serves GPUs."""
+    rate: Schedule | None = None
+    """Most bytes a second in, by time of day; None: unlimited."""
     trusted: frozenset[str] = frozenset()
     """Origin authorities whose stated digests are believed."""
     stages_max: int = 16

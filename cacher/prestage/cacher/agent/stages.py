@@ -96,7 +96,7 @@ class Stages:
     def __init__(
         self,
         stager: Stager,
-        open_origin: Callable[[Ref], Origin],
+        open_origin: Callable[[Ref, threading.Event], Origin],
         wishes: Wishes,
         config: AgentConfig,
         *,
@@ -298,7 +298,9 @@ class Stages:
 
     def _stage(self, stage: Stage) -> Staged:
         wish = stage.wish
-        return self._stager.stage(wish, self._open_origin(wish.ref), Events(stage.feed.publish_from_thread), stage.cancel)
+        return self._stager.stage(
+            wish, self._open_origin(wish.ref, stage.cancel), Events(stage.feed.publish_from_thread), stage.cancel
+        )
 
     async def _wait_for_another_try(self, stage: Stage, why: PrestageError) -> None:
         stage.state = State.WAITING

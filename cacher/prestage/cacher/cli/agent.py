@@ -11,11 +11,12 @@ import click
 from prestage.cacher.agent.client import AgentClient, AgentGone
 from prestage.cacher.agent.config import AgentConfig
 from prestage.cacher.cli.asking import agent_of
-from prestage.cacher.cli.session import Size, checked_root, json_option, patterns_options, root_option
+from prestage.cacher.cli.session import Rate, Size, checked_root, json_option, patterns_options, root_option
 from prestage.cacher.cli.terminal import human_bytes, human_seconds
 from prestage.cacher.errors import NotFound, Unavailable
 from prestage.cacher.store.layout import SOCKET
 from prestage.cacher.transfer.limits import Limits
+from prestage.cacher.transfer.schedule import Schedule
 
 
 class Address(click.ParamType[tuple[str, int] | None]):
@@ -46,7 +47,7 @@ class Address(click.ParamType[tuple[str, int] | None]):
     help="Bytes left free; default: little on a disk of its own, above the kubelet's thresholds on its disk.",
 )
 @click.option("--listen", default="127.0.0.1:9464", show_default=True, help="HOST:PORT of metrics and health, or none.")
-@click.option("--rate", type=Size(), help="Most bytes a second, e.g. 200M.")
+@click.option("--rate", type=Rate(), help='Most bytes a second in, by time of day too: "200M, 22:00-06:00=unlimited".')
 @click.option("--connections", type=click.IntRange(1, 32), help="Exactly so many connections; default: 8, then by what pays.")
 @click.option(
     "--niceness", type=click.IntRange(0, 19), default=10, show_default=True, help="Of fetching; above 0 also the idle I/O class."
@@ -60,7 +61,7 @@ def agent(
     budget: int | None,
     margin: int | None,
     listen: str,
-    rate: int | None,
+    rate: Schedule | None,
     connections: int | None,
     niceness: int,
     admin_uid: tuple[int, ...],
@@ -79,7 +80,6 @@ def agent(
     limits = Limits(
         connections_start=connections or Limits().connections_start,
         connections_max=connections or Limits().connections_max,
-        rate_bytes_per_s=float(rate) if rate else None,
         niceness=niceness,
     )
     config = AgentConfig(
@@ -91,6 +91,7 @@ def agent(
         admins=frozenset(admin_uid),
         readers=frozenset(reader_uid),
         limits=limits,
+        rate=rate,
         trusted=frozenset(os.environ.get("PRESTAGE_TRUSTED_AUTHORITIES", "").split()),
     )
     logs.set_up(as_json=log_format == "json")

@@ -15,10 +15,11 @@ import click
 
 from prestage.cacher.errors import Misconfigured
 from prestage.cacher.origins.ports import Selection
+from prestage.cacher.quantities import read_bytes
 from prestage.cacher.store.store import Store
+from prestage.cacher.transfer.schedule import Schedule, parse_schedule
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -31,10 +32,25 @@ class Size(click.ParamType[int]):
         """`value` in bytes."""
         if isinstance(value, int):
             return value
-        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?", str(value).lower())
-        if found is None or found.group(2) not in _UNITS:
-            self.fail(f"{value!r} is not a size; write 500G, 1.5Ti or bytes", param, ctx)
-        return int(float(found.group(1)) * _UNITS[found.group(2)])
+        try:
+            return read_bytes(str(value))
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+class Rate(click.ParamType[Schedule]):
+    """A rate, or a schedule of rates: 200M, 22:00-06:00=unlimited, sat,sun=1G."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Schedule:
+        """`value` as a schedule."""
+        if isinstance(value, Schedule):
+            return value
+        try:
+            return parse_schedule(str(value))
+        except Misconfigured as exc:
+            self.fail(f"{exc.message}; {exc.hint}", param, ctx)
 
 
 class Duration(click.ParamType[float]):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from prestage.cacher.cli.asking import MakingWay, agent_of, followed
-from prestage.cacher.cli.session import Size, checked_root, json_option, owning, patterns_options, root_option, wait_option
+from prestage.cacher.cli.session import Rate, Size, checked_root, json_option, owning, patterns_options, root_option, wait_option
 from prestage.cacher.cli.terminal import Bar, JsonLines, summary
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
@@ -22,6 +23,7 @@ from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.limits import Limits
 from prestage.cacher.transfer.ports import Cancelled
+from prestage.cacher.transfer.schedule import Schedule
 
 
 @click.command()
@@ -32,7 +34,9 @@ from prestage.cacher.transfer.ports import Cancelled
 @click.option(
     "--budget", type=Size(), help="Most bytes the store may hold, e.g. 500G; default: what the disk has, less a margin."
 )
-@click.option("--rate", type=Size(), help="Most bytes a second, e.g. 200M.")
+@click.option(
+    "--rate", type=Rate(), help='Most bytes a second, by time of day too: 200M, or "200M, 22:00-06:00=unlimited, sat,sun=1G".'
+)
 @click.option("--connections", type=click.IntRange(1, 32), help="Exactly so many connections; default: 8, then by what pays.")
 @click.option("--background", is_flag=True, help="Give way to everything else: nice 10, idle I/O class.")
 @json_option
@@ -44,6 +48,7 @@ def stage(
     wait_s: float,
     budget: int | None,
     as_json: bool,
+    rate: Schedule | None,
     **engine_options: object,
 ) -> None:
     """Make the store hold REF: fetched, verified, ready as a directory.
@@ -57,10 +62,10 @@ def stage(
     environment, profile or instance, ~/.netrc; proxies and CA by HTTPS_PROXY, NO_PROXY, PRESTAGE_CA_BUNDLE.
     """
     parsed = parse_ref(ref)
-    limits = _limits(**engine_options)
+    means = _Means(_limits(**engine_options), rate)
     display = JsonLines() if as_json else Bar(parsed.name)
     try:
-        last = _staged(checked_root(root), ref, Selection(include, exclude), display, wait_s=wait_s, budget=budget, limits=limits)
+        last = _staged(checked_root(root), ref, Selection(include, exclude), display, wait_s=wait_s, budget=budget, means=means)
     finally:
         display.stop()
     if as_json:
@@ -71,16 +76,24 @@ def stage(
     click.echo(str(last["path"]))
 
 
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """What the engine of a stage without an agent works by."""
+
+    limits: Limits
+    rate: Schedule | None
+
+
 def _staged(
-    root: Path, ref: str, selection: Selection, display: JsonLines | Bar, *, wait_s: float, budget: int | None, limits: Limits
+    root: Path, ref: str, selection: Selection, display: JsonLines | Bar, *, wait_s: float, budget: int | None, means: _Means
 ) -> Event:
     """The last event, `done`; every event was shown."""
     request = {"ref": ref, "include": list(selection.include), "exclude": list(selection.exclude)}
     if agent_of(root) is None:
         with suppress(Cancelled), owning(root, wait_s=wait_s, budget_bytes=budget) as store:
-            return _stage(store, Wish(parse_ref(ref), selection), limits, display)
+            return _stage(store, Wish(parse_ref(ref), selection), means, display)
         display.show({"event": "trouble", "message": "an agent takes over the store: it goes on with this"})
-    elif budget is not None or limits != Limits():
+    elif budget is not None or means != _Means(Limits(), None):
         click.echo(
             "prestage: the agent that owns the store has its own budget and limits: those given here do not count", err=True
         )
@@ -91,17 +104,16 @@ def _staged(
     return last
 
 
-def _limits(*, rate: object = None, connections: object = None, background: object = False) -> Limits:
+def _limits(*, connections: object = None, background: object = False) -> Limits:
     exact = connections if isinstance(connections, int) else None
     return Limits(
         connections_start=exact or Limits().connections_start,
         connections_max=exact or Limits().connections_max,
-        rate_bytes_per_s=float(rate) if isinstance(rate, int) else None,
         niceness=10 if background else 0,
     )
 
 
-def _stage(store: Store, wish: Wish, limits: Limits, display: JsonLines | Bar) -> Event:
+def _stage(store: Store, wish: Wish, means: _Means, display: JsonLines | Bar) -> Event:
     """In this process.
 
     Raises:
@@ -109,9 +121,10 @@ def _stage(store: Store, wish: Wish, limits: Limits, display: JsonLines | Bar) -
     """
     client = HttpClient(NetConfig.from_environ(os.environ))
     try:
-        with Engine(limits) as engine:
-            origin = open_origin(wish.ref, client=client, environ=os.environ)
-            last = done(Stager(store, engine, client).stage(wish, origin, Events(display.show), MakingWay(store.root)))
+        with Engine(means.limits, RateLimit(means.rate)) as engine:
+            making_way = MakingWay(store.root)
+            origin = open_origin(wish.ref, client=client, environ=os.environ, cancel=making_way)
+            last = done(Stager(store, engine, client).stage(wish, origin, Events(display.show), making_way))
             display.show(last)
             return last
     finally:

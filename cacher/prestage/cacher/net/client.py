@@ -15,8 +15,10 @@ import zlib
 from collections import defaultdict
 
 from prestage.cacher.net.config import NetConfig
-from prestage.cacher.net.connection import Connection, Endpoint, connect
+from prestage.cacher.net.connection import Connection
+from prestage.cacher.net.dialing import Dialer, Endpoint
 from prestage.cacher.net.head import END, MAX_HEAD_BYTES, MAX_HEADERS, Framing, chunk_size, parse_head
+from prestage.cacher.net.policy import ANYWHERE, AddressPolicy
 from prestage.cacher.net.ports import HttpRequest, NetError, Reply, ResponseHead
 
 MAX_IDLE_PER_ENDPOINT = 32
@@ -139,6 +141,10 @@ class HttpBody:
         line, self._at = self._ahead[self._at : end], end + 2
         return line
 
+    def heed(self, leaving: threading.Event | None) -> None:
+        """Reads of this body end soon after `leaving` is set; for small ones: each read looks first."""
+        self._connection.heed(leaving)
+
     def abort(self) -> None:
         """Make a blocked `readinto` fail now; the connection is lost. After `close` it may be another body's: left alone."""
         with self._lock:
@@ -153,37 +159,53 @@ class HttpBody:
                 return
             self._closed = True
         if self._ended and self._reusable and self._at == len(self._ahead):
+            self._connection.heed(None)
             self._client.keep(self._endpoint, self._connection)
         else:
             self._connection.close()
 
 
 class HttpClient:
-    """See `net.ports.Client`. Thread-safe. `close` drops the idle connections."""
+    """See `net.ports.Client`. Thread-safe. `close` drops the idle connections.
 
-    def __init__(self, config: NetConfig | None = None) -> None:
+    One client for each policy: what it keeps open was checked by that one.
+    """
+
+    def __init__(self, config: NetConfig | None = None, policy: AddressPolicy = ANYWHERE) -> None:
         self.config = config or NetConfig()
+        self.policy = policy
+        self._dialer = Dialer(self.config, policy)
         self._context: ssl.SSLContext | None = None
         self._idle: defaultdict[Endpoint, list[Connection]] = defaultdict(list)
         self._lock = threading.Lock()
         self._closed = False
 
-    def open(self, request: HttpRequest) -> HttpBody:
-        """Send and read the head; the body stays on the wire. Refuses answers that are not HTTP."""
+    def open(self, request: HttpRequest, leaving: threading.Event | None = None) -> HttpBody:
+        """Send and read the head; the body stays on the wire. Refuses answers that are not HTTP. See `net.ports.Client.open`."""
         endpoint, raw = self._compose(request)
         while (connection := self._reuse(endpoint)) is not None:
             try:
+                connection.heed(leaving)
                 return self._exchange(endpoint, connection, raw, request.method)
             except NetError as exc:
                 if exc.reason != "reset":
                     raise
-        return self._exchange(endpoint, connect(endpoint, self.config, self._tls(endpoint)), raw, request.method)
+        connection = self._dialer.connect(endpoint, self._tls(endpoint), leaving)
+        return self._exchange(endpoint, connection, raw, request.method)
 
-    def fetch(self, request: HttpRequest, *, limit_bytes: int = 64 << 20, redirects: int = 5, timeout_s: float = 60) -> Reply:
+    def fetch(
+        self,
+        request: HttpRequest,
+        *,
+        limit_bytes: int = 64 << 20,
+        redirects: int = 5,
+        timeout_s: float = 60,
+        leaving: threading.Event | None = None,
+    ) -> Reply:
         """A small answer, whole. See `net.ports.Client.fetch`."""
         deadline = time.monotonic() + timeout_s
         while True:
-            body = self.open(request)
+            body = self.open(request, leaving)
             try:
                 location = body.head.headers.get("location")
                 if body.head.status in _REDIRECTS and location and redirects > 0:
@@ -192,6 +214,7 @@ class HttpClient:
                     continue
                 if body.head.status in _REDIRECTS and location and redirects == 0:
                     raise NetError("redirects", "too many redirects: a loop?", retryable=False)
+                body.heed(leaving)
                 raw = _drain(body, limit_bytes, deadline)
                 return Reply(body.head, _decoded(body.head, raw, limit_bytes), request.url)
             finally:
@@ -269,6 +292,7 @@ class HttpClient:
             else:
                 raise NetError("garbage", f"more than {MAX_INTERIM} interim answers")
             connection.until(math.inf)
+            connection.heed(None)
             body = HttpBody(self, endpoint, connection, ahead)
             body.frame(head, framing, has_body=method != "HEAD")
             return body

@@ -4,41 +4,27 @@ The plain socket stays in blocking mode with SO_RCVTIMEO as its idle watchdog: t
 one call (Python's own timeouts make the socket non-blocking, which turns that off). TLS runs over memory BIOs fed by
 big socket reads: two calls an `ssl.SSLSocket` makes for each 16 KiB record become one for 256 KiB.
 
-Every wait ends: names resolve within the connect timeout; TCP, proxy and TLS share it; a read ends with the idle timeout, and
-with `until` at a date, however often a single byte drips in (both are checked between reads, so up to one idle timeout late).
+Every wait ends: a read ends with the idle timeout (`watch`), and with `until` at a date, however often a single byte drips in
+(both are checked between reads, so up to one idle timeout late). While it heeds an event, it ends soon after that is set.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import queue
+import select
 import socket
 import ssl
 import struct
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
-from prestage.cacher.net.config import NetConfig, Proxy
-from prestage.cacher.net.head import END, MAX_HEAD_BYTES, parse_head
 from prestage.cacher.net.ports import NetError
 
 TLS_READ_BYTES = 256 << 10
-
-_Addresses = Sequence[tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[object, ...]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a connection goes; the key under which idle ones are kept."""
-
-    scheme: str
-    host: str
-    port: int
-    connect_to: tuple[str, int] | None = None
+LOOK_S = 0.1
+"""How often a wait looks whether it has been called off."""
 
 
 class Connection:
@@ -47,6 +33,20 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._deadline = math.inf
+        self._idle_s = math.inf
+        self._leaving: threading.Event | None = None
+
+    def watch(self, idle_s: float) -> None:
+        """From now on a read or a write fails that moves no byte for so long."""
+        self._idle_s = idle_s
+        seconds, fraction = divmod(idle_s, 1)
+        value = struct.pack("@ll", int(seconds), int(fraction * 1e6))
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+    def heed(self, leaving: threading.Event | None) -> None:
+        """From now on a read fails with `aborted` within `LOOK_S` of `leaving` being set. None: only `abort` ends one."""
+        self._leaving = leaving
 
     def until(self, deadline: float) -> None:
         """From `deadline` (of `time.monotonic`) on `recv_into` fails, whatever comes; `math.inf`: only silence fails it."""
@@ -63,12 +63,24 @@ class Connection:
         """At least one byte, with `whole` as many as come in time; 0 when the other side closed."""
         if time.monotonic() > self._deadline:
             raise NetError("stalled", "it came too slowly, byte by byte")
+        if self._leaving is not None:
+            self._await_byte(self._leaving)
         try:
             return self._sock.recv_into(view, len(view), socket.MSG_WAITALL if whole else 0)
         except (BlockingIOError, TimeoutError) as exc:
             raise NetError("stalled", "no byte came within the idle timeout") from exc
         except OSError as exc:
             raise NetError("reset", str(exc)) from exc
+
+    def _await_byte(self, leaving: threading.Event) -> None:
+        patience = min(time.monotonic() + self._idle_s, self._deadline)
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        while not poll.poll(LOOK_S * 1000):
+            if leaving.is_set():
+                raise NetError("aborted", "called off while it waited for an answer")
+            if time.monotonic() > patience:
+                raise NetError("stalled", "no byte came in time")
 
     def is_stale(self) -> bool:
         """True when the idle connection was closed or written to by the other side."""
@@ -155,115 +167,3 @@ class TlsConnection(Connection):
     def _flush(self) -> None:
         if self._outgoing.pending:
             super().send(self._outgoing.read())
-
-
-def connect(endpoint: Endpoint, config: NetConfig, context: ssl.SSLContext | None) -> Connection:
-    """Open a connection to `endpoint`, through its proxy if it has one.
-
-    Raises:
-        NetError: `dns`, `refused`, `connect-timeout`, `proxy`, `tls`.
-    """
-    proxy = None if endpoint.connect_to else config.proxy_for(endpoint.scheme, endpoint.host)
-    host, port = endpoint.connect_to or ((proxy.host, proxy.port) if proxy else (endpoint.host, endpoint.port))
-    deadline = time.monotonic() + config.connect_timeout_s
-    sock = _tcp(host, port, config.connect_timeout_s)
-    try:
-        plain = Connection(sock)
-        if endpoint.scheme == "https":
-            _watch(sock, config.connect_timeout_s)
-            if proxy:
-                plain.until(deadline)
-                _tunnel(plain, endpoint, proxy)
-            plain = _secured(sock, context or config.tls_context(), endpoint.host, deadline)
-        _watch(sock, config.idle_timeout_s)
-        return plain
-    except BaseException:
-        sock.close()
-        raise
-
-
-def _secured(sock: socket.socket, context: ssl.SSLContext, host: str, deadline: float) -> TlsConnection:
-    try:
-        tls = TlsConnection(sock, context, host)
-    except ValueError as exc:
-        raise NetError("tls", f"{host!r} is no name that a certificate can carry: {exc}", retryable=False) from exc
-    tls.until(deadline)
-    tls.handshake()
-    tls.until(math.inf)
-    return tls
-
-
-def _addresses(host: str, port: int, timeout_s: float) -> _Addresses:
-    """What `host` resolves to. getaddrinfo knows no deadline, so a thread of its own waits for it; that may outlive the call."""
-    answer = queue.SimpleQueue[_Addresses | OSError | UnicodeError]()
-
-    def ask() -> None:
-        try:
-            answer.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as exc:
-            answer.put(exc)
-
-    with contextlib.suppress(OSError, UnicodeError):
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    threading.Thread(target=ask, name="prestage-resolve", daemon=True).start()
-    try:
-        found = answer.get(timeout=timeout_s)
-    except queue.Empty:
-        raise NetError("dns", f"{host!r} did not resolve within {timeout_s:g} s") from None
-    if isinstance(found, Exception):
-        raise NetError("dns", f"{host!r} does not resolve: {found}") from found
-    return found
-
-
-def _tcp(host: str, port: int, timeout_s: float) -> socket.socket:
-    deadline = time.monotonic() + timeout_s
-    addresses = _addresses(host, port, timeout_s)
-    failure = NetError("refused", f"no address for {host!r}")
-    for index, (family, kind, protocol, _, address) in enumerate(addresses):
-        left = (deadline - time.monotonic()) / (len(addresses) - index)
-        if left <= 0:
-            break
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.settimeout(left)
-            sock.connect(address)
-            sock.settimeout(None)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
-        except TimeoutError:
-            sock.close()
-            failure = NetError("connect-timeout", f"{host} port {port} did not answer within {timeout_s:g} s")
-        except OSError as exc:
-            sock.close()
-            failure = NetError("refused", f"{host} port {port}: {exc.strerror or exc}")
-    raise failure
-
-
-def _watch(sock: socket.socket, timeout_s: float) -> None:
-    seconds, fraction = divmod(timeout_s, 1)
-    value = struct.pack("@ll", int(seconds), int(fraction * 1e6))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
-
-
-def _tunnel(plain: Connection, endpoint: Endpoint, proxy: Proxy) -> None:
-    target = f"{_bracketed(endpoint.host)}:{endpoint.port}"
-    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
-    if proxy.authorization:
-        lines.append(f"Proxy-Authorization: {proxy.authorization}")
-    plain.send(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-    raw = bytearray()
-    byte = memoryview(bytearray(1))
-    while not raw.endswith(END):
-        # One byte at a time: what follows the head already belongs to TLS.
-        if not plain.recv_into(byte, whole=False) or len(raw) > MAX_HEAD_BYTES:
-            raise NetError("proxy", f"{proxy.host} port {proxy.port} closed or babbled during CONNECT")
-        raw += byte
-    head, _ = parse_head(bytes(raw[: -len(END)]))
-    if not 200 <= head.status < 300:
-        detail = f"{proxy.host} port {proxy.port} answered {head.status} to CONNECT {target}"
-        raise NetError("proxy", detail, retryable=head.status >= 500)
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from prestage.cacher.net.policy import AddressPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +64,35 @@ class Body(Protocol):
 
 
 class Client(Protocol):
-    """Thread-safe; keeps idle connections."""
+    """Thread-safe; keeps idle connections. Goes only where its policy lets it."""
 
-    def open(self, request: HttpRequest) -> Body:
+    @property
+    def policy(self) -> AddressPolicy:
+        """Which addresses it may connect to; the same for its whole life."""
+        ...
+
+    def open(self, request: HttpRequest, leaving: threading.Event | None = None) -> Body:
         """Send, read the head, leave the body on the wire. Follows no redirect, retries nothing.
 
+        Set `leaving` from any thread to end it within 0.1 s, wherever it waits: name, connect, handshake, head. The body that
+        comes of it is ended by its own `abort`.
+
         Raises:
-            NetError: see `NetError.reason`.
+            NetError: see `NetError.reason`; AddressRefused.
         """
         ...
 
-    def fetch(self, request: HttpRequest, *, limit_bytes: int = 64 << 20, redirects: int = 5, timeout_s: float = 60) -> Reply:
+    def fetch(
+        self,
+        request: HttpRequest,
+        *,
+        limit_bytes: int = 64 << 20,
+        redirects: int = 5,
+        timeout_s: float = 60,
+        leaving: threading.Event | None = None,
+    ) -> Reply:
         """Send and read a small answer whole. Follows `redirects` redirects, dropping Authorization and Cookie when the
-        origin (scheme, host, port) changes. Retries nothing: retry rules belong to the caller.
+        origin (scheme, host, port) changes. Retries nothing: retry rules belong to the caller. `leaving` ends it as in `open`.
 
         Raises:
             NetError: also for a body over `limit_bytes`, a redirect loop, or an answer not whole after `timeout_s`.
@@ -84,7 +104,7 @@ class NetError(Exception):
     """The exchange failed below HTTP. `reason` is one of the words below; `retryable` says whether again may help.
 
     Reasons: `dns`, `refused`, `connect-timeout`, `tls`, `proxy`, `reset`, `stalled`, `short` (ended before its length),
-    `garbage` (not HTTP), `too-large`, `redirects`.
+    `garbage` (not HTTP), `too-large`, `redirects`, `forbidden` (AddressRefused), `aborted` (the caller's own wish).
     """
 
     def __init__(self, reason: str, detail: str, *, retryable: bool = True) -> None:
@@ -92,3 +112,13 @@ class NetError(Exception):
         self.reason = reason
         self.detail = detail
         self.retryable = retryable
+
+
+class AddressRefused(NetError):
+    """The policy forbids this connection; nothing was sent. `hint`: what the operator may set."""
+
+    def __init__(self, host: str, kind: str, hint: str) -> None:
+        super().__init__("forbidden", f"{host!r} is at a {kind} address, which a ref like this may not reach", retryable=False)
+        self.host = host
+        self.kind = kind
+        self.hint = hint

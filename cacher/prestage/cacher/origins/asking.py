@@ -7,15 +7,17 @@ in the caller's thread, and never longer than its budget.
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from prestage.cacher.errors import Misconfigured, Unavailable
+from prestage.cacher.errors import Denied, Misconfigured, Unavailable
 from prestage.cacher.net.client import redirected
-from prestage.cacher.net.ports import Body, Client, HttpRequest, NetError, Reply, ResponseHead
+from prestage.cacher.net.ports import AddressRefused, Body, Client, HttpRequest, NetError, Reply, ResponseHead
 from prestage.cacher.origins.answers import REDIRECTS, said
 from prestage.cacher.origins.retry import GiveUp, RetryRules, after_failure, is_transient
+from prestage.cacher.transfer.ports import Cancelled
 
 _GLANCE_BYTES = 4096
 _MIN_TIMEOUT_S = 1.0
@@ -37,7 +39,10 @@ class Asker:
 
     client: Client
     rules: RetryRules = field(default_factory=RetryRules)
-    sleep: Callable[[float], None] = time.sleep
+    sleep: Callable[[float], object] | None = None
+    """In place of waiting for `cancel`; for tests."""
+    cancel: threading.Event = field(default_factory=threading.Event)
+    """Set from any thread: every call ends within 0.1 s."""
 
     def within(self, budget_s: float) -> Asker:
         """The same with a smaller budget: for calls that a transfer waits for."""
@@ -47,11 +52,11 @@ class Asker:
         """A small answer, read whole, redirects followed. `make` is called for every attempt: signatures age.
 
         Raises:
-            Unavailable, Misconfigured: as `glance`.
+            Unavailable, Misconfigured, Denied, Cancelled: as `glance`.
         """
 
         def send(left_s: float) -> Reply:
-            return self.client.fetch(make(), timeout_s=max(_MIN_TIMEOUT_S, left_s))
+            return self.client.fetch(make(), timeout_s=max(_MIN_TIMEOUT_S, left_s), leaving=self.cancel)
 
         return self._until_answered(send, subject)
 
@@ -62,12 +67,14 @@ class Asker:
         Raises:
             Unavailable: nobody answered within the budget, or with nothing but what passes.
             Misconfigured: the request cannot succeed from here (a certificate that is not trusted, a redirect loop).
+            Denied: the client's policy forbids the address, or the one that a redirect leads to.
+            Cancelled: `cancel` was set.
         """
         return self._until_answered(lambda left_s: self._glance(make(), follow), subject)
 
     def _glance(self, request: HttpRequest, follow: Follow | None) -> Reply:
         for _ in range(10):
-            body = self.client.open(request)
+            body = self.client.open(request, self.cancel)
             try:
                 head = body.head
                 location = head.headers.get("location")
@@ -94,6 +101,8 @@ class Asker:
                     return reply
                 failure, text = reply.head, said(reply.head, reply.body)
             except NetError as exc:
+                if self.cancel.is_set():
+                    raise Cancelled from exc
                 failure = exc
             failures += 1
             step = after_failure(
@@ -108,7 +117,9 @@ class Asker:
                 raise _given_up(subject, failure, text, step, failures=failures) from (
                     failure if isinstance(failure, NetError) else None
                 )
-            self.sleep(step.seconds)
+            (self.sleep or self.cancel.wait)(step.seconds)
+            if self.cancel.is_set():
+                raise Cancelled
 
 
 def _first_bytes(body: Body) -> bytes:
@@ -123,7 +134,9 @@ def _first_bytes(body: Body) -> bytes:
 
 def _given_up(
     subject: str, failure: NetError | ResponseHead, text: str, step: GiveUp, *, failures: int
-) -> Unavailable | Misconfigured:
+) -> Unavailable | Misconfigured | Denied:
+    if isinstance(failure, AddressRefused):
+        return refused(subject, failure)
     if isinstance(failure, NetError):
         if not failure.retryable:
             return Misconfigured(f"{subject}: {failure}", hint="check the endpoint, the proxy and the CA bundle")
@@ -139,3 +152,8 @@ def _given_up(
     return Unavailable(
         f"{subject}: the server answered {failure.status} to {failures} attempts{shown}", hint="run the same command again later"
     )
+
+
+def refused(subject: str, exc: AddressRefused) -> Denied:
+    """What the policy's no means to the caller."""
+    return Denied(f"{subject}: {exc.detail}", hint=exc.hint)

@@ -8,8 +8,10 @@ NETRC                                                                          h
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 
+from prestage.cacher.errors import Denied
 from prestage.cacher.net.ports import Client
 from prestage.cacher.origins.asking import Asker
 from prestage.cacher.origins.file import FileOrigin
@@ -23,20 +25,29 @@ from prestage.cacher.origins.s3_credentials import Chain
 from prestage.cacher.refs import FileRef, HfRef, HttpRef, Ref
 
 
-def open_origin(ref: Ref, *, client: Client, environ: Mapping[str, str], rules: RetryRules | None = None) -> Origin:
+def open_origin(
+    ref: Ref,
+    *,
+    client: Client,
+    environ: Mapping[str, str],
+    rules: RetryRules | None = None,
+    cancel: threading.Event | None = None,
+) -> Origin:
     """The origin of `ref`; nothing is sent yet. `client` stays the caller's to close. boto's credential chain reads the
-    process's own environment, whatever `environ` says.
+    process's own environment, whatever `environ` says. Once `cancel` is set, whatever the origin waits for ends with Cancelled.
 
     Raises:
         Misconfigured: a setting that cannot be used.
-        NotFound, Denied: a local path that is not there or not readable.
+        NotFound, Denied: a local path that is not there or not readable; any local path, where the client's policy restricts it.
     """
-    asker = Asker(client, rules or RetryRules())
+    asker = Asker(client, rules or RetryRules(), cancel=cancel or threading.Event())
     if isinstance(ref, HfRef):
         return HubOrigin(ref, asker, endpoint_of(environ), token_of(environ))
     if isinstance(ref, HttpRef):
         return HttpOrigin(ref, asker, environ)
     if isinstance(ref, FileRef):
+        if client.policy.is_restricted:
+            raise Denied(f"{ref.name}: a file of the node cannot be staged from here", hint="let the node's operator stage it")
         return FileOrigin(ref)
     chain = Chain(anonymous=environ.get("PRESTAGE_S3_ANONYMOUS", "").lower() in ("1", "true", "yes"))
     profile = chain.profile()

@@ -7,14 +7,15 @@ the version, and that nobody compressed the body. Anything else goes to the orig
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass, field
 
 from prestage.cacher.errors import PrestageError, Unavailable
 from prestage.cacher.manifest import FileEntry, Manifest
 from prestage.cacher.net.client import HttpBody, HttpClient
 from prestage.cacher.net.head import content_range
-from prestage.cacher.net.ports import HttpRequest, NetError, ResponseHead
-from prestage.cacher.origins.asking import AskedToWait
+from prestage.cacher.net.ports import AddressRefused, HttpRequest, NetError, ResponseHead
+from prestage.cacher.origins.asking import AskedToWait, refused
 from prestage.cacher.origins.ports import FileRead, Next, Origin
 from prestage.cacher.transfer.ports import Changed, Fatal, NoRanges, Retry, Stream
 
@@ -29,11 +30,19 @@ class HttpStream:
 
     body: HttpBody
     path: str
+    left: int | None = None
+    """Of a whole file whose length the server does not state: bytes until it must end. None: the head was checked for it."""
 
     def readinto(self, buffer: memoryview) -> int:
         """See `transfer.ports.Stream`."""
         try:
-            return self.body.readinto(buffer)
+            count = self.body.readinto(buffer if self.left is None else buffer[: self.left])
+            if self.left is not None:
+                self.left -= count
+                if not self.left and self.body.read_some(memoryview(bytearray(1))):
+                    # Before the last bytes are handed over: nothing of a longer file counts as this one.
+                    raise Changed(f"{self.path} is longer now than when it was resolved")
+            return count
         except NetError as exc:
             raise _translated(self.path, exc) from exc
 
@@ -94,7 +103,7 @@ class OriginSource:
     lane: str
     name: str = field(default="origin")
 
-    def open(self, start: int, stop: int) -> Stream:
+    def open(self, start: int, stop: int, leaving: threading.Event | None = None) -> Stream:
         """See `transfer.ports.Source`."""
         try:
             request = self.origin.request(self.manifest, self.file)
@@ -104,7 +113,7 @@ class OriginSource:
             raise Retry(str(exc)) if isinstance(exc, Unavailable) else Fatal(exc) from exc
         if isinstance(request, FileRead):
             return self._open_file(request, start, stop)
-        return self._open_http(request, start, stop)
+        return self._open_http(request, start, stop, leaving)
 
     def _open_file(self, read: FileRead, start: int, stop: int) -> FileStream:
         try:
@@ -119,10 +128,10 @@ class OriginSource:
             raise
         return FileStream(fd, start, stop, read)
 
-    def _open_http(self, request: HttpRequest, start: int, stop: int) -> HttpStream:
+    def _open_http(self, request: HttpRequest, start: int, stop: int, leaving: threading.Event | None) -> HttpStream:
         headers = {**request.headers, "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         try:
-            body = self.client.open(HttpRequest(request.url, headers, request.method, request.connect_to))
+            body = self.client.open(HttpRequest(request.url, headers, request.method, request.connect_to), leaving)
         except NetError as exc:
             raise _translated(self.file.path, exc) from exc
         try:
@@ -130,7 +139,8 @@ class OriginSource:
         except BaseException:
             body.close()
             raise
-        return HttpStream(body, self.file.path)
+        is_unframed = body.head.status == 200 and body.length is None
+        return HttpStream(body, self.file.path, self.file.size_bytes if is_unframed else None)
 
     def _check(self, body: HttpBody, start: int, stop: int) -> None:
         head, size_bytes = body.head, self.file.size_bytes
@@ -190,6 +200,8 @@ class OriginSource:
 
 
 def _translated(path: str, exc: NetError) -> Retry | Fatal:
+    if isinstance(exc, AddressRefused):
+        return Fatal(refused(path, exc))
     if not exc.retryable:
         return Fatal(Unavailable(f"{path}: {exc}"))
     return Retry(str(exc), congested=exc.reason in _LOAD_REASONS)

@@ -32,15 +32,26 @@ _EVENTS_MAX = 1000
 
 
 class Stager:
-    """Stages into one store with one engine. Thread-safe."""
+    """Stages into one store with one engine. Thread-safe. `client` sends what a call brings no client of its own for."""
 
     def __init__(self, store: Store, engine: Engine, client: HttpClient) -> None:
         self._tools = Tools(store, engine, client, Claims())
         self._running: dict[ArtifactId, _Shared] = {}
         self._lock = threading.Lock()
 
-    def stage(self, wish: Wish, origin: Origin, watcher: Watcher | None = None, cancel: threading.Event | None = None) -> Staged:
+    def stage(
+        self,
+        wish: Wish,
+        origin: Origin,
+        watcher: Watcher | None = None,
+        cancel: threading.Event | None = None,
+        *,
+        client: HttpClient | None = None,
+    ) -> Staged:
         """Make the store hold what `wish` names; blocks. What was fetched before a failure is kept for the next call.
+
+        `client` is the one that `origin` was opened with, hence of the policy under which `wish` came: what the origin points
+        to is fetched under it too. Give `cancel` to `open_origin` as well, then it ends a resolve just as it ends a transfer.
 
         Raises:
             Cancelled: `cancel` was set.
@@ -48,12 +59,13 @@ class Stager:
         """
         began = time.monotonic()
         watcher, cancel = watcher or Watcher(), cancel or threading.Event()
+        reach = _Reach(origin, client or self._tools.client)
         try:
-            return self._once(wish, origin, watcher, cancel, began)
+            return self._once(wish, reach, watcher, cancel, began)
         except Changed as first:
             watcher.trouble(f"{first}: starting over with the new version")
         try:
-            return self._once(wish, origin, watcher, cancel, began)
+            return self._once(wish, reach, watcher, cancel, began)
         except Changed as second:
             raise Unavailable(
                 f"{wish.ref.name} changed twice while it was fetched: {second}", hint="stage it once its owner is done uploading"
@@ -66,23 +78,25 @@ class Stager:
         if shared is not None:
             shared.urge(priority)
 
-    def _once(self, wish: Wish, origin: Origin, watcher: Watcher, cancel: threading.Event, began: float) -> Staged:
-        manifest = _resolved(wish, origin)
+    def _once(self, wish: Wish, reach: _Reach, watcher: Watcher, cancel: threading.Event, began: float) -> Staged:
+        manifest = _resolved(wish, reach.origin)
         caller = _Caller(wish)
-        shared = self._join(manifest, origin, caller, cancel)
+        shared = self._join(manifest, reach, caller, cancel)
         try:
             staged = caller.wait(shared, watcher, cancel)
         finally:
             shared.leave(caller)
         return replace(staged, seconds=time.monotonic() - began)
 
-    def _join(self, manifest: Manifest, origin: Origin, caller: _Caller, cancel: threading.Event) -> _Shared:
+    def _join(self, manifest: Manifest, reach: _Reach, caller: _Caller, cancel: threading.Event) -> _Shared:
         """The run of this artifact, begun if there is none; one that is ending early is waited for first."""
         while True:
             with self._lock:
                 shared = self._running.get(manifest.artifact)
                 if shared is None:
-                    shared = self._running[manifest.artifact] = _Shared(self._tools, manifest, origin, caller, self._forget)
+                    tools = replace(self._tools, client=reach.client)
+                    shared = _Shared(tools, manifest, reach.origin, caller, self._forget)
+                    self._running[manifest.artifact] = shared
                     shared.thread.start()
                     return shared
                 if shared.join(caller):
@@ -106,6 +120,14 @@ def _resolved(wish: Wish, origin: Origin) -> Manifest:
             hint="the origin has another version; drop the pin to take it",
         )
     return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """Where a wish's bytes come from, and who sends for them."""
+
+    origin: Origin
+    client: HttpClient
 
 
 @dataclass(slots=True, eq=False)

@@ -35,7 +35,7 @@ from prestage.cacher.store.room import Reservation, Room
 from prestage.cacher.store.scrub import Scrub
 from prestage.cacher.store.trees import Terms, Tree, Trees
 from prestage.cacher.store.verify import VerifyReport
-from prestage.cacher.store.views import OLD, Views
+from prestage.cacher.store.views import Views
 from prestage.cacher.store.wishes import Wishes
 
 
@@ -403,17 +403,6 @@ class Store:
     def holds(self, artifact: ArtifactId) -> Mapping[HoldId, Mapping[str, object]]:
         """Who keeps it here now."""
         return self._parts.holds.live(artifact)
-
-    @disk_errors()
-    def drop_dead_holds(self) -> None:
-        """Remove the files of holds that are over, and the trees that only they kept."""
-        with gate(self._parts.layout.gate):
-            self._parts.trees.sweep()
-            self._parts.holds.drop_dead()
-            for path in self._parts.layout.views.glob(f"*/{OLD}*"):
-                artifact = ArtifactId(f"sha256:{path.parent.name}")
-                if not self._parts.holds.live(artifact):
-                    self._parts.views.remove_old(artifact)
 
     @disk_errors()
     def goes_after(self, artifact: ArtifactId) -> int | None:

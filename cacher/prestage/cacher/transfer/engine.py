@@ -31,13 +31,15 @@ _IOPRIO_IDLE = 3 << 13
 
 
 class Engine:
-    """Moves files. Thread-safe: many callers may `fetch` at once and share its connections and memory. Close it."""
+    """Moves files. Thread-safe: many callers may `fetch` at once and share its connections and memory. Close it.
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    `rate` is the cap over all of them, the one of `limits` where none is given; `rate.set_rate` changes it at run time.
+    """
+
+    def __init__(self, limits: Limits | None = None, rate: RateLimit | None = None) -> None:
         self.limits = limits or Limits()
+        self.rate = rate or RateLimit(self.limits.rate_bytes_per_s)
         self._queue = WorkQueue(self.limits)
-        self._rate = RateLimit(self.limits.rate_bytes_per_s)
-        self._portion = self.limits.portion_bytes
         self._lock = threading.Lock()
         self._workers: list[threading.Thread] = []
         self._keeper = threading.Thread(target=self._keep_journal, name="prestage-journal", daemon=True)
@@ -166,7 +168,7 @@ class Engine:
         offset = flight.cursor
         if offset == flight.stop:
             return Outcome.LEFT
-        attempt.stream = attempt.transfer.source.open(offset, flight.stop)
+        attempt.stream = attempt.transfer.source.open(offset, flight.stop, attempt.leaving)
         while offset < flight.stop:
             view = self._fill(attempt, offset, flight.stop, buffer)
             if view is None:
@@ -183,7 +185,7 @@ class Engine:
 
     def _receive_without_ranges(self, attempt: Attempt, buffer: memoryview) -> Outcome:
         transfer, size_bytes = attempt.transfer, attempt.transfer.sink.size_bytes
-        attempt.stream = transfer.source.open(0, size_bytes)
+        attempt.stream = transfer.source.open(0, size_bytes, attempt.leaving)
         wanted, offset = set(transfer.pending), 0
         while offset < size_bytes and wanted:
             piece = offset // PIECE_BYTES
@@ -215,8 +217,9 @@ class Engine:
         Raises:
             Retry: the stream ended before `stop`.
         """
-        wanted = min(self._portion - offset % self._portion, stop - offset)
-        self._rate.take(wanted, attempt.leaving)
+        portion = self.limits.portion_bytes(self.rate.current())
+        wanted = min(portion - offset % portion, stop - offset)
+        self.rate.take(wanted, attempt.leaving)
         if attempt.leaves() or attempt.stream is None:
             return None
         count = attempt.stream.readinto(buffer[:wanted])

@@ -29,7 +29,7 @@ class Limits:
     buffer_bytes: int = 2 << 20
     """Per connection; divides the chunk. 2 MiB: 8 of them stay in the last-level cache, 32 of them are the 64 MiB bound."""
     rate_bytes_per_s: float | None = None
-    """Cap over all transfers together."""
+    """Cap over all transfers together, to begin with; `Engine.rate` changes it at run time."""
     journal_interval_s: float = 1.0
     """Longest time between a piece received and its record durable."""
     journal_bytes: int = 256 << 20
@@ -57,12 +57,11 @@ class Limits:
         if self.rate_bytes_per_s is not None and self.rate_bytes_per_s <= 0:
             raise Misconfigured("a rate cap must be above zero")
 
-    @property
-    def portion_bytes(self) -> int:
+    def portion_bytes(self, rate_bytes_per_s: float | None) -> int:
         """Most that one connection asks for at once: its buffer; under a rate cap so little that all of them get a turn each
         second, for a server gives up on a client that reads too rarely (nginx after 60 s)."""
         portion = self.buffer_bytes
-        while self.rate_bytes_per_s is not None and portion > 64 << 10 and portion * self.connections_max > self.rate_bytes_per_s:
+        while rate_bytes_per_s is not None and portion > 64 << 10 and portion * self.connections_max > rate_bytes_per_s:
             portion //= 2
         return portion
 

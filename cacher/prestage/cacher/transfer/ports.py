@@ -6,6 +6,7 @@ Sink    one file being fetched: knows which pieces are journaled, writes buffers
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -58,8 +59,8 @@ class Source(Protocol):
         """Sources of one lane share a connection limit (an origin's server)."""
         ...
 
-    def open(self, start: int, stop: int) -> Stream:
-        """Bytes [start, stop) of the pinned version.
+    def open(self, start: int, stop: int, leaving: threading.Event | None = None) -> Stream:
+        """Bytes [start, stop) of the pinned version. Ends soon (0.1 s) after `leaving` is set, with any error.
 
         Raises:
             SourceError: by what should happen next.

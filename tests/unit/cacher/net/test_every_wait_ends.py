@@ -16,7 +16,8 @@ import pytest
 from prestage.cacher.errors import Misconfigured
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
-from prestage.cacher.net.connection import Connection, Endpoint, connect
+from prestage.cacher.net.connection import Connection
+from prestage.cacher.net.dialing import Dialer, Endpoint
 from prestage.cacher.net.ports import HttpRequest, NetError
 from servers.certs import Authority
 from servers.listening import Listening
@@ -121,7 +122,7 @@ def test_an_address_that_is_given_goes_past_the_proxy() -> None:
     with Listening(note) as server:
         config = NetConfig(proxies={"https": "http://127.0.0.1:1"}, connect_timeout_s=1)
         endpoint = Endpoint("https", "hub.example", 443, ("127.0.0.1", server.port))
-        failure(lambda: connect(endpoint, config, ssl.create_default_context()))
+        failure(lambda: Dialer(config).connect(endpoint, ssl.create_default_context()))
     assert first == [b"\x16"]  # a TLS record, no CONNECT
 
 

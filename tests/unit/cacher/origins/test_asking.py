@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
 from prestage.cacher.errors import Misconfigured, Unavailable
+from prestage.cacher.net.policy import ANYWHERE, AddressPolicy
 from prestage.cacher.net.ports import HttpRequest, NetError, Reply, ResponseHead
 from prestage.cacher.origins.asking import AskedToWait, Asker
 from prestage.cacher.origins.retry import RetryRules
@@ -43,7 +45,9 @@ class CannedClient:
     sent: list[HttpRequest] = field(default_factory=list)
     bodies: list[CannedBody] = field(default_factory=list)
 
-    def open(self, request: HttpRequest) -> CannedBody:
+    policy: AddressPolicy = ANYWHERE
+
+    def open(self, request: HttpRequest, leaving: threading.Event | None = None) -> CannedBody:
         self.sent.append(request)
         answer = self.answers.pop(0)
         if isinstance(answer, NetError):
@@ -51,7 +55,15 @@ class CannedClient:
         self.bodies.append(CannedBody(answer, self.body))
         return self.bodies[-1]
 
-    def fetch(self, request: HttpRequest, *, limit_bytes: int = 0, redirects: int = 5, timeout_s: float = 60) -> Reply:
+    def fetch(
+        self,
+        request: HttpRequest,
+        *,
+        limit_bytes: int = 0,
+        redirects: int = 5,
+        timeout_s: float = 60,
+        leaving: threading.Event | None = None,
+    ) -> Reply:
         assert timeout_s <= 60
         return Reply(self.open(request).head, self.body, request.url)
 

@@ -105,4 +105,4 @@ def test_who_leaves_the_line_of_a_rate_gives_its_place_back() -> None:
 
 @pytest.mark.parametrize(("rate", "portion"), [(None, 2 << 20), (1e9, 2 << 20), (8 << 20, 256 << 10), (1.0, 64 << 10)])
 def test_a_capped_engine_takes_small_portions_so_that_every_connection_gets_its_turn(rate: float | None, portion: int) -> None:
-    assert Limits(rate_bytes_per_s=rate).portion_bytes == portion
+    assert Limits().portion_bytes(rate) == portion
