@@ -299,7 +299,7 @@ class Connection:
 
     def _finish(self) -> None:
         self._drop_content()
-        if not self._keep_alive:
+        if not self._keep_alive or self._house.draining:
             self._linger()
             return
         self.state = State.HEAD
