@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from prestage.cacher.cli.session import Size, checked_root, root_option
 from prestage.cacher.errors import Misconfigured
@@ -130,6 +130,41 @@ def fetch(ref: str, directory: Path | None, rivals: str, connections: int, round
     _put(result.to_json(), output, fetches=[result])
 
 
+@bench.command()
+@_dir_option
+@click.option("--size", type=Size(), default=_GB, help="Of the blob, e.g. 1G (default).")
+@click.option("--connections", default=8, show_default=True, type=click.IntRange(1, 64))
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 16), help="Processes of each server.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100))
+@click.option("--seed", default=1, show_default=True, help="Of the order in which servers are asked.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def serve(directory: Path | None, size: int, connections: int, workers: int, rounds: int, seed: int, as_json: bool) -> None:
+    """One blob from the page cache to many connections: our server against nginx and aiohttp, speed and CPU."""
+    from prestage.bench import serve as serving
+    from prestage.bench.scratch import scratch_folder
+
+    with scratch_folder(directory or Path.cwd(), ".prestage-bench-") as scratch:
+        result = serving.measure(serving.ServeJob(scratch, size, connections, workers, rounds, seed), _tell)
+    _show(result.to_json(), serving.serve_table(result), as_json=as_json)
+
+
+@bench.command()
+@_dir_option
+@click.option("--blobs", default=100_000, show_default=True, type=click.IntRange(1, 10**7))
+@click.option("--artifacts", default=100, show_default=True, type=click.IntRange(1, 10**5))
+@click.option("--size", type=Size(), default=512 << 20, help="Of the blob that is verified; default 512Mi.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def store(directory: Path | None, blobs: int, artifacts: int, size: int, rounds: int, as_json: bool) -> None:
+    """What the store's operations cost among many blobs: open, resolve, hold, list, stage, evict, verify."""
+    from prestage.bench import store as storing
+    from prestage.bench.scratch import scratch_folder
+
+    with scratch_folder(directory or Path.cwd(), ".prestage-bench-") as scratch:
+        result = storing.measure(storing.StoreJob(scratch, blobs, artifacts, size, rounds), _tell)
+    _show(result.to_json(), storing.store_table(result), as_json=as_json)
+
+
 @bench.command("make-model")
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--size", type=Size(), default=2 * _GB, help="Tensor bytes, e.g. 2G (default).")
@@ -186,9 +221,15 @@ def _put(content: dict[str, object], output: dict[str, Any], *, starts: Sequence
     if output["html"]:
         write_report(output["html"], starts=starts, fetches=fetches)
         _tell(f"report: {output['html']}")
-    if output["as_json"]:
+    shown = [*(tables.start_table(result) for result in starts), *(tables.fetch_table(result) for result in fetches)]
+    _show(content, *shown, as_json=output["as_json"])
+
+
+def _show(content: dict[str, object], *shown: RenderableType, as_json: bool) -> None:
+    from prestage.bench import tables
+
+    if as_json:
         click.echo(json.dumps(content))
         return
-    shown = [*(tables.start_table(result) for result in starts), *(tables.fetch_table(result) for result in fetches)]
     console = Console()
     tables.show(console if console.is_terminal else Console(width=160), *shown)

@@ -98,6 +98,17 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
+def resident_bytes(pids: Iterable[int]) -> int:
+    """Memory of processes together, what they share counted once between them (PSS)."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
 def listeners(port: int) -> frozenset[int]:
     """Processes of this machine that listen on TCP `port`, as far as their descriptors may be read."""
     inodes = {f"socket:[{inode}]" for inode in _listening_inodes(port)}

@@ -21,7 +21,7 @@ from prestage.cacher.transfer.buffers import aligned_buffer
 from prestage.cacher.transfer.flight import BLOCK_BYTES
 from prestage.cacher.transfer.job import Job, Progress, Transfer
 from prestage.cacher.transfer.limits import Limits, Priority
-from prestage.cacher.transfer.ports import Cancelled, Fatal, NoRanges, PieceRecord, Retry
+from prestage.cacher.transfer.ports import Cancelled, Fatal, NoRanges, PieceRecord, Retry, SourceError
 from prestage.cacher.transfer.queue import Attempt, Outcome, WorkQueue
 from prestage.cacher.transfer.rate import RateLimit
 
@@ -177,11 +177,28 @@ class Engine:
             self._queue.moved(attempt, moved)
             offset += len(view)
             if moved and offset == flight.stop:
-                self._queue.received(attempt, flight.record())
+                self._queue.received(attempt, self._proved(attempt))
                 return Outcome.WHOLE
             if offset % BLOCK_BYTES and offset < flight.stop:
                 raise Retry("the body ended inside a block")
         return Outcome.LEFT
+
+    def _proved(self, attempt: Attempt) -> PieceRecord:
+        """The record of a piece that is whole.
+
+        Raises:
+            Retry, Fatal: it is not what it should be; its flight is back at its start.
+        """
+        flight, proof = attempt.flight, attempt.transfer.proof
+        record = flight.record()
+        if proof is not None:
+            try:
+                proof.check(record)
+            except SourceError:
+                flight.restart()
+                self._queue.moved(attempt, -record.size_bytes)
+                raise
+        return record
 
     def _receive_without_ranges(self, attempt: Attempt, buffer: memoryview) -> Outcome:
         transfer, size_bytes = attempt.transfer, attempt.transfer.sink.size_bytes
@@ -197,8 +214,8 @@ class Engine:
                     self._next_flight(attempt, piece)
                 self._queue.moved(attempt, attempt.flight.deliver(offset, view))
                 if attempt.flight.is_whole:
+                    self._queue.received(attempt, self._proved(attempt))
                     wanted.discard(piece)
-                    self._queue.received(attempt, attempt.flight.record())
             offset += len(view)
             if offset % BLOCK_BYTES and offset < size_bytes:
                 raise Retry("the body ended inside a block")

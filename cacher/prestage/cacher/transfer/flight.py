@@ -75,6 +75,14 @@ class Flight:
             self.patience.progressed()
             return len(fresh)
 
+    def restart(self) -> None:
+        """What came was not what it should be: begin again at the start of the piece."""
+        with self.lock:
+            self.cursor = self.began_at = self.start
+            self._hasher, self._crc = piece_hasher(), 0
+            self._chunk.reset()
+            self._chunk_sums.clear()
+
     def _hash(self, view: memoryview) -> None:
         self._hasher.update(view)
         if name := self.transfer.sink.checksum_algorithm:

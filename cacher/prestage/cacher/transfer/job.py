@@ -10,14 +10,16 @@ from prestage.cacher.digests import piece_count, piece_span
 from prestage.cacher.transfer.flight import Flight
 from prestage.cacher.transfer.limits import Patience, Priority
 from prestage.cacher.transfer.ordered import Follower
-from prestage.cacher.transfer.ports import PieceRecord, Sink, Source
+from prestage.cacher.transfer.ports import PieceRecord, Proof, Sink, Source
 
 
 class Transfer:
-    """One file from a source to a sink."""
+    """One file from a source to a sink. With a `proof` no piece counts, or reaches the journal, that it refuses."""
 
-    def __init__(self, path: str, source: Source, sink: Sink, follower: Follower | None = None) -> None:
-        self.path, self.source, self.sink, self.follower = path, source, sink, follower
+    def __init__(
+        self, path: str, source: Source, sink: Sink, follower: Follower | None = None, proof: Proof | None = None
+    ) -> None:
+        self.path, self.source, self.sink, self.follower, self.proof = path, source, sink, follower, proof
         have = set(sink.journaled())
         self.pending = deque(piece for piece in range(piece_count(sink.size_bytes)) if piece not in have)
         self.flying: set[Flight] = set()

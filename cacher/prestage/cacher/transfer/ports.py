@@ -68,6 +68,19 @@ class Source(Protocol):
         ...
 
 
+class Proof(Protocol):
+    """What is known of a file's pieces before they come. Thread-safe."""
+
+    def check(self, record: PieceRecord) -> None:
+        """Judge a piece that came whole, before it counts.
+
+        Raises:
+            Retry: it is not what it should be; it is fetched again from its start.
+            Fatal: nobody is left who could give it right.
+        """
+        ...
+
+
 class Sink(Protocol):
     """A file being fetched. `write` is called by many threads at once, never twice at one time for one offset."""
 

@@ -18,7 +18,7 @@ from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.flight import Flight
 from prestage.cacher.transfer.job import Transfer
 from prestage.cacher.transfer.limits import Limits, Priority
-from prestage.cacher.transfer.ports import Cancelled, NoRanges, PieceRecord, Retry, Source, Stream
+from prestage.cacher.transfer.ports import Cancelled, Fatal, NoRanges, PieceRecord, Retry, Source, Stream
 from prestage.cacher.transfer.queue import Attempt, WorkQueue
 
 pytestmark = pytest.mark.timeout(60)
@@ -277,3 +277,40 @@ def test_a_niced_engine_gives_way_with_processor_and_disk() -> None:
         engine.fetch([moves(Scripted(script), StrictSink(100))])
     assert seen == [7]
     assert os.getpriority(os.PRIO_PROCESS, 0) == mine
+
+
+class OnceWrong:
+    """Refuses each piece the first time it comes whole."""
+
+    def __init__(self, last: Exception | None = None) -> None:
+        self.refused: list[int] = []
+        self.last = last
+
+    def check(self, record: PieceRecord) -> None:
+        if record.piece not in self.refused:
+            self.refused.append(record.piece)
+            raise self.last or Retry("not what was asked for", after_s=0.0)
+
+
+@pytest.mark.parametrize("whole_only", [False, True])
+def test_a_piece_that_its_proof_refuses_is_fetched_again_from_its_start(whole_only: bool) -> None:
+    size = 2 * PIECE_BYTES + 4097
+    sink, proof = MemorySink(size), OnceWrong()
+    source = Dice(content(size), random.Random(1), faults=0, whole_only=whole_only)
+    with Engine(limits()) as engine:
+        job = engine.fetch([Transfer("model.bin", source, sink, proof=proof)])
+    assert sink.data == content(size)
+    assert sorted(proof.refused) == [0, 1, 2]
+    assert {piece: (record.digest, record.chunk_sums) for piece, record in sink.durable.items()} == {
+        piece: expected(size, piece) for piece in range(3)
+    }
+    assert job.bytes_by_source.total() == size
+    assert job.retries == 3
+
+
+def test_a_proof_that_gives_up_ends_the_job_and_nothing_is_journaled() -> None:
+    sink, source = MemorySink(5000), Dice(content(5000), random.Random(1), faults=0)
+    transfer = Transfer("model.bin", source, sink, proof=OnceWrong(Fatal(Full("nobody is left"))))
+    with Engine(limits()) as engine, pytest.raises(Full, match="nobody"):
+        engine.fetch([transfer])
+    assert not sink.durable
