@@ -20,10 +20,11 @@ from prestage.cacher.digests import ArtifactId, BlobId, Digest
 from prestage.cacher.errors import Corrupt, Full, NotFound, Unavailable
 from prestage.cacher.manifest import FileEntry, Manifest
 from prestage.cacher.net.client import HttpClient
-from prestage.cacher.origins.ports import Origin, Selection
+from prestage.cacher.origins.ports import LocalOrigin, Origin, Selection
 from prestage.cacher.origins.source import OriginSource
 from prestage.cacher.refs import Ref
 from prestage.cacher.store.ingest import Ingest
+from prestage.cacher.store.sharing import InPlace, LocalFile, Sharing
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer import checksums
 from prestage.cacher.transfer.engine import Engine
@@ -54,7 +55,8 @@ class Staged:
     bytes: int
     seconds: float
     bytes_by_source: Mapping[str, int]
-    """`origin` (and later `peer`): fetched now; `journal`: fetched by an earlier run; `store`: was here already."""
+    """`origin` (and later `peer`): fetched now; `clone`, `moved`: a local file's own blocks; `journal`: fetched by an
+    earlier run; `store`: was here already."""
     retries: int = 0
     is_weak: bool = False
     """Some file is pinned by nothing but its size."""
@@ -140,6 +142,8 @@ class _Run:
     cancel: threading.Event
     sources: Counter[str] = field(default_factory=Counter)
     retries: int = 0
+    local: dict[str, LocalFile] = field(default_factory=dict)
+    """Files that lie on this machine, and how each can come in."""
 
     def resolve(self, wish: Wish) -> Manifest:
         manifest = self.origin.resolve(wish.selection)
@@ -156,8 +160,12 @@ class _Run:
         missing = self._reuse(artifact, manifest)
         self.watcher.resolved(manifest, sum(file.size_bytes for file in missing))
         if missing:
+            self._look_around(manifest, missing)
+            in_place = sum(file.size_bytes for file in self.local.values() if file.sharing is not Sharing.COPY)
             try:
-                reservation = self.store.reserve(sum(file.size_bytes for file in missing), artifact=artifact)
+                reservation = self.store.reserve(
+                    sum(file.size_bytes for file in missing), artifact=artifact, in_place_bytes=in_place
+                )
             except Full:
                 if is_new:
                     self.store.evict(artifact)
@@ -205,6 +213,23 @@ class _Run:
             self.store.bind(artifact, found)
         return missing
 
+    def _look_around(self, manifest: Manifest, files: Sequence[FileEntry]) -> None:
+        """How each file of a local origin can come in; tried once for each disk it lies on."""
+        self.local.clear()
+        if not isinstance(self.origin, LocalOrigin):
+            return
+        known: dict[tuple[int, bool], Sharing] = {}
+        for file in files:
+            read = self.origin.place(manifest, file)
+            path = Path(read.path)
+            try:
+                kind = (path.stat().st_dev, read.is_given)
+            except OSError as exc:
+                raise Changed(f"{path} is gone") from exc
+            if kind not in known:
+                known[kind] = self.store.sharing(path, take=read.is_given)
+            self.local[file.path] = LocalFile(path, read.size_bytes, read.modified_ns, known[kind])
+
     def _fetch(self, artifact: ArtifactId, manifest: Manifest, files: Sequence[FileEntry]) -> dict[FileEntry, Corrupt]:
         """Fetch, verify, publish and bind `files`; what came with a wrong digest is quarantined and returned."""
         ingests: dict[FileEntry, Ingest] = {}
@@ -223,12 +248,16 @@ class _Run:
                 ingest.close()
 
     def _transfer(self, manifest: Manifest, file: FileEntry, ingests: dict[FileEntry, Ingest], followers: Followers) -> Transfer:
-        ingest = ingests[file] = self.store.ingest(manifest, file)
+        local = self.local.get(file.path)
+        ingest = ingests[file] = self.store.ingest(manifest, file, local=local)
         self.sources["journal"] += sum(record.size_bytes for record in ingest.records().values())
         algorithm = (file.digest or "").partition(":")[0]
         follower = Follower(ingest, algorithm) if algorithm in _ORDERED else None
         if follower is not None:
             followers.add(follower)
+        if ingest.is_whole:
+            there = InPlace(ingest, (local.sharing if local is not None else Sharing.CLONE).value)
+            return Transfer(file.path, there, there, follower)
         source = OriginSource(self.origin, self.client, manifest, file, lane=manifest.authority)
         return Transfer(file.path, source, ingest, follower)
 

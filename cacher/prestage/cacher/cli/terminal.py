@@ -71,8 +71,8 @@ class JsonWatcher(Watcher):
         """See Watcher."""
         self._print("trouble", message=why)
 
-    def done(self, staged: Staged) -> None:
-        """The last line."""
+    def done(self, staged: Staged, **more: object) -> None:
+        """The last line; `more` fields at its end."""
         self._print(
             "done",
             artifact=staged.artifact,
@@ -83,6 +83,7 @@ class JsonWatcher(Watcher):
             bytes_by_source=dict(staged.bytes_by_source),
             retries=staged.retries,
             identity="weak" if staged.is_weak else "pinned",
+            **more,
         )
 
     @staticmethod
