@@ -23,6 +23,8 @@ SOURCES = {
     "versitygw": "a Go toolchain and `make tools`",
     "toxiproxy-server": "a Go toolchain and `make tools`",
     "nginx": "`apt-get install nginx-light`",
+    "mkfs.xfs": "`apt-get install xfsprogs`",
+    "mkfs.btrfs": "`apt-get install btrfs-progs`",
 }
 
 

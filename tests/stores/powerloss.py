@@ -159,6 +159,16 @@ class RecordingDisk(Disk):
         self._files[fd] = self._live.folders[folder][name]
         return fd
 
+    def open(self, path: Path, *, direct: bool = False) -> int:
+        fd = super().open(path, direct=direct)
+        self._files[fd] = self._inode(path)
+        return fd
+
+    def clone(self, fd: int, source_fd: int, path: Path) -> None:
+        super().clone(fd, source_fd, path)
+        inode, source = self._files[fd], self._files[source_fd]
+        self._effect(lambda tree: _write(tree, inode, bytes(tree.files[source]), 0), inode)
+
     def write(self, fd: int, data: bytes | memoryview, offset: int, path: Path, *, block: int = 1) -> None:
         super().write(fd, data, offset, path, block=block)
         inode, copy = self._files[fd], bytes(data)

@@ -23,6 +23,7 @@ from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.limits import Limits
 from prestage.cacher.transfer.ports import Cancelled
+from prestage.cacher.transfer.rate import RateLimit
 from prestage.cacher.transfer.schedule import Schedule
 
 

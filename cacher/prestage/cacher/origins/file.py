@@ -61,6 +61,10 @@ class FileOrigin:
         return manifest_of(f"file:{self._root}", "", [self._entry(path) for path in paths])
 
     def request(self, manifest: Manifest, file: FileEntry) -> FileRead:
+        """See `origins.ports.Origin.request`."""
+        return self.place(manifest, file)
+
+    def place(self, manifest: Manifest, file: FileEntry) -> FileRead:
         """Where the file is read; its symlinks are checked again."""
         modified = file.modified or ""
         if not modified.isdigit():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from prestage.cacher.manifest import FileEntry, Manifest
 from prestage.cacher.net.ports import HttpRequest, ResponseHead
@@ -39,6 +39,8 @@ class FileRead:
     path: str
     size_bytes: int
     modified_ns: int
+    is_given: bool = False
+    """The file is given away: its bytes may become the store's own."""
 
 
 class Next(Enum):
@@ -90,4 +92,17 @@ class Origin(Protocol):
 
     def refresh(self, file: FileEntry) -> None:
         """Forget the cached credential and signed URL of `file`."""
+        ...
+
+
+@runtime_checkable
+class LocalOrigin(Origin, Protocol):
+    """An origin on this machine: its bytes can be shared instead of moved."""
+
+    def place(self, manifest: Manifest, file: FileEntry) -> FileRead:
+        """Where `file` lies, checked again.
+
+        Raises:
+            NotFound, Denied, Misconfigured: not there any more, or something else by now.
+        """
         ...

@@ -97,7 +97,7 @@ class PeerSource:
         with self._lock:
             return [f"{seat.peer.url}: {seat.left_because}" for seat in self._seats if seat.left_because is not None]
 
-    def open(self, start: int, stop: int) -> Stream:
+    def open(self, start: int, stop: int, leaving: threading.Event | None = None) -> Stream:
         """See `transfer.ports.Source`. Asks nobody yet: that may have to wait, and a stream can be aborted."""
         return _PeerStream(self, start, stop)
 

@@ -7,16 +7,18 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from prestage.cacher.digests import ArtifactId, BlobId, Digest
 from prestage.cacher.errors import Corrupt, Full, NotFound
 from prestage.cacher.manifest import FileEntry, Manifest
 from prestage.cacher.net.client import HttpClient
-from prestage.cacher.origins.ports import Origin
+from prestage.cacher.origins.ports import LocalOrigin, Origin
 from prestage.cacher.origins.source import OriginSource
 from prestage.cacher.staging.claims import Claims
 from prestage.cacher.staging.wishes import Staged, Watcher
 from prestage.cacher.store.ingest import Ingest, identity
+from prestage.cacher.store.sharing import InPlace, LocalFile, Sharing
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer import checksums
 from prestage.cacher.transfer.engine import Engine
@@ -53,6 +55,8 @@ class Run:
     """What the engine is at now."""
     sources: Counter[str] = field(default_factory=Counter)
     retries: int = 0
+    local: dict[str, LocalFile] = field(default_factory=dict)
+    """Files that lie on this machine, and how each can come in."""
 
     @property
     def store(self) -> Store:
@@ -79,8 +83,12 @@ class Run:
         missing = self._reuse(self._present(artifact))
         self.watcher.resolved(manifest, sum(file.size_bytes for file in missing))
         if missing:
+            self._look_around(missing)
+            in_place = sum(file.size_bytes for file in self.local.values() if file.sharing is not Sharing.COPY)
             try:
-                reservation = self.store.reserve(sum(file.size_bytes for file in missing), artifact=artifact)
+                reservation = self.store.reserve(
+                    sum(file.size_bytes for file in missing), artifact=artifact, in_place_bytes=in_place
+                )
             except Full:
                 if is_new:
                     self.store.evict(artifact)
@@ -125,6 +133,23 @@ class Run:
         if found:
             self.store.bind(self.manifest.artifact, found)
         return missing
+
+    def _look_around(self, files: Sequence[FileEntry]) -> None:
+        """How each file of a local origin can come in; tried once for each disk it lies on."""
+        self.local.clear()
+        if not isinstance(self.origin, LocalOrigin):
+            return
+        known: dict[tuple[int, bool], Sharing] = {}
+        for file in files:
+            read = self.origin.place(self.manifest, file)
+            path = Path(read.path)
+            try:
+                kind = (path.stat().st_dev, read.is_given)
+            except OSError as exc:
+                raise Changed(f"{path} is gone") from exc
+            if kind not in known:
+                known[kind] = self.store.sharing(path, take=read.is_given)
+            self.local[file.path] = LocalFile(path, read.size_bytes, read.modified_ns, known[kind])
 
     def _bring(self, missing: Sequence[FileEntry]) -> None:
         """Fetch what nobody else fetches just now; then take over what others have brought, or fetch that too."""
@@ -173,12 +198,16 @@ class Run:
                 ingest.close()
 
     def _transfer(self, file: FileEntry, ingests: dict[FileEntry, Ingest], followers: Followers) -> Transfer:
-        ingest = ingests[file] = self.store.ingest(self.manifest, file)
+        local = self.local.get(file.path)
+        ingest = ingests[file] = self.store.ingest(self.manifest, file, local=local)
         self.sources["journal"] += sum(record.size_bytes for record in ingest.records().values())
         algorithm = (file.digest or "").partition(":")[0]
         follower = Follower(ingest, algorithm) if algorithm in _ORDERED else None
         if follower is not None:
             followers.add(follower)
+        if ingest.is_whole:
+            there = InPlace(ingest, (local.sharing if local is not None else Sharing.CLONE).value)
+            return Transfer(file.path, there, there, follower)
         source = OriginSource(self.origin, self.tools.client, self.manifest, file, lane=self.manifest.authority)
         return Transfer(file.path, source, ingest, follower)
 

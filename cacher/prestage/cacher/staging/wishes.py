@@ -33,7 +33,8 @@ class Staged:
     bytes: int
     seconds: float
     bytes_by_source: Mapping[str, int]
-    """`origin` (and later `peer`): fetched now; `journal`: fetched by an earlier run; `store`: was here already."""
+    """`origin` (and later `peer`): fetched now; `clone`, `moved`: a local file's own blocks; `journal`: fetched by an
+    earlier run; `store`: was here already."""
     retries: int = 0
     is_weak: bool = False
     """Some file is pinned by nothing but its size."""

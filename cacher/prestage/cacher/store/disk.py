@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from prestage.cacher.errors import Full, Misconfigured, PrestageError, Unavailab
 
 _T = TypeVar("_T")
 _RENAME_EXCHANGE = 2
+_FICLONE = 0x40049409
 _AT_FDCWD = -100
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -30,6 +32,11 @@ class Disk:
         """A new or existing file for reading and writing, 0600. `direct`: O_DIRECT, refused with EINVAL where there is none."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_DIRECT if direct else 0)
         return self._do(lambda: os.open(path, flags, 0o600), path)
+
+    def open(self, path: Path, *, direct: bool = False) -> int:
+        """An existing file for reading only."""
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_DIRECT if direct else 0)
+        return self._do(lambda: os.open(path, flags), path)
 
     def write(self, fd: int, data: bytes | memoryview, offset: int, path: Path, *, block: int = 1) -> None:
         """Write all of `data` at `offset`; goes on after a short write, at a multiple of `block`."""
@@ -49,6 +56,14 @@ class Disk:
         """Reserve the blocks of a file now, so that writing it cannot run out of them."""
         if size_bytes:
             self._do(lambda: os.posix_fallocate(fd, 0, size_bytes), path)
+
+    def clone(self, fd: int, source_fd: int, path: Path) -> None:
+        """Make the file `fd` the same as `source_fd` by sharing its blocks (FICLONE): at one moment, whole or not at all."""
+        self._do(lambda: fcntl.ioctl(fd, _FICLONE, source_fd), path)
+
+    def own(self, fd: int, path: Path) -> None:
+        """Give the file to this process's user."""
+        self._do(lambda: os.fchown(fd, os.geteuid(), os.getegid()), path)
 
     def truncate(self, fd: int, size_bytes: int, path: Path) -> None:
         """Set the length."""

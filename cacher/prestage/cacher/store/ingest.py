@@ -1,7 +1,9 @@
 """An ingest: one file being fetched, resumable after a kill and after a power cut.
 
-    data      preallocated, written in place with O_DIRECT (buffered where the file system refuses that)
+    data      preallocated, written in place with O_DIRECT (buffered where the file system refuses that); or shared with a
+              local file (`sharing.py`): then its bytes are there, and only have to be looked at
     journal   which pieces are verified: appended only after fdatasync(data)
+    whole     says that `data` was shared
     meta      which file of which origin; written last, so that an ingest without it is a leftover
 
 `write` may be called by many threads, everything else by one at a time.
@@ -25,9 +27,10 @@ from prestage.cacher.errors import Bug, Misconfigured, PrestageError
 from prestage.cacher.manifest import FileEntry, Manifest
 from prestage.cacher.store import journal
 from prestage.cacher.store.blobs import BlobMeta, Blobs, free_name
-from prestage.cacher.store.disk import Disk, make_directories, remove_tree, translated, write_file
+from prestage.cacher.store.disk import Disk, make_directories, new_file, remove_tree, translated, write_file
+from prestage.cacher.store.sharing import LocalFile, Sharing, share
 from prestage.cacher.transfer import checksums
-from prestage.cacher.transfer.ports import PieceRecord
+from prestage.cacher.transfer.ports import Changed, PieceRecord
 
 BLOCK_BYTES = 4096
 """Logical block of every disk we meet, and what O_DIRECT asks for."""
@@ -79,6 +82,7 @@ class Ingest:
         *,
         disk: Disk,
         blobs: Blobs,
+        local: LocalFile | None = None,
         on_publish: Callable[[BlobId], None] = lambda _: None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
@@ -86,11 +90,12 @@ class Ingest:
         self.id = folder.name
         self.checksum_algorithm = _combinable(file)
         self._authority, self._is_pinned = manifest.authority, file.is_pinned
-        self._disk, self._blobs = disk, blobs
+        self._disk, self._blobs, self._local = disk, blobs, local
         self._on_publish, self._on_close = on_publish, on_close
         self._data_path, self._journal_path = folder / "data", folder / "journal"
         self._records: dict[int, PieceRecord] = {}
         self._data = self._journal = -1
+        self._is_linked = False
         self._open(manifest, file)
 
     def _open(self, manifest: Manifest, file: FileEntry) -> None:
@@ -107,11 +112,15 @@ class Ingest:
         drop(self._disk, self.path)
         try:
             make_directories(self._disk, self.path, above=self.path.parent)
-            for path, size_bytes in ((self._data_path, self._rounded), (self._journal_path, 0)):
-                self._create_file(path, size_bytes)
+            if self._local is not None and share(self._disk, self._local, self._data_path):
+                self._is_linked = self._local.sharing is Sharing.LINK
+                new_file(self._disk, self.path / "whole", b"")
+            else:
+                self._create_file(self._data_path, self._rounded)
+            self._create_file(self._journal_path, 0)
             self._disk.sync_directory(self.path)
             write_file(self._disk, self.path / "meta", json.dumps(_identifying(manifest, file)).encode())
-        except PrestageError:
+        except (PrestageError, Changed):
             with suppress(PrestageError):  # the room is for others; what cannot be removed now is removed at the next start
                 drop(self._disk, self.path)
             raise
@@ -128,16 +137,23 @@ class Ingest:
     def _rounded(self) -> int:
         return -(-self.size_bytes // BLOCK_BYTES) * BLOCK_BYTES
 
+    @property
+    def is_whole(self) -> bool:
+        """The bytes are there, shared with a local file: what is not journaled has only to be read."""
+        return (self.path / "whole").exists()
+
     def _open_files(self) -> None:
-        if self._data_path.exists() and self._data_path.stat().st_mode & 0o200 == 0:
+        self._journal = self._disk.create(self._journal_path)
+        # A file that is being taken is its owner's still: opening it for writing would make us the writer that others may not be.
+        make = self._disk.open if self._is_linked else self._disk.create
+        if not self._is_linked and self._data_path.exists() and self._data_path.stat().st_mode & 0o200 == 0:
             self._disk.set_mode(self._data_path, 0o600)  # a publish was cut off after it sealed the file
         try:
-            self._data, self._direct = self._disk.create(self._data_path, direct=True), True
+            self._data, self._direct = make(self._data_path, direct=True), True
         except PrestageError as exc:
             if not isinstance(exc.__cause__, OSError) or exc.__cause__.errno != errno.EINVAL:
                 raise
-            self._data, self._direct = self._disk.create(self._data_path), False
-        self._journal = self._disk.create(self._journal_path)
+            self._data, self._direct = make(self._data_path), False
 
     def _read_journal(self) -> None:
         raw = _read_all(self._journal)
@@ -172,6 +188,10 @@ class Ingest:
             raise translated(exc, self._data_path) from exc
         return max(0, min(count, self.size_bytes - offset))
 
+    def reread(self, buffer: memoryview, offset: int) -> int:
+        """As `read`, for a `buffer` of any length behind which a block may be written."""
+        return min(len(buffer), self.read(_padded(buffer) if self._direct else buffer, offset))
+
     def journal(self, records: Sequence[PieceRecord]) -> None:
         """See `transfer.ports.Sink.journal`."""
         self._disk.sync_data(self._data, self._data_path)
@@ -198,7 +218,10 @@ class Ingest:
             frozenset({self._authority}),
             frozenset({self.id} if self._is_pinned else ()),
         )
-        self._disk.truncate(self._data, self.size_bytes, self._data_path)
+        if os.fstat(self._data).st_size != self.size_bytes:
+            self._disk.truncate(self._data, self.size_bytes, self._data_path)
+        if os.fstat(self._data).st_uid != os.geteuid():
+            self._disk.own(self._data, self._data_path)
         self._disk.seal(self._data, self._data_path)
         self._disk.sync(self._data, self._data_path)
         self._close_files()
@@ -215,7 +238,10 @@ class Ingest:
         self._on_close()
 
     def quarantine(self, why: str) -> Path:
-        """Keep the bytes for a look, out of every way; `why` lies beside them."""
+        """Keep the bytes for a look, out of every way; `why` lies beside them. A file that was to be taken stays its owner's."""
+        if self._is_linked:
+            self.discard()
+            return self.path
         self._close_files()
         target = free_name(self.path.parent.parent / "quarantine", self.id)
         self._disk.rename(self._data_path, target)

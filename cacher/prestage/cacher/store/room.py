@@ -29,8 +29,14 @@ _ROUNDS = 3
 class Reservation:
     """Bytes promised to the fetch of one artifact. Leaving its context gives back what is left."""
 
-    def __init__(self, room: Room, artifact: ArtifactId, size_bytes: int) -> None:
+    def __init__(self, room: Room, artifact: ArtifactId, size_bytes: int, in_place_bytes: int = 0) -> None:
         self._room, self.artifact, self.size_bytes = room, artifact, size_bytes
+        self._in_place_bytes = in_place_bytes
+
+    @property
+    def in_place_bytes(self) -> int:
+        """Of what is left: on the disk already, so that taking it takes nothing of what is free."""
+        return min(self._in_place_bytes, self.size_bytes)
 
     def release(self, size_bytes: int | None = None) -> None:
         """Give back so many bytes, or all that is left."""
@@ -68,33 +74,39 @@ class Room:
             used += sum(ingests.allocated_bytes(folder) for folder in layout.ingests.iterdir())
             used += sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in os.scandir(layout.quarantine))
             reserved = sum(reservation.size_bytes for reservation in self._reservations)
-            return Usage(used, reserved, free_bytes(layout.root), self._margin, self._budget)
+            free = free_bytes(layout.root) + sum(reservation.in_place_bytes for reservation in self._reservations)
+            return Usage(used, reserved, free, self._margin, self._budget)
 
-    def reserve(self, size_bytes: int, artifact: ArtifactId) -> Reservation:
+    def reserve(self, size_bytes: int, artifact: ArtifactId, in_place_bytes: int = 0) -> Reservation:
         """Promise room, letting go of what nobody holds if need be.
 
         Raises:
             Full: it does not fit; says what holds the room.
         """
         with self.lock:
-            self._make(size_bytes, {artifact})
-            reservation = Reservation(self, artifact, size_bytes)
+            self._make(size_bytes, {artifact}, in_place_bytes)
+            reservation = Reservation(self, artifact, size_bytes, in_place_bytes)
             self._reservations.append(reservation)
             return reservation
 
-    def _make(self, size_bytes: int, staying: set[ArtifactId]) -> None:
+    def _make(self, size_bytes: int, staying: set[ArtifactId], in_place_bytes: int = 0) -> None:
         for _ in range(_ROUNDS):
-            usage = self.usage()
+            usage = self._usage_with(in_place_bytes)
             if usage.room >= size_bytes:
                 return
             going = to_evict(size_bytes, usage, self._candidates(staying), self._policy)
-            settled(self._parts.layout.root, usage.free, self._let_go(going, f"to make room for {shown(size_bytes)}"))
-        usage = self.usage()
+            before = free_bytes(self._parts.layout.root)
+            settled(self._parts.layout.root, before, self._let_go(going, f"to make room for {shown(size_bytes)}"))
+        usage = self._usage_with(in_place_bytes)
         if usage.room < size_bytes:
             raise Full(
                 f"{shown(size_bytes)} do not fit, {shown(max(0, usage.room))} are free although enough was evicted",
                 hint="some process still has evicted files open or mapped: end it, then try again",
             )
+
+    def _usage_with(self, in_place_bytes: int) -> Usage:
+        usage = self.usage()
+        return replace(usage, free=usage.free + in_place_bytes)
 
     def give_back(self) -> int:
         """Let go of what nobody holds while less is free than the margin: somebody else writes to this disk. Returns what was

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,8 +33,9 @@ from prestage.cacher.store.locks import OwnerLock, gate
 from prestage.cacher.store.recovery import recover
 from prestage.cacher.store.room import Reservation, Room
 from prestage.cacher.store.scrub import Scrub
+from prestage.cacher.store.sharing import LocalFile, Sharing, probe
 from prestage.cacher.store.trees import Terms, Tree, Trees
-from prestage.cacher.store.verify import VerifyReport
+from prestage.cacher.store.verify import VerifyReport, measure
 from prestage.cacher.store.views import Views
 from prestage.cacher.store.wishes import Wishes
 
@@ -253,8 +254,9 @@ class Store:
     # -- fetching
 
     @disk_errors()
-    def reserve(self, size_bytes: int, *, artifact: ArtifactId) -> Reservation:
+    def reserve(self, size_bytes: int, *, artifact: ArtifactId, in_place_bytes: int = 0) -> Reservation:
         """Promise room for `size_bytes` of `artifact`, less what its ingests have already; evicts what nobody holds if need be.
+        `in_place_bytes` of them are on this file system already and will be shared: they need budget, but no free space.
 
         Raises:
             Full: it does not fit; nothing was evicted; says what holds the room.
@@ -264,13 +266,21 @@ class Store:
         for file in self.missing(artifact):
             padding += -file.size_bytes % ingests.BLOCK_BYTES
             pending += ingests.allocated_bytes(self._parts.layout.ingest(ingests.identity(manifest, file)))
-        return self._owned.reserve(max(0, size_bytes + padding - pending), artifact)
+        needed = max(0, size_bytes + padding - pending)
+        return self._owned.reserve(needed, artifact, min(needed, in_place_bytes))
 
     @disk_errors()
-    def ingest(self, manifest: Manifest, file: FileEntry) -> Ingest:
-        """Start or resume fetching `file`. Preallocates, out of the artifact's reservation.
+    def sharing(self, path: Path, *, take: bool = False) -> Sharing:
+        """How a local file can come in without being fetched; `take`: it is given away. Tried out, not guessed."""
+        with self._owned.lock:
+            return probe(self._parts.disk, self.root / ".probe.new", path, take=take)
+
+    @disk_errors()
+    def ingest(self, manifest: Manifest, file: FileEntry, *, local: LocalFile | None = None) -> Ingest:
+        """Start or resume fetching `file`. Preallocates, out of the artifact's reservation; or shares the blocks of `local`.
 
         Raises:
+            Changed: `local` is not what it was.
             Busy: another fetch in this process has it open.
             Full: no room.
         """
@@ -289,9 +299,42 @@ class Store:
                     file,
                     disk=self._parts.disk,
                     blobs=self._parts.blobs,
+                    local=local,
                     on_publish=room.claimed.add,
                     on_close=lambda: room.busy.discard(name),
                 )
+
+    @disk_errors()
+    def is_blob(self, source: Path) -> bool:
+        """`source` is a second name of a blob: an earlier run linked it in. Reads it, unless it has one name only."""
+        if source.stat().st_nlink < 2:
+            return False
+        return _is_same(self._parts.layout.blob(measure(source, lambda _: None).blob), source)
+
+    @disk_errors()
+    def equals(self, artifact: ArtifactId, path: str, source: Path) -> bool:
+        """The bytes of `source` are those of the artifact's file `path`. Reads them, unless it is the same file."""
+        blob = self.binding(artifact).get(path)
+        if blob is None or not source.is_file():
+            return False
+        return _is_same(self._parts.layout.blob(blob), source) or measure(source, lambda _: None).blob == blob
+
+    @disk_errors()
+    def take_away(self, artifact: ArtifactId, names: Iterable[Path]) -> None:
+        """Remove the old names of files that are given to this store, durably: only of an artifact that is whole and held, so
+        that a kill at any point leaves each file there or here.
+
+        Raises:
+            Bug: it is not.
+        """
+        if self.state(artifact) != "staged" or not self._parts.holds.live(artifact):
+            raise Bug(f"the files of {artifact} are taken away although it is not whole, or not held")
+        folders = set()
+        for name in names:
+            self._parts.disk.unlink(name)
+            folders.add(name.parent)
+        for folder in sorted(folders):
+            self._parts.disk.sync_directory(folder)
 
     @disk_errors()
     def publish_view(self, artifact: ArtifactId) -> Path:
@@ -524,6 +567,13 @@ class Store:
             NotFound: unknown here.
         """
         return Scrub(self._parts, repair=self._room is not None, on_progress=on_progress).run(artifact)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def _allocated(path: Path) -> int:
