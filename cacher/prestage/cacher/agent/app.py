@@ -34,6 +34,7 @@ from prestage.cacher.net.config import NetConfig
 from prestage.cacher.origins import open_origin
 from prestage.cacher.origins.ports import Origin
 from prestage.cacher.refs import Ref
+from prestage.cacher.serving.supervisor import Serving
 from prestage.cacher.staging import Stager
 from prestage.cacher.store.locks import awaiting, owner_of
 from prestage.cacher.store.store import Store
@@ -89,6 +90,12 @@ class _Agent:
                 group.create_task(care.sweep()),
                 group.create_task(IdleConnections(server, config.idle_connection_s).run()),
             ]
+            if config.serving is not None:
+                service.serving = serving = Serving(config.serving)
+                closing.callback(serving.stop, _CLOSE_S)
+                await asyncio.to_thread(serving.start)
+                if config.serving_rate is not None:
+                    services.append(group.create_task(care.follow_serving_rate(serving, config.serving_rate)))
             await stages.start()
             log(
                 "agent_ready", fields={"root": str(config.root), "socket": str(config.socket), "metrics": service.metrics_address}

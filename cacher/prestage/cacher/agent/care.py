@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from prestage.cacher.agent.config import AgentConfig
 from prestage.cacher.agent.logs import log
 from prestage.cacher.agent.service import Service
 from prestage.cacher.errors import PrestageError
+from prestage.cacher.serving.supervisor import Serving
 from prestage.cacher.store.store import Store
+from prestage.cacher.transfer.schedule import Schedule
+
+RATE_LOOK_S = 1.0
 
 
 class Care:
@@ -36,6 +41,12 @@ class Care:
 
     def _sweep(self) -> None:
         self._store.sweep()
+
+    async def follow_serving_rate(self, serving: Serving, schedule: Schedule) -> None:
+        """The cap on what goes out, by time of day."""
+        while True:
+            serving.set_rate(schedule.rate_at(time.time()))
+            await asyncio.sleep(RATE_LOOK_S)
 
     async def _once(self, what: str, call: Callable[[], None]) -> None:
         try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prestage.cacher.agent.listening import check_path
+from prestage.cacher.serving.config import ServingConfig
 from prestage.cacher.transfer.limits import Limits
 from prestage.cacher.transfer.schedule import Schedule
 
@@ -32,6 +33,10 @@ class AgentConfig:
     """Of the engine. niceness 10: the node serves GPUs."""
     rate: Schedule | None = None
     """Most bytes a second in, by time of day; None: unlimited."""
+    serving: ServingConfig | None = None
+    """Blobs for peers over TCP; None: not at all."""
+    serving_rate: Schedule | None = None
+    """Most bytes a second out, by time of day; None: unlimited."""
     trusted: frozenset[str] = frozenset()
     """Origin authorities whose stated digests are believed."""
     stages_max: int = 16

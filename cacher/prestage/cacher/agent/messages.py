@@ -161,6 +161,8 @@ class Status(msgspec.Struct):
     warnings: list[str]
     metrics: str | None
     """`host:port` of metrics and health."""
+    serving_port: int | None
+    """Where blobs are served to peers."""
 
 
 class Explained(msgspec.Struct):

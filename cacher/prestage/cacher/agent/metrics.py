@@ -50,6 +50,14 @@ class AgentCollector(Collector):
         for source, count in tally.bytes_by_source.items():
             staged.add_metric([source], count)
         yield staged
+        if (serving := self._service.serving) is not None:
+            stats = serving.stats()
+            yield CounterMetricFamily("prestage_served_bytes", "Bytes of blobs sent to peers.", value=stats.bytes)
+            yield CounterMetricFamily("prestage_served_requests", "Requests of peers.", value=stats.requests)
+            yield CounterMetricFamily(
+                "prestage_served_requests_refused", "Requests of peers that were refused.", value=stats.refused
+            )
+            yield GaugeMetricFamily("prestage_serving_connections", "Connections of peers.", value=stats.active)
         yield CounterMetricFamily("prestage_evicted_bytes", "Bytes let go of.", value=tally.evicted_bytes)
         yield CounterMetricFamily("prestage_damaged_blobs", "Blobs found wrong.", value=tally.damaged)
         yield CounterMetricFamily("prestage_requests", "Requests on the admin socket.", value=self._api.requests)

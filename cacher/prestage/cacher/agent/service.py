@@ -42,6 +42,7 @@ from prestage.cacher.errors import Denied, NotFound, PrestageError
 from prestage.cacher.net.config import VERSION
 from prestage.cacher.origins.ports import Selection
 from prestage.cacher.refs import parse_ref
+from prestage.cacher.serving.supervisor import Serving
 from prestage.cacher.staging import Staged, Wish
 from prestage.cacher.staging.events import Event, error
 from prestage.cacher.store.budget import Candidate, Usage
@@ -85,6 +86,8 @@ class Service:
         self.healer = Healer(store, stages, self.history, self.tally, self.blocking)
         self.is_ready = True
         self.metrics_address: str | None = None
+        self.serving: Serving | None = None
+        """Blobs for peers, where that is asked for."""
         self.sockets: NarrowSockets
         """Set by the composition root: narrow sockets answer by this very service."""
         stages.on_end = self._stage_ended
@@ -151,6 +154,7 @@ class Service:
             stages=[stage_view(stage) for stage in self._stages.all() if not stage.has_ended],
             warnings=list(self._store.warnings),
             metrics=self.metrics_address,
+            serving_port=self.serving.port if self.serving is not None else None,
         )
 
     async def artifacts(self) -> list[Artifact]:

@@ -13,7 +13,8 @@ from prestage.cacher.agent.config import AgentConfig
 from prestage.cacher.cli.asking import agent_of
 from prestage.cacher.cli.session import Rate, Size, checked_root, json_option, patterns_options, root_option
 from prestage.cacher.cli.terminal import human_bytes, human_seconds
-from prestage.cacher.errors import NotFound, Unavailable
+from prestage.cacher.errors import Misconfigured, NotFound, Unavailable
+from prestage.cacher.serving.config import ServingConfig
 from prestage.cacher.store.layout import SOCKET
 from prestage.cacher.transfer.limits import Limits
 from prestage.cacher.transfer.schedule import Schedule
@@ -52,6 +53,10 @@ class Address(click.ParamType[tuple[str, int] | None]):
 @click.option(
     "--niceness", type=click.IntRange(0, 19), default=10, show_default=True, help="Of fetching; above 0 also the idle I/O class."
 )
+@click.option("--serve", default="none", show_default=True, help="HOST:PORT on which peers may fetch blobs, or none.")
+@click.option("--serve-token-file", type=click.Path(path_type=Path), help="One token a line; each lets a peer in.")
+@click.option("--serve-workers", type=click.IntRange(1, 32), default=2, show_default=True, help="Processes that serve.")
+@click.option("--serve-rate", type=Rate(), help="Most bytes a second out, by time of day too.")
 @click.option("--admin-uid", type=int, multiple=True, help="Lets this user do everything.")
 @click.option("--reader-uid", type=int, multiple=True, help="Lets this user look, resolve and hold.")
 @click.option("--log", "log_format", type=click.Choice(["json", "text"]), default="json", show_default=True)
@@ -64,6 +69,10 @@ def agent(
     rate: Schedule | None,
     connections: int | None,
     niceness: int,
+    serve: str,
+    serve_token_file: Path | None,
+    serve_workers: int,
+    serve_rate: Schedule | None,
     admin_uid: tuple[int, ...],
     reader_uid: tuple[int, ...],
     log_format: str,
@@ -82,6 +91,7 @@ def agent(
         connections_max=connections or Limits().connections_max,
         niceness=niceness,
     )
+    serving = _serving(place, Address().convert(serve, None, None), serve_token_file, serve_workers)
     config = AgentConfig(
         root=place,
         socket=(socket or place / SOCKET).absolute(),
@@ -92,10 +102,20 @@ def agent(
         readers=frozenset(reader_uid),
         limits=limits,
         rate=rate,
+        serving=serving,
+        serving_rate=serve_rate,
         trusted=frozenset(os.environ.get("PRESTAGE_TRUSTED_AUTHORITIES", "").split()),
     )
     logs.set_up(as_json=log_format == "json")
     app.run(config)
+
+
+def _serving(root: Path, address: tuple[str, int] | None, token_file: Path | None, workers: int) -> ServingConfig | None:
+    if address is None:
+        return None
+    if token_file is None:
+        raise Misconfigured("--serve without --serve-token-file would serve nobody", hint="write a token into a file, mode 0600")
+    return ServingConfig(root, token_file, host=address[0], port=address[1], workers=workers)
 
 
 def _client(root: Path | None) -> AgentClient:
