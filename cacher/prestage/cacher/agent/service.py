@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -51,6 +51,7 @@ from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.limits import Priority
 
 _T = TypeVar("_T")
+Tell = Callable[[Event], None]
 READER_TTL_S = 86400.0
 """Longest hold of somebody who is no admin: it keeps bytes from being evicted."""
 HEARTBEAT_S = 5.0
@@ -308,30 +309,42 @@ class Service:
 
     async def verify(self, request: VerifyRequest) -> AsyncGenerator[Event]:
         """Read everything again; progress, then what was found."""
-        feed = Feed(self._loop)
-        subscription = feed.subscribe()
         named = NamedRequest(request.ref, request.include, request.exclude) if request.ref else None
 
-        def progress(done_bytes: int, total_bytes: int) -> None:
-            feed.publish_from_thread({"event": "progress", "bytes": done_bytes, "total": total_bytes})
-
-        async def work() -> None:
-            try:
-                artifact = await self.blocking(lambda: self._lookup(named)) if named is not None else None
-                report = await self.blocking(lambda: self._store.verify(artifact, on_progress=progress))
-            except PrestageError as exc:
-                feed.publish(error(exc))
-                return
+        async def work(tell: Tell) -> Event:
+            artifact = await self.blocking(lambda: self._lookup(named)) if named is not None else None
+            report = await self.blocking(lambda: self._store.verify(artifact, on_progress=_progress(tell)))
             await self.healer.found(report)
-            feed.publish({"event": "done", **report.to_json()})
+            return {"event": "done", **report.to_json()}
 
-        task = asyncio.create_task(work())
+        async with aclosing(self._streamed(work)) as events:
+            async for event in events:
+                yield event
+
+    async def _streamed(self, work: Callable[[Tell], Awaitable[Event]]) -> AsyncGenerator[Event]:
+        """What `work` tells from its threads, then its last event. It goes on to its end when nobody reads any more."""
+        feed = Feed(self._loop)
+        subscription = feed.subscribe()
+
+        async def run() -> None:
+            try:
+                last = await work(feed.publish_from_thread)
+            except PrestageError as exc:
+                last = error(exc)
+            self.changed()
+            feed.publish(last)
+
+        task = asyncio.create_task(run())
         try:
             async with aclosing(subscription.read(heartbeat_s=HEARTBEAT_S)) as events:
                 async for event in events:
                     yield event
         finally:
             await task
+
+
+def _progress(tell: Tell) -> Callable[[int, int], None]:
+    return lambda done_bytes, total_bytes: tell({"event": "progress", "bytes": done_bytes, "total": total_bytes})
 
 
 def _signature(caller: Caller) -> str:
