@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 if importlib.util.find_spec("tqdm"):
-    import tqdm
-
-    tqdm.tqdm.monitor_interval = 0
+    importlib.import_module("tqdm").tqdm.monitor_interval = 0

@@ -62,12 +62,10 @@ def load(
     lazy = int(transformers.__version__.split(".")[0]) >= 5
     files = files_of(folder)
     with Shards(files, verify=verify) as shards:
-        if dtype == "auto" or (dtype is None and lazy):
-            dtype = _stated(config) or _found(files[0])
-        rest["dtype"] = dtype
+        rest["dtype"] = (_stated(config) or _found(files[0])) if lazy and dtype in (None, "auto") else dtype
         if device != "cpu":
             rest.setdefault("device_map", {"": device})
-        source: Mapping[str, object] = _Lazy(shards) if lazy else dict(shards.items())
+        source: Mapping[str, object] = _Lazy(shards) if lazy else _read(shards, files[0])
         concrete: Any = _concrete(cls, config)
         config = _fitting(config, concrete)
         loaded: Any = concrete.from_pretrained(None, config=config, state_dict=source, **rest)
@@ -90,6 +88,13 @@ class _Lazy(Mapping[str, TensorSlice]):
 
     def __len__(self) -> int:
         return len(self._slices)
+
+
+def _read(shards: Shards, first: str) -> dict[str, torch.Tensor]:
+    """Every tensor, the first file's in the order in which version 4 looks for a dtype."""
+    with safe_open(first, "pt", verify="off") as opened:
+        names = dict.fromkeys([*opened.keys(), *shards.keys()])
+    return {name: shards[name] for name in names}
 
 
 def _config(cls: type, folder: str, kw: dict[str, object]) -> tuple[PretrainedConfig, dict[str, object]]:
