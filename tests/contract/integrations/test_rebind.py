@@ -164,7 +164,8 @@ def test_errors_are_caught_by_the_librarys_name_and_by_ours(file: Path) -> None:
         handle.keys()
     plain = pickle.loads(pickle.dumps(caught.value))
     assert type(plain) is prestage.loader.UnknownTensor
-    assert str(plain) == str(caught.value)
+    assert str(caught.value) == plain.message == "File does not contain tensor c"
+    assert caught.value.__notes__ == [plain.hint]
 
 
 def test_a_corrupt_file_is_never_handed_to_the_stock_reader(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -98,9 +98,7 @@ def test_the_accelerate_library_loads_the_same_model(folder: Path, opened: list[
     assert all(torch.equal(ours[name], stock[name]) for name in stock)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("diffusers") is None, reason="diffusers is not in this environment (make integrations)"
-)
+@pytest.mark.skipif(find_spec("diffusers") is None, reason="diffusers is not in this environment (make integrations)")
 def test_diffusers_loads_the_same_unet(tmp_path: Path, opened: list[str]) -> None:
     import diffusers
 

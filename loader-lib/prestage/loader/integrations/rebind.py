@@ -77,7 +77,7 @@ def opened(filename: str | os.PathLike[str], framework: str, *args: Any, **kw: A
     Raises:
         SafetensorError: of this loader, and a subclass of the library's error of that name.
     """
-    with _as_the_library_says_it():
+    with library_errors():
         return _Served(filename, framework, *args, **kw)
 
 
@@ -140,27 +140,27 @@ class _Served(safe_open):
     """The loader's handle, with the library's errors."""
 
     def keys(self) -> list[str]:
-        with _as_the_library_says_it():
+        with library_errors():
             return super().keys()
 
     def offset_keys(self) -> list[str]:
-        with _as_the_library_says_it():
+        with library_errors():
             return super().offset_keys()
 
     def metadata(self) -> dict[str, str] | None:
-        with _as_the_library_says_it():
+        with library_errors():
             return super().metadata()
 
     def get_tensor(self, name: str) -> Any:
-        with _as_the_library_says_it():
+        with library_errors():
             return super().get_tensor(name)
 
     def get_tensors(self) -> dict[str, Any]:
-        with _as_the_library_says_it():
+        with library_errors():
             return super().get_tensors()
 
     def get_slice(self, name: str) -> TensorSlice:
-        with _as_the_library_says_it():
+        with library_errors():
             return _ServedSlice(super().get_slice(name))
 
 
@@ -171,15 +171,13 @@ class _ServedSlice(TensorSlice):
         self.__dict__.update(whole.__dict__)
 
     def __getitem__(self, index: object) -> Any:
-        with _as_the_library_says_it():
+        with library_errors():
             return super().__getitem__(index)
 
 
-_both: dict[type[SafetensorError], type[SafetensorError]] = {}
-
-
 @contextlib.contextmanager
-def _as_the_library_says_it() -> Iterator[None]:
+def library_errors() -> Iterator[None]:
+    """What this loader raises inside can be caught as `safetensors.SafetensorError` too; a missing file is told in its words."""
     try:
         yield
     except SafetensorError as error:
@@ -187,6 +185,10 @@ def _as_the_library_says_it() -> Iterator[None]:
         if told is error:
             raise
         raise told from error.__cause__
+    except FileNotFoundError as error:
+        if error.filename is None:
+            raise
+        raise FileNotFoundError(f"No such file or directory: {error.filename}") from error
 
 
 def _told(error: SafetensorError) -> SafetensorError:
@@ -195,18 +197,28 @@ def _told(error: SafetensorError) -> SafetensorError:
 
     if isinstance(error, Theirs):
         return error
-    kind = type(error)
-    if kind not in _both:
-        # pickled as the plain class: another process may not have the library
-        plain = {
+    told = _both(type(error), Theirs).__new__(_both(type(error), Theirs), *error.args)
+    told.__dict__.update(error.__dict__)
+    if error.hint:
+        told.add_note(error.hint)
+    return told.with_traceback(error.__traceback__)
+
+
+_told_kinds: dict[type[SafetensorError], type[SafetensorError]] = {}
+
+
+def _both(kind: type[SafetensorError], theirs: type[Exception]) -> type[SafetensorError]:
+    """A class of both families. Its text is the message alone, as theirs; the hint is a note."""
+    if kind not in _told_kinds:
+        ours = {
             "__module__": kind.__module__,
             "__doc__": kind.__doc__,
-            "__reduce__": lambda self: (_plain, (kind, self.args, vars(self))),
+            "__str__": lambda error: error.message,
+            # as the plain class: another process may not have the library
+            "__reduce__": lambda error: (_plain, (kind, error.args, vars(error))),
         }
-        _both[kind] = type(kind.__name__, (kind, Theirs), plain)
-    told = _both[kind].__new__(_both[kind], *error.args)
-    told.__dict__.update(error.__dict__)
-    return told.with_traceback(error.__traceback__)
+        _told_kinds[kind] = type(kind.__name__, (kind, theirs), ours)
+    return _told_kinds[kind]
 
 
 def _plain(kind: type[SafetensorError], args: tuple[object, ...], state: dict[str, object]) -> SafetensorError:
