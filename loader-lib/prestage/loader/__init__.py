@@ -3,6 +3,7 @@
     from prestage.loader import safe_open                      # as safetensors.safe_open, with verify=
     from prestage.loader.torch import load_file, load_model    # imports torch
     from prestage.loader.numpy import load_file                # imports numpy
+    with prestage.loader.accelerate(): ...                     # code that uses the safetensors library uses this one
 
 Importing this imports no framework, starts nothing, and takes milliseconds.
 """
@@ -21,6 +22,7 @@ from prestage.loader.errors import (
     UnsupportedDtype,
     VerifyUnavailable,
 )
+from prestage.loader.integrations.rebind import accelerate
 from prestage.loader.report import LoadReport, Outcome, last_report
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Unsupported",
     "UnsupportedDtype",
     "VerifyUnavailable",
+    "accelerate",
     "last_report",
     "safe_open",
 ]

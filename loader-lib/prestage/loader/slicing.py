@@ -83,7 +83,9 @@ def _checked_part(part: object, position: int, *, dim: int, index: object, info:
             raise _refused(index, info, "a step of 0")
         return part
     wanted = _integer(part, position)
-    if not -size <= wanted < size:
+    if wanted < -size:
+        raise BadIndex(f"Invalid index {wanted} for dimension {dim} of size {size}")
+    if wanted >= size:
         raise _refused(index, info, f"index {wanted} out of bounds for tensor dimension #{dim} of size {size}")
     return wanted
 
@@ -95,4 +97,19 @@ def _integer(value: object, position: int) -> int:
 
 
 def _refused(index: object, info: TensorInfo, why: str) -> BadIndex:
-    return BadIndex(f"Error during slicing {index!r} with shape {list(info.shape)}: {why}")
+    return BadIndex(f"Error during slicing {_shown(index)} with shape {list(info.shape)}: {why}")
+
+
+def _shown(index: object) -> str:
+    """As it was written, `[2:, 20]`: the safetensors library's way."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return f"[{', '.join(map(_shown_part, parts))}]"
+
+
+def _shown_part(part: object) -> str:
+    if part is Ellipsis:
+        return "..."
+    if not isinstance(part, slice):
+        return str(part)
+    step = "" if part.step is None else f":{part.step}"
+    return f"{'' if part.start is None else part.start}:{'' if part.stop is None else part.stop}{step}"

@@ -56,7 +56,7 @@ def test_an_index_that_nobody_understands_needs_the_whole_tensor(index: object) 
     ("index", "said"),
     [
         (4, "out of bounds"),
-        (-5, "out of bounds"),
+        (-5, "Invalid index -5 for dimension 0"),
         (slice(0, 5), "out of bounds"),
         (slice(5, None), "out of bounds"),
         ((0, 0, 0), "more slicing indexes"),
