@@ -5,28 +5,30 @@
     from prestage.loader.torch import load_file, load_model    # imports torch
     from prestage.loader.numpy import load_file                # imports numpy
 
-Importing this imports no framework, starts nothing, and takes milliseconds.
+Importing this imports no framework, starts nothing, and takes milliseconds: each name is imported when it is first used.
 """
 
 from __future__ import annotations
 
-from prestage.loader.access import safe_open
-from prestage.loader.api import open_model, start
-from prestage.loader.errors import (
-    BadIndex,
-    Closed,
-    CorruptFile,
-    DeviceError,
-    InvalidCheckpoint,
-    InvalidFile,
-    OverBudget,
-    SafetensorError,
-    UnknownTensor,
-    Unsupported,
-    UnsupportedDtype,
-    VerifyUnavailable,
-)
-from prestage.loader.report import last_report
+TYPE_CHECKING = False  # typing is 10 ms of import
+if TYPE_CHECKING:
+    from prestage.loader.access import safe_open
+    from prestage.loader.api import open_model, start
+    from prestage.loader.errors import (
+        BadIndex,
+        Closed,
+        CorruptFile,
+        DeviceError,
+        InvalidCheckpoint,
+        InvalidFile,
+        OverBudget,
+        SafetensorError,
+        UnknownTensor,
+        Unsupported,
+        UnsupportedDtype,
+        VerifyUnavailable,
+    )
+    from prestage.loader.report import last_report
 
 __all__ = [
     "BadIndex",
@@ -46,3 +48,20 @@ __all__ = [
     "safe_open",
     "start",
 ]
+
+_HOMES = {"safe_open": "access", "open_model": "api", "start": "api", "last_report": "report"}
+"""The module of each name that is no error."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found: object = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

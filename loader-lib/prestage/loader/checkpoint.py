@@ -17,12 +17,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from prestage.loader import header, strict_json, sums
-from prestage.loader.errors import InvalidCheckpoint, InvalidFile, Unsupported, VerifyUnavailable
+from prestage.loader.errors import InvalidCheckpoint, InvalidFile, Unsupported
 from prestage.loader.header import Header, TensorInfo
 from prestage.loader.sums import FileSums
 from prestage.loader.verify import check_chunk, refuse_size
 
-VERIFY_MODES = ("auto", "require", "off")
 INDEX_SUFFIX = ".safetensors.index.json"
 _SUFFIX = ".safetensors"
 _USUAL = "model"
@@ -86,8 +85,8 @@ def read(path: str, verify: str = "auto") -> Checkpoint:
         InvalidCheckpoint: the files do not belong together.
         InvalidFile, CorruptFile, VerifyUnavailable, Unsupported: as `safe_open`, for any of its files.
     """
-    if verify not in VERIFY_MODES:
-        raise Unsupported(f"verify {verify!r} is invalid (expected one of: {', '.join(VERIFY_MODES)})")
+    if verify not in sums.VERIFY_MODES:
+        raise Unsupported(f"verify {verify!r} is invalid (expected one of: {', '.join(sums.VERIFY_MODES)})")
     files, weight_map = _files(path)
     shards = tuple(_shard(file, verify) for file in files)
     places = merged({os.path.split(shard.path)[1]: shard.header.tensors for shard in shards})
@@ -216,7 +215,7 @@ def _indexed(folder: str, index: str) -> tuple[list[str], dict[str, str]]:
 def _shard(path: str, verify: str) -> Shard:
     found = None if verify == "off" else sums.find(path)
     if found is None and verify == "require":
-        raise no_sums(path)
+        raise sums.no_sums(path)
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         identity = identified(fd, path)
@@ -259,13 +258,6 @@ def identified(fd: int, path: str) -> Identity:
     if not stat.S_ISREG(state.st_mode):
         raise OSError(errno.ENODEV, "not a regular file", path)
     return Identity(state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
-
-
-def no_sums(path: str) -> VerifyUnavailable:
-    """What "require" says of a file without sums."""
-    return VerifyUnavailable(
-        f"no sums for {path!r} in a .prestage folder beside it or above it", hint='stage the artifact, or pass verify="auto"'
-    )
 
 
 def _exactly(fd: int, path: str, start: int, stop: int) -> bytes:

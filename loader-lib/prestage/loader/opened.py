@@ -7,7 +7,6 @@ header, parse; so a damaged header is called corrupt, not invalid, wherever ther
 from __future__ import annotations
 
 from prestage.loader import header, sums
-from prestage.loader.checkpoint import VERIFY_MODES, no_sums
 from prestage.loader.errors import Unsupported
 from prestage.loader.mapped import MappedFile
 from prestage.loader.memory.budget import default_host_bytes
@@ -27,12 +26,12 @@ class OpenedFile:
         Raises:
             OSError, InvalidFile, CorruptFile, VerifyUnavailable, Unsupported (an unknown `verify`).
         """
-        if verify not in VERIFY_MODES:
-            raise Unsupported(f"verify {verify!r} is invalid (expected one of: {', '.join(VERIFY_MODES)})")
+        if verify not in sums.VERIFY_MODES:
+            raise Unsupported(f"verify {verify!r} is invalid (expected one of: {', '.join(sums.VERIFY_MODES)})")
         self.mapped = MappedFile(path)
         found = None if verify == "off" else sums.find(path)
         if found is None and verify == "require":
-            raise no_sums(path)
+            raise sums.no_sums(path)
         self._artifact = found.artifact if found else None
         self._outcome = Outcome.OFF if verify == "off" else Outcome.VERIFIED if found else Outcome.UNVERIFIED
         if self._outcome is Outcome.UNVERIFIED:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from prestage.loader.checkpoint import VERIFY_MODES
 from prestage.loader.errors import Unsupported
 from prestage.loader.plan import Names, Slices
+from prestage.loader.sums import VERIFY_MODES
 from prestage.loader.ways import Destination
 
 PINNED_BYTES = 128 << 20

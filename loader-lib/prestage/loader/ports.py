@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from prestage.loader.dtypes import Dtype
-from prestage.loader.header import TensorInfo
-from prestage.loader.mapped import MappedFile
-from prestage.loader.memory.region import Piece
-from prestage.loader.plan import Part
+if TYPE_CHECKING:  # importing this costs nothing: `safe_open` needs no plan
+    from prestage.loader.dtypes import Dtype
+    from prestage.loader.header import TensorInfo
+    from prestage.loader.mapped import MappedFile
+    from prestage.loader.memory.region import Piece
+    from prestage.loader.plan import Part
 
 
 class Framework(Protocol):

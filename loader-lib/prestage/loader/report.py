@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -62,80 +61,6 @@ class FileReport:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class ModelReport:
-    """A model's load from its start to its last byte. Seconds of the reading threads add up over the threads."""
-
-    path: str
-    name: str
-    artifact: str | None
-    size_bytes: int
-    outcome: Outcome
-    verified_bytes: int
-    device: str
-    seconds: float
-    ways: Mapping[str, int]
-    """Bytes by the way they took."""
-    disk_bytes: int
-    disk_s: float
-    verify_s: float
-    read_s: float
-    slot_s: float
-    waited_s: float
-    threads: int
-    limit: str
-    host_peak_bytes: int
-
-    def to_dict(self) -> dict[str, object]:
-        """For `last_report`."""
-        return {
-            "path": self.path,
-            "name": self.name,
-            "bytes": self.size_bytes,
-            "verify": self.outcome.value,
-            "verified_bytes": self.verified_bytes,
-            "artifact": self.artifact,
-            "device": self.device,
-            "seconds": self.seconds,
-            "ways": {way: size for way, size in self.ways.items() if size},
-            "disk_bytes": self.disk_bytes,
-            "disk_s": self.disk_s,
-            "cached_share": self._cached_share,
-            "read_thread_s": self.read_s,
-            "verify_thread_s": self.verify_s,
-            "device_wait_thread_s": self.slot_s,
-            "caller_waited_s": self.waited_s,
-            "threads": self.threads,
-            "limit": self.limit,
-            "host_peak_bytes": self.host_peak_bytes,
-        }
-
-    def line(self) -> str:
-        """For a person. Times of steps that threads share are divided by the threads, so that they compare with the seconds."""
-        said = []
-        if self.disk_bytes:
-            said.append(f"disk {self.disk_s:.1f} s at {self.disk_bytes / max(self.disk_s, 1e-9) / 1e9:.1f} GB/s")
-        said.append(f"{self._cached_share * 100:.0f} % cached")
-        if self.device != "cpu":
-            waited = self.slot_s / self.threads
-            said.append("H2D hidden" if waited < 0.05 * self.seconds else f"H2D {waited:.1f} s")
-        said.append(
-            f"verify {self.verify_s / self.threads:.1f} s"
-            if self.outcome is Outcome.VERIFIED
-            else self.outcome.value
-            if self.outcome is Outcome.UNVERIFIED
-            else "verify off"
-        )
-        return (
-            f"prestage: {self.name} {self.size_bytes / 1e9:.1f} GB in {self.seconds:.1f} s: {', '.join(said)}, limit={self.limit}"
-        )
-
-    @property
-    def _cached_share(self) -> float:
-        total = sum(self.ways.values())
-        return 1 - self.disk_bytes / total if total else 1.0
-
-
 class _Slot(threading.local):
     report: Report | None = None
 
@@ -157,10 +82,10 @@ def last_report() -> dict[str, object] | None:
     return _slot.report.to_dict() if _slot.report else None
 
 
-def tell(report: ModelReport) -> None:
-    """The line on stderr, unless the environment says not to."""
+def say(line: str) -> None:
+    """On stderr, unless the environment says not to."""
     if os.environ.get(QUIET, "0") in ("", "0"):
-        print(report.line(), file=sys.stderr, flush=True)  # noqa: T201 - the one line that this library prints
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 - the one line that this library prints
 
 
 def say_unverified(path: str) -> None:

@@ -14,10 +14,11 @@ from prestage.loader.crew import THREADS, Crew
 from prestage.loader.host_load import HostLoad
 from prestage.loader.memory.budget import Budget, default_host_bytes
 from prestage.loader.memory.region import Piece
+from prestage.loader.model_report import ModelReport
 from prestage.loader.options import Options
 from prestage.loader.plan import Plan
 from prestage.loader.plan import plan as planned
-from prestage.loader.report import ModelReport, Outcome
+from prestage.loader.report import Outcome
 from prestage.loader.tally import Tally
 from prestage.loader.ways import Destination
 
@@ -100,7 +101,7 @@ class Running:
         last = self.report()
         report.publish(last)
         if self.done:
-            report.tell(last)
+            report.say(last.line())
 
     def _outcome(self) -> Outcome:
         if self.options.verify == "off":
