@@ -6,14 +6,13 @@ import os
 from types import TracebackType
 from typing import Any, Self
 
+from prestage.loader import tensors
 from prestage.loader.errors import Closed, UnknownTensor, Unsupported
 from prestage.loader.header import TensorInfo
 from prestage.loader.opened import OpenedFile
 from prestage.loader.ports import Framework
 from prestage.loader.slicing import byte_span
 
-_TORCH = ("pt", "torch", "pytorch")
-_NUMPY = ("np", "numpy")
 _BACKENDS = ("mmap", "pread")
 
 
@@ -51,7 +50,7 @@ class safe_open:  # noqa: N801 - the name is the safetensors library's
         path = os.fspath(filename)
         if not isinstance(path, str):
             raise TypeError(f"filename: {type(path).__name__!r} is not an instance of 'str'")
-        self._framework = _framework(framework, device, private=backend == "pread")
+        self._framework = tensors.framework(framework, device, private=backend == "pread")
         self._file: OpenedFile | None = OpenedFile(path, verify)
 
     def __enter__(self) -> Self:
@@ -140,19 +139,3 @@ def _info(file: OpenedFile, name: str) -> TensorInfo:
         return file.header.tensors[name]
     except KeyError:
         raise UnknownTensor(f"File does not contain tensor {name}", hint="keys() lists what it holds") from None
-
-
-def _framework(name: str, device: str | int | None, *, private: bool) -> Framework:
-    if not isinstance(name, str):
-        raise TypeError(f"framework: {type(name).__name__!r} object is not an instance of 'str'")
-    if name in _TORCH:
-        from prestage.loader.torch_tensors import TorchTensors
-
-        return TorchTensors(device, private=private)
-    if name in _NUMPY:
-        if device not in (None, "cpu"):
-            raise Unsupported(f"Device {device} is not supported for framework numpy")
-        from prestage.loader.numpy_arrays import NumpyArrays
-
-        return NumpyArrays(private=private)
-    raise Unsupported(f"framework {name} is invalid", hint='use "pt" or "np"')

@@ -9,6 +9,8 @@ import numpy as np
 from prestage.loader.errors import UnsupportedDtype
 from prestage.loader.header import TensorInfo
 from prestage.loader.mapped import MappedFile
+from prestage.loader.memory.region import Piece
+from prestage.loader.plan import Part
 from prestage.loader.slicing import checked_index
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -29,6 +31,26 @@ class NumpyArrays:
         """A copy, as the safetensors library returns."""
         checked = checked_index(info, index)
         return np.array(_mapped_array(mapped, info)[checked], order="C")
+
+    def of_part(self, piece: Piece | None, part: Part) -> Array:
+        """The array, C-contiguous and aligned: a copy where the file misaligns it or several runs make it."""
+        dtype = _dtype(part.info)
+        if piece is None:
+            return np.zeros(part.shape, dtype)
+        raw = np.frombuffer(memoryview(piece), np.uint8)
+        if part.runs > 1:
+            runs = np.lib.stride_tricks.as_strided(raw, (part.runs, part.run_bytes), (part.stride_bytes, 1))
+            raw = np.ascontiguousarray(runs).reshape(-1)
+        array: Array = raw.view(dtype).reshape(part.shape)
+        return array if array.flags.aligned and not self._private else array.copy()
+
+    def cast(self, tensor: Array, dtype: object) -> Array:
+        """As numpy's astype; `dtype` is what numpy.dtype() takes."""
+        return tensor.astype(np.dtype(dtype), copy=False)  # type: ignore[call-overload] # numpy checks it
+
+    def refuse(self, part: Part) -> None:
+        """Dtypes that numpy lacks."""
+        _dtype(part.info)
 
 
 def _mapped_array(mapped: MappedFile, info: TensorInfo) -> Array:

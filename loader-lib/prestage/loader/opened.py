@@ -6,21 +6,14 @@ header, parse; so a damaged header is called corrupt, not invalid, wherever ther
 
 from __future__ import annotations
 
-import os
-import threading
-
 from prestage.loader import header, sums
-from prestage.loader.errors import Unsupported, VerifyUnavailable
+from prestage.loader.errors import Unsupported
 from prestage.loader.mapped import MappedFile
-from prestage.loader.report import LoadReport, Outcome, publish
+from prestage.loader.memory.budget import default_host_bytes
+from prestage.loader.report import FileReport, Outcome, publish, say_unverified
 from prestage.loader.sweep import sweep, windows
 from prestage.loader.verify import Checker
 
-VERIFY_MODES = ("auto", "require", "off")
-
-_said: set[str] = set()
-_said_lock = threading.Lock()
-_SAID_MAX = 1024
 _POPULATE_ALIGN = 1 << 20
 
 
@@ -33,19 +26,16 @@ class OpenedFile:
         Raises:
             OSError, InvalidFile, CorruptFile, VerifyUnavailable, Unsupported (an unknown `verify`).
         """
-        if verify not in VERIFY_MODES:
-            raise Unsupported(f"verify {verify!r} is invalid (expected one of: {', '.join(VERIFY_MODES)})")
+        if verify not in sums.VERIFY_MODES:
+            raise Unsupported(f"verify {verify!r} is invalid (expected one of: {', '.join(sums.VERIFY_MODES)})")
         self.mapped = MappedFile(path)
         found = None if verify == "off" else sums.find(path)
         if found is None and verify == "require":
-            raise VerifyUnavailable(
-                f"no sums for {path!r} in a .prestage folder beside it or above it",
-                hint='stage the artifact, or pass verify="auto"',
-            )
+            raise sums.no_sums(path)
         self._artifact = found.artifact if found else None
         self._outcome = Outcome.OFF if verify == "off" else Outcome.VERIFIED if found else Outcome.UNVERIFIED
         if self._outcome is Outcome.UNVERIFIED:
-            _say_unverified(path)
+            say_unverified(path)
         self._checker = Checker(self.mapped, found) if found else None
         self.header = self._read_header()
         self._publish()
@@ -62,7 +52,7 @@ class OpenedFile:
         if self._checker is None:
             # what is hot is left to the faults of who touches it: mapping 2 GB ahead costs 9 ms and saves them 4 (measured)
             cold = [window for window in windows(0, size, _POPULATE_ALIGN) if not self.mapped.is_resident(window[0])]
-            if cold and size <= _available_bytes():
+            if cold and size <= default_host_bytes():
                 sweep(cold, self.mapped.touch)
         self.require(0, size)
 
@@ -77,29 +67,4 @@ class OpenedFile:
 
     def _publish(self) -> None:
         checked = self._checker.checked_bytes if self._checker else 0
-        publish(LoadReport(self.mapped.path, self.mapped.size_bytes, self._outcome, checked, self._artifact))
-
-
-def _say_unverified(path: str) -> None:
-    """Once per folder: a checkpoint of 200 shards is one fact, not 200."""
-    folder = os.path.split(path)[0]
-    with _said_lock:
-        if folder in _said or len(_said) >= _SAID_MAX:
-            return
-        _said.add(folder)
-    # not at import: 5 ms that a verified load never needs
-    import logging
-
-    logging.getLogger("prestage.loader").info("unverified", extra={"path": path, "reason": "no sums"})
-
-
-def _available_bytes() -> int:
-    """Memory that a load may fill without driving out its own first bytes; unlimited where the kernel does not say."""
-    try:
-        with open("/proc/meminfo", "rb") as source:
-            for line in source:
-                if line.startswith(b"MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 1 << 62
+        publish(FileReport(self.mapped.path, self.mapped.size_bytes, self._outcome, checked, self._artifact))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from prestage.loader.header import TensorInfo
-from prestage.loader.mapped import MappedFile
+if TYPE_CHECKING:  # importing this costs nothing: `safe_open` needs no plan
+    from prestage.loader.dtypes import Dtype
+    from prestage.loader.header import TensorInfo
+    from prestage.loader.mapped import MappedFile
+    from prestage.loader.memory.region import Piece
+    from prestage.loader.plan import Part
 
 
 class Framework(Protocol):
@@ -24,3 +28,26 @@ class Framework(Protocol):
         Raises:
             BadIndex: or the framework's own IndexError, as the safetensors library has it there.
         """
+
+    def of_part(self, piece: Piece | None, part: Part) -> Any:
+        """A writable tensor of the part's bytes, in the part's shape; None for an empty one. It shows the piece and keeps it, but
+        for a part of several runs, which becomes a copy.
+
+        Raises:
+            UnsupportedDtype: as `tensor`.
+        """
+
+    def cast(self, tensor: Any, dtype: object) -> Any:
+        """A 16-, 32- or 64-bit float as `dtype`; anything else as it is: casting packed or scaled numbers would change them."""
+
+    def refuse(self, part: Part) -> None:
+        """Before anything is read. Raises: UnsupportedDtype: as `of_part`."""
+
+
+CASTABLE = frozenset({"F16", "BF16", "F32", "F64"})
+"""What `cast` casts."""
+
+
+def is_castable(dtype: Dtype) -> bool:
+    """Whether `cast` may change it."""
+    return dtype.code in CASTABLE

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from prestage.loader import strict_json
 from prestage.loader.errors import VerifyUnavailable
 
+VERIFY_MODES = ("auto", "require", "off")
 DIGEST_BYTES = 16
 _FORMAT = 1
 _ALGORITHM = "xxh3-128"
@@ -65,6 +66,13 @@ def find(path: str) -> FileSums | None:
                 if found is not None and inside in found.files:
                     return _file_sums(found, inside, place)
     return None
+
+
+def no_sums(path: str) -> VerifyUnavailable:
+    """What "require" says of a file without sums."""
+    return VerifyUnavailable(
+        f"no sums for {path!r} in a .prestage folder beside it or above it", hint='stage the artifact, or pass verify="auto"'
+    )
 
 
 def _views_above(path: str) -> Iterator[tuple[str, str]]:

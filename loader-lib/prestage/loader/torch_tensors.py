@@ -7,6 +7,8 @@ import torch
 from prestage.loader.errors import Unsupported, UnsupportedDtype
 from prestage.loader.header import TensorInfo
 from prestage.loader.mapped import MappedFile
+from prestage.loader.memory.region import Piece
+from prestage.loader.plan import Part
 
 _DEVICE_KINDS = ("cuda", "musa", "mps", "npu", "xpu", "xla", "mlu", "hpu")
 """As safetensors 0.8, each with or without `:<index>`; an integer leaves the kind to torch."""
@@ -32,6 +34,29 @@ class TorchTensors:
         """A view of the whole tensor's storage on the CPU; only the slice goes to another device."""
         return self._placed(_mapped_tensor(mapped, info)[index])
 
+    def of_part(self, piece: Piece | None, part: Part) -> torch.Tensor:
+        """The tensor, contiguous, with a storage of its own size."""
+        dtype = _dtype(part.info)
+        shape = _packed_shape(part.info, part.shape)
+        if piece is None:
+            return self._placed(torch.zeros(shape, dtype=dtype))
+        raw = torch.frombuffer(piece, dtype=torch.uint8)
+        if part.runs > 1:
+            raw = raw.as_strided((part.runs, part.run_bytes), (part.stride_bytes, 1)).reshape(-1)
+        return self._placed(raw.view(dtype).reshape(shape))
+
+    def cast(self, tensor: torch.Tensor, dtype: object) -> torch.Tensor:
+        """As torch's `to`; `dtype` is a torch.dtype or its name."""
+        wanted = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        if not isinstance(wanted, torch.dtype):
+            raise Unsupported(f"dtype {dtype!r} is invalid", hint='use a torch.dtype or a name such as "bfloat16"')
+        return tensor.to(wanted)
+
+    def refuse(self, part: Part) -> None:
+        """Dtypes that torch lacks, packed shapes that it cannot hold."""
+        _dtype(part.info)
+        _packed_shape(part.info, part.shape)
+
     def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._device != "cpu":
             return tensor.to(self._device)
@@ -56,12 +81,8 @@ def checked_device(device: str | int | None) -> str | int:
 
 
 def _mapped_tensor(mapped: MappedFile, info: TensorInfo) -> torch.Tensor:
-    dtype = getattr(torch, info.dtype.torch, None) if info.dtype.torch else None
-    if dtype is None:
-        raise UnsupportedDtype(
-            f"Dtype not understood: {info.dtype.code} of tensor {info.name!r}", hint="a newer torch may know it"
-        )
-    shape = _storage_shape(info)
+    dtype = _dtype(info)
+    shape = _packed_shape(info, info.shape)
     count = info.stop - info.start
     if not count:
         return torch.zeros(shape, dtype=dtype)
@@ -69,13 +90,23 @@ def _mapped_tensor(mapped: MappedFile, info: TensorInfo) -> torch.Tensor:
     return torch.frombuffer(mapped.view, dtype=torch.uint8, count=count, offset=info.start).view(dtype).reshape(shape)
 
 
-def _storage_shape(info: TensorInfo) -> tuple[int, ...]:
-    if info.dtype.bits >= 8:
-        return info.shape
-    per_byte = 8 // info.dtype.bits
-    if not info.shape or info.shape[-1] % per_byte:
+def _dtype(info: TensorInfo) -> torch.dtype:
+    dtype = getattr(torch, info.dtype.torch, None) if info.dtype.torch else None
+    if dtype is None:
         raise UnsupportedDtype(
-            f"{info.dtype.code} tensor {info.name!r} of shape {list(info.shape)} has no last dimension divisible by {per_byte}",
+            f"Dtype not understood: {info.dtype.code} of tensor {info.name!r}", hint="a newer torch may know it"
+        )
+    found: torch.dtype = dtype
+    return found
+
+
+def _packed_shape(info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if info.dtype.bits >= 8:
+        return shape
+    per_byte = 8 // info.dtype.bits
+    if not shape or shape[-1] % per_byte:
+        raise UnsupportedDtype(
+            f"{info.dtype.code} tensor {info.name!r} of shape {list(shape)} has no last dimension divisible by {per_byte}",
             hint="torch packs that many elements in a byte",
         )
-    return (*info.shape[:-1], info.shape[-1] // per_byte)
+    return (*shape[:-1], shape[-1] // per_byte)

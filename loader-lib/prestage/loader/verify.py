@@ -32,9 +32,7 @@ class Checker:
         self._sums = sums
         self._good = bytearray(len(sums.digests) // DIGEST_BYTES)
         self._lock = threading.Lock()
-        if mapped.size_bytes != sums.size_bytes:
-            shorter, longer = sorted((mapped.size_bytes, sums.size_bytes))
-            raise _corrupt(mapped.path, (shorter, longer), sums, f"has {mapped.size_bytes} bytes instead of {sums.size_bytes}")
+        refuse_size(mapped.path, mapped.size_bytes, sums)
 
     @property
     def checked_bytes(self) -> int:
@@ -71,14 +69,27 @@ class Checker:
         self._mapped.populate(start, stop)
         size = self._sums.chunk_bytes
         for offset in range(start, stop, size):
-            number, end = offset // size, min(offset + size, stop)
-            expected = self._sums.digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
-            if xxhash.xxh3_128_digest(self._mapped.view[offset:end]) != expected:
-                raise _corrupt(self._mapped.path, (offset, end), self._sums, f"differs from its sum in bytes {offset}-{end}")
-            self._good[number] = 1
+            check_chunk(self._mapped.path, self._sums, offset, self._mapped.view[offset : min(offset + size, stop)])
+            self._good[offset // size] = 1
 
 
-def _corrupt(path: str, where: Window, sums: FileSums, what: str) -> CorruptFile:
+def check_chunk(path: str, sums: FileSums, start: int, chunk: memoryview) -> None:
+    """Compare the chunk that begins at byte `start` of the file with its sum. Releases the GIL. Raises: CorruptFile."""
+    at = start // sums.chunk_bytes * DIGEST_BYTES
+    if xxhash.xxh3_128_digest(chunk) != sums.digests[at : at + DIGEST_BYTES]:
+        stop = start + len(chunk)
+        raise corrupt(path, (start, stop), sums, f"differs from its sum in bytes {start}-{stop}")
+
+
+def refuse_size(path: str, size_bytes: int, sums: FileSums) -> None:
+    """Compare a file's length with what the sums say. Raises: CorruptFile."""
+    if size_bytes != sums.size_bytes:
+        shorter, longer = sorted((size_bytes, sums.size_bytes))
+        raise corrupt(path, (shorter, longer), sums, f"has {size_bytes} bytes instead of {sums.size_bytes}")
+
+
+def corrupt(path: str, where: Window, sums: FileSums, what: str) -> CorruptFile:
+    """The error for wrong bytes in `where` ([start, stop) of the file)."""
     return CorruptFile(
         f"{path!r} {what} (artifact {sums.artifact})",
         path=path,

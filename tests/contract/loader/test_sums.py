@@ -45,7 +45,7 @@ def test_the_loader_verifies_by_the_recorded_chunks(view: Path) -> None:
     array = load_file(view / "model.safetensors", verify="require")["a"]
     report = last_report()
     assert report is not None
-    assert report.checked_bytes == report.size_bytes == len(content())
+    assert report["verified_bytes"] == report["bytes"] == len(content())
     assert array.tobytes() == content()[data_start(content()) :]
 
 

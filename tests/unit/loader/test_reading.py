@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prestage.bench.cold import StillWarm, make_cold, resident_bytes
-from prestage.loader import mapped as mapping
+from prestage.loader import pages
 from prestage.loader.mapped import MappedFile
 from prestage.loader.sweep import WINDOW_BYTES, sweep, windows
 
@@ -90,7 +90,7 @@ def test_residency_does_not_need_to_own_the_mapping_of_others(big_file: Path) ->
 
 
 def test_a_kernel_without_populate_leaves_pages_to_be_faulted(big_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapping, "_MADV_POPULATE_READ", 9999)
+    monkeypatch.setattr(pages, "_MADV_POPULATE_READ", 9999)
     file = MappedFile(str(big_file))
     file.populate(0, SIZE)
     assert bytes(file.view[:16]) == big_file.read_bytes()[:16]

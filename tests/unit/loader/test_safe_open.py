@@ -16,7 +16,6 @@ from prestage.loader import (
     Closed,
     CorruptFile,
     InvalidFile,
-    Outcome,
     UnknownTensor,
     Unsupported,
     UnsupportedDtype,
@@ -49,8 +48,8 @@ def test_load_file_returns_every_array_and_says_verified(view: View) -> None:
     assert {name: array.tobytes() for name, array in arrays.items()} == {name: expected(name) for name in SIZES}
     report = last_report()
     assert report is not None
-    assert (report.outcome, report.checked_bytes, report.size_bytes) == (Outcome.VERIFIED, len(CONTENT), len(CONTENT))
-    assert (report.artifact, report.path) == (ARTIFACT, view.file())
+    assert (report["verify"], report["verified_bytes"], report["bytes"]) == ("verified", len(CONTENT), len(CONTENT))
+    assert (report["artifact"], report["path"]) == (ARTIFACT, view.file())
 
 
 def test_arrays_outlive_the_file_and_its_handle(view: View) -> None:
@@ -110,7 +109,7 @@ def test_off_loads_wrong_bytes_without_a_word(view: View) -> None:
     assert load_file(view.file(), verify="off")["b"].tobytes() != expected("b")
     report = last_report()
     assert report is not None
-    assert (report.outcome, report.checked_bytes, report.artifact) == (Outcome.OFF, 0, None)
+    assert (report["verify"], report["verified_bytes"], report["artifact"]) == ("off", 0, None)
 
 
 def test_a_damaged_header_is_called_corrupt_rather_than_invalid(view: View) -> None:
@@ -164,7 +163,9 @@ def test_damage_outside_the_asked_tensor_does_not_stop_it(view: View) -> None:
 def checked() -> int:
     report = last_report()
     assert report is not None
-    return report.checked_bytes
+    count = report["verified_bytes"]
+    assert isinstance(count, int)
+    return count
 
 
 def test_a_file_without_sums_loads_and_says_unverified_once_per_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -176,7 +177,7 @@ def test_a_file_without_sums_loads_and_says_unverified_once_per_folder(tmp_path:
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [(logging.INFO, "unverified")]
     report = last_report()
     assert report is not None
-    assert report.outcome is Outcome.UNVERIFIED
+    assert report["verify"] == "unverified"
 
 
 def test_require_refuses_a_file_without_sums(tmp_path: Path) -> None:

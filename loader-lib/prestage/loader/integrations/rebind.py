@@ -23,7 +23,7 @@ from typing import Any
 
 from prestage.loader.access import TensorSlice, safe_open
 from prestage.loader.errors import InvalidFile, SafetensorError, Unsupported
-from prestage.loader.opened import VERIFY_MODES
+from prestage.loader.sums import VERIFY_MODES
 
 PACKAGES = ("safetensors", "transformers", "diffusers", "accelerate", "peft", "sentence_transformers", "huggingface_hub")
 """Whose modules are looked through for the name when a block begins."""

@@ -1,0 +1,85 @@
+"""Whether bytes of a file are in the page cache, asked in the one way that is right for every reader.
+
+`preadv2(RWF_NOWAIT)` of single bytes on a descriptor set to FADV_RANDOM: answers from memory or not at all, and starts no
+read-ahead. mincore and cachestat are not asked while loading: to other users than the owner mincore calls everything resident,
+cachestat is refused, and on overlayfs it counts 0. `counted_bytes` asks them where they may be believed, for a person to read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from enum import Enum
+
+from prestage.loader.pages import PAGE
+
+_SYS_CACHESTAT = 451
+"""Linux 6.5 and later, the same number on all 64-bit architectures."""
+_SAMPLES = 4
+
+
+class Residency(Enum):
+    """Of a range of a file, by samples."""
+
+    RESIDENT = "resident"
+    ABSENT = "absent"
+    PARTLY = "partly"
+    UNKNOWN = "unknown"
+    """The file system cannot tell (EOPNOTSUPP)."""
+
+
+def open_probe(path: str) -> int:
+    """A descriptor to ask with. Its own open file description: FADV_RANDOM would switch off a mapping's read-ahead too."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    return fd
+
+
+def is_resident(probe: int, offset: int) -> bool | None:
+    """Whether the page at `offset` is in memory; None where the file system cannot tell. Raises: OSError."""
+    try:
+        return os.preadv(probe, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+    except BlockingIOError:
+        return False
+    except OSError as exc:
+        if exc.errno != errno.EOPNOTSUPP:
+            raise
+        return None
+
+
+def sampled(probe: int, start: int, stop: int, samples: int = _SAMPLES) -> Residency:
+    """What evenly spread samples of [start, stop) say, its first and last page among them. Raises: OSError."""
+    last = stop - 1
+    places = {start + (last - start) * number // max(samples - 1, 1) for number in range(samples)}
+    found = {is_resident(probe, place) for place in places}
+    if None in found:
+        return Residency.UNKNOWN
+    if len(found) == 2:
+        return Residency.PARTLY
+    return Residency.RESIDENT if found == {True} else Residency.ABSENT
+
+
+class _Range(ctypes.Structure):
+    _fields_ = (("off", ctypes.c_uint64), ("len", ctypes.c_uint64))
+
+
+class _Count(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("cache", "dirty", "writeback", "evicted", "recently_evicted"))
+
+
+def counted_bytes(fd: int) -> int | None:
+    """Bytes of an open file in the page cache by cachestat, in whole pages; None where it must not be believed.
+
+    Believed as owner or root only, and when it does not say "none" of a file whose pages a read finds.
+    """
+    state = os.fstat(fd)
+    if os.geteuid() not in (0, state.st_uid):
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+    span, found = _Range(0, state.st_size), _Count()
+    if libc.syscall(_SYS_CACHESTAT, fd, ctypes.byref(span), ctypes.byref(found), 0):
+        return None
+    if not found.cache and state.st_size and is_resident(fd, 0):
+        return None
+    return min(int(found.cache) * PAGE, -(-state.st_size // PAGE) * PAGE)

@@ -1,0 +1,26 @@
+"""Which framework makes the tensors: found by the names that the safetensors library knows, imported only then."""
+
+from __future__ import annotations
+
+from prestage.loader.errors import Unsupported
+from prestage.loader.ports import Framework
+
+TORCH = ("pt", "torch", "pytorch")
+NUMPY = ("np", "numpy")
+
+
+def framework(name: str, device: str | int | None, *, private: bool) -> Framework:
+    """The framework's side. Raises: Unsupported: no such name, or it does not know the device."""
+    if not isinstance(name, str):
+        raise TypeError(f"framework: {type(name).__name__!r} object is not an instance of 'str'")
+    if name in TORCH:
+        from prestage.loader.torch_tensors import TorchTensors
+
+        return TorchTensors(device, private=private)
+    if name in NUMPY:
+        if device not in (None, "cpu"):
+            raise Unsupported(f"Device {device} is not supported for framework numpy")
+        from prestage.loader.numpy_arrays import NumpyArrays
+
+        return NumpyArrays(private=private)
+    raise Unsupported(f"framework {name} is invalid", hint='use "pt" or "np"')
