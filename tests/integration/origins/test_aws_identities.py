@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from prestage.cacher.net.client import HttpClient
 from prestage.cacher.origins.s3 import S3Origin
 from servers.answers import Answer, Request, plain
 from servers.hostile import Hostile
+from servers.identity import IdentityService
 from servers.versitygw import Versitygw
 
 EXPIRES = "2099-01-01T00:00:00Z"
@@ -54,27 +54,55 @@ def staged_by(ref: str, client: HttpClient, source: str) -> S3Origin:
     return at.origin
 
 
-def test_a_pod_identity(ref: str, client: HttpClient, aws: pytest.MonkeyPatch, identity: Hostile, tmp_path: Path) -> None:
+@pytest.fixture
+def service() -> Iterator[IdentityService]:
+    with IdentityService(lambda: dict(ISSUED)) as running:
+        yield running
+
+
+def test_a_pod_identity(ref: str, client: HttpClient, aws: pytest.MonkeyPatch, service: IdentityService, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("pod-token")
-    identity.choose = says(lambda request: plain(200, json.dumps(ISSUED).encode()))
-    aws.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", identity.url("/v1/credentials"))
+    aws.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{service.url}/v1/credentials")
     aws.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
     staged_by(ref, client, "of the container")
-    assert identity.requests[0].headers["authorization"] == "pod-token"
+    assert service.asked == ["GET /v1/credentials"]
 
 
-def test_an_instances_role(ref: str, client: HttpClient, aws: pytest.MonkeyPatch, identity: Hostile) -> None:
-    def metadata(request: Request) -> Answer:
-        if request.method == "PUT":
-            return plain(200, b"imds-token")
-        if request.path.endswith("/security-credentials/"):
-            return plain(200, b"node-role")
-        return plain(200, json.dumps({**ISSUED, "LastUpdated": EXPIRES, "Type": "AWS-HMAC"}).encode())
+def test_a_pod_token_that_is_not_accepted_is_a_denial(
+    ref: str, client: HttpClient, aws: pytest.MonkeyPatch, service: IdentityService, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("of-another-pod")
+    aws.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{service.url}/v1/credentials")
+    aws.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
+    with pytest.raises(Denied) as refused:
+        reader(Offer(ref, {}, lambda path, content: None, ref), client)
+    assert "of-another-pod" not in str(refused.value)
 
-    identity.choose = says(metadata)
-    aws.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", identity.url("/"))
+
+@pytest.mark.parametrize("fails", [0, 2])
+def test_an_instances_role_by_version_2_however_busy_the_metadata_is_at_first(
+    fails: int, ref: str, client: HttpClient, aws: pytest.MonkeyPatch, service: IdentityService
+) -> None:
+    service.fails = fails
+    aws.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"{service.url}/")
     aws.delenv("AWS_EC2_METADATA_DISABLED")
     staged_by(ref, client, "of the instance's role")
+    roles = "/latest/meta-data/iam/security-credentials/"
+    assert list(dict.fromkeys(service.asked)) == ["PUT /latest/api/token", f"GET {roles}", f"GET {roles}node-role"]
+
+
+def test_a_source_whose_credentials_are_over_already_is_a_denial_that_names_the_clock(
+    ref: str, client: HttpClient, aws: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("pod-token")
+    over = {**ISSUED, "Token": "t", "Expiration": "2020-01-01T00:00:00Z"}
+    with IdentityService(lambda: over) as service:
+        aws.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{service.url}/v1/credentials")
+        aws.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
+        with pytest.raises(Denied, match="still expired") as refused:
+            reader(Offer(ref, {}, lambda path, content: None, ref), client)
+    assert refused.value.hint is not None
+    assert "clock" in refused.value.hint
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 HF_ENDPOINT HF_TOKEN HF_TOKEN_PATH HF_HOME                                     hf://
 AWS_* (boto's chain)  AWS_ENDPOINT_URL_S3 AWS_ENDPOINT_URL AWS_REGION          s3://
-PRESTAGE_S3_STYLE=path|virtual  PRESTAGE_S3_ANONYMOUS=1  PRESTAGE_S3_CONNECT_TO=host:port
+PRESTAGE_S3_STYLE=path|virtual  PRESTAGE_S3_ANONYMOUS=1  PRESTAGE_S3_REQUESTER_PAYS=1  PRESTAGE_S3_CONNECT_TO=host:port
 NETRC                                                                          http(s)://
 """
 

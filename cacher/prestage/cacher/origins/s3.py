@@ -26,13 +26,14 @@ from prestage.cacher.origins.asking import Asker
 from prestage.cacher.origins.http import conditions
 from prestage.cacher.origins.ports import Next, Selection, Verdict
 from prestage.cacher.origins.s3_addresses import S3Settings
-from prestage.cacher.origins.s3_answers import STALE_CODES, NotXml, Page, object_entry, other_region, read_page, refusal
+from prestage.cacher.origins.s3_answers import NotXml, Page, object_entry, other_region, read_page, refusal
 from prestage.cacher.origins.s3_credentials import Chain, Signer
 from prestage.cacher.origins.selection import select_paths
 from prestage.cacher.refs import S3Ref
 
 HEADS_AT_ONCE = 8
 _CHECKSUMS = {"x-amz-checksum-mode": "ENABLED"}
+_PAYS = {"x-amz-request-payer": "requester"}
 _ATTEMPTS = 4
 """Of one call: another region, then a renewed credential, twice."""
 
@@ -84,7 +85,7 @@ class S3Origin:
         if code == "RequestTimeout":
             return Verdict(Next.RETRY, f"{file.path}: {code}")
         signer = self._sent.signer
-        if code in STALE_CODES and signer is not None and self._chain.renew(signer):
+        if signer is not None and signer.may_be_stale(code) and self._chain.renew(signer):
             return Verdict(Next.RETRY, f"{file.path}: {code}: the credentials are asked for again")
         if head.status == 403 and self._sent.had_version and self._ref.version_id is None and code == "AccessDenied":
             self._sends_version = False
@@ -169,13 +170,14 @@ class S3Origin:
             if self._is_elsewhere(reply.head, reply.body):
                 continue
             code, signer = error_code(reply.head, reply.body), self._sent.signer
-            if code not in STALE_CODES or signer is None or not self._chain.renew(signer):
+            if signer is None or not signer.may_be_stale(code) or not self._chain.renew(signer):
                 break
         return reply
 
     def _signed(self, method: str, key: str, query: Mapping[str, str], headers: Mapping[str, str]) -> HttpRequest:
         signer = self._sent.signer = self._chain.signer()
         url = self._settings_now().url(self._ref.bucket, key, query)
+        headers = {**headers, **_PAYS} if self._settings.requester_pays else headers
         return HttpRequest(
             url,
             signer.sign(url, headers, method=method, region=self._region),
@@ -196,7 +198,8 @@ class S3Origin:
 
     def _refusal(self, key: str, head: ResponseHead, body: bytes) -> PrestageError:
         used = self._sent.signer.source if self._sent.signer is not None else "AWS credentials"
-        return refusal(self._shown(key), head, body, used=used, clock_off_s=_clock_off_s(head))
+        pays = self._settings.requester_pays
+        return refusal(self._shown(key), head, body, used=used, clock_off_s=_clock_off_s(head), pays=pays)
 
     def _shown(self, key: str) -> str:
         key = re.sub(r"[^ -~\u00a0-\U0010ffff]", "?", key)

@@ -32,6 +32,8 @@ class S3Settings:
     style: str = "auto"
     connect_to: tuple[str, int] | None = None
     """Connect there, whatever the URL's host says."""
+    requester_pays: bool = False
+    """Say on every request that the account of the credential pays for the transfer."""
 
     @staticmethod
     def from_environ(environ: Mapping[str, str], *, endpoint: str | None, region: str | None, style: str | None) -> S3Settings:
@@ -51,6 +53,7 @@ class S3Settings:
             region=environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or region or "us-east-1",
             style=chosen,
             connect_to=_connect_to(environ.get("PRESTAGE_S3_CONNECT_TO", "")),
+            requester_pays=_is_on(environ, "PRESTAGE_S3_REQUESTER_PAYS"),
         )
 
     def authority(self, bucket: str) -> str:
@@ -101,6 +104,13 @@ def _endpoint(url: str) -> str:
     # Written one way only: it is part of every artifact's name, and what is signed must be what is sent as Host.
     shown_port = f":{port}" if port and port != _DEFAULT_PORTS[parts.scheme] else ""
     return f"{parts.scheme}://{host}{shown_port}{parts.path.rstrip('/')}"
+
+
+def _is_on(environ: Mapping[str, str], name: str) -> bool:
+    value = environ.get(name, "").lower()
+    if value not in ("", "0", "1", "true", "false", "yes", "no"):
+        raise Misconfigured(f"{name} is {value!r}", hint="write 1 or 0")
+    return value in ("1", "true", "yes")
 
 
 def _connect_to(text: str) -> tuple[str, int] | None:

@@ -22,8 +22,7 @@ from prestage.cacher.origins.answers import error_code, said
 _MAX_DEPTH = 16
 _CHECKSUM_BYTES = {"crc64nvme": 8, "crc32c": 4, "crc32": 4}
 """By preference: the first one stated is the one that is checked."""
-STALE_CODES = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed", "RequestExpired"})
-"""A fresh signature or a fresh session may cure these."""
+REQUESTER_PAYS = "PRESTAGE_S3_REQUESTER_PAYS"
 _MULTIPART_ETAG = re.compile(r'"?[0-9a-f]{32}-[0-9]+"?')
 
 
@@ -168,8 +167,11 @@ def other_region(head: ResponseHead, body: bytes) -> str | None:
     return stated if re.fullmatch(r"[a-z0-9-]{1,32}", stated) else None
 
 
-def refusal(subject: str, head: ResponseHead, body: bytes, *, used: str, clock_off_s: float = 0.0) -> PrestageError:
-    """The error of an answer that will not pass. `used`: kind and source of the credential, never its value."""
+def refusal(
+    subject: str, head: ResponseHead, body: bytes, *, used: str, clock_off_s: float = 0.0, pays: bool = False
+) -> PrestageError:
+    """The error of an answer that will not pass. `used`: kind and source of the credential, never its value. `pays`: the
+    requester offered to pay."""
     code, text = error_code(head, body), said(head, body)
     why = f" ({text or code or head.status})"
     if code == "NoSuchBucket":
@@ -188,6 +190,8 @@ def refusal(subject: str, head: ResponseHead, body: bytes, *, used: str, clock_o
         return Unavailable(f"{subject} is archived{why}", hint="restore the object first")
     if head.status in (401, 403):
         hint = "ask for s3:GetObject and s3:ListBucket; without the latter a missing key looks like this too"
+        if not pays and head.status == 403:
+            hint += f"; if the bucket lets the requester pay, set {REQUESTER_PAYS}=1 (you are billed for the transfer)"
         return Denied(f"{subject}: {used}: not allowed{why}", hint=hint)
     if head.status == 301:
         return Misconfigured(f"{subject}: the bucket is elsewhere{why}", hint="set AWS_REGION or AWS_ENDPOINT_URL_S3")

@@ -18,6 +18,7 @@ from prestage.cacher.errors import Denied, Misconfigured, PrestageError, Unavail
 
 if TYPE_CHECKING:
     import botocore.session
+    from botocore.config import Config, _RetryDict
     from botocore.credentials import Credentials, ReadOnlyCredentials
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -29,9 +30,17 @@ _SOURCES = {
     "assume-role": "AWS credentials of an assumed role",
     "assume-role-with-web-identity": "AWS credentials of a web identity (AWS_WEB_IDENTITY_TOKEN_FILE)",
     "sso": "AWS credentials from SSO",
+    "login": "AWS credentials of `aws login`",
     "container-role": "AWS credentials of the container (pod identity or task role)",
     "iam-role": "AWS credentials of the instance's role",
 }
+STALE_CODES = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed", "RequestExpired"})
+"""A fresh signature or a fresh session may cure these."""
+STALE_SESSION_CODES = frozenset({"InvalidAccessKeyId", "InvalidTokenId", "XAmzAccessKeyIdNotFound"})
+"""Of session keys: servers that forget a session with its end no longer know its key (versitygw, MinIO)."""
+METADATA_ATTEMPTS = 3
+"""boto asks an instance's metadata once, for a second; on a busy node that is too little, and would read as "no credentials"."""
+_STS_CONNECT_S, _STS_READ_S = 10, 20
 YOUNG_S = 20.0
 RENEWALS_MAX = 2
 """Renewals within YOUNG_S of the one before; more of them would change nothing."""
@@ -55,6 +64,10 @@ class Signer:
     keys: ReadOnlyCredentials | None
     source: str
     generation: int = 0
+
+    def may_be_stale(self, code: str) -> bool:
+        """A refusal with this code may pass with the same source's next credential."""
+        return code in STALE_CODES or (self.keys is not None and bool(self.keys.token) and code in STALE_SESSION_CODES)
 
     def sign(self, url: str, headers: Mapping[str, str], *, method: str, region: str) -> dict[str, str]:
         """`headers` and the signature's own. Range is added later by the engine: it need not be signed."""
@@ -123,6 +136,10 @@ class Chain:
                 return Signer(self._credentials.get_frozen_credentials(), source, self._generation)
             except (BotoCoreError, ClientError) as exc:
                 raise failure(exc) from exc
+            except RuntimeError as exc:
+                # botocore's own word for a source whose fresh answer is over already.
+                hint = "set this machine's clock (NTP), or repair the source of the credentials"
+                raise Denied(f"AWS credentials cannot be had: {' '.join(str(exc).split())[:200]}", hint=hint) from exc
 
     def renew(self, refused: Signer) -> bool:
         """Ask the whole chain again at the next use, unless another thread did so since `refused` was handed out.
@@ -144,10 +161,27 @@ class Chain:
 
     def _open(self) -> botocore.session.Session:
         if self._session is None:
-            import botocore.session
-
-            self._session = botocore.session.get_session()
+            self._session = _session()
         return self._session
+
+
+def bounded() -> Config:
+    """For boto's own calls: deadlines and retries that fit into a transfer's patience."""
+    from botocore.config import Config
+
+    retries: _RetryDict = {"mode": "standard", "total_max_attempts": 3}
+    return Config(connect_timeout=_STS_CONNECT_S, read_timeout=_STS_READ_S, retries=retries)
+
+
+def _session() -> botocore.session.Session:
+    """boto's own, with bounds on what it asks over the network."""
+    import botocore.session
+
+    session = botocore.session.get_session()
+    session.set_default_client_config(bounded())
+    if session.get_config_variable("metadata_service_num_attempts") == 1:
+        session.set_config_variable("metadata_service_num_attempts", METADATA_ATTEMPTS)
+    return session
 
 
 def failure(exc: BotoCoreError | ClientError) -> PrestageError:

@@ -15,7 +15,7 @@ from prestage.cacher.origins import open_origin
 from prestage.cacher.origins.asking import Asker
 from prestage.cacher.origins.http import HttpOrigin
 from prestage.cacher.origins.huggingface import PUBLIC, endpoint_of, token_of
-from prestage.cacher.origins.s3_credentials import ANONYMOUS, FORCED_ANONYMOUS, Chain, failure
+from prestage.cacher.origins.s3_credentials import ANONYMOUS, FORCED_ANONYMOUS, Chain, Signer, failure
 from prestage.cacher.refs import HttpRef, parse_ref
 
 
@@ -188,3 +188,33 @@ def test_each_failure_of_the_chain_has_its_class(case: str) -> None:
     assert type(told) is kind
     assert told.hint
     assert "\n" not in str(told)
+
+
+@pytest.mark.parametrize(
+    ("code", "session", "permanent"),
+    [
+        ("ExpiredToken", True, True),
+        ("RequestTimeTooSkewed", True, True),
+        ("InvalidAccessKeyId", True, False),
+        ("InvalidTokenId", True, False),
+        ("SignatureDoesNotMatch", False, False),
+        ("AccessDenied", False, False),
+    ],
+)
+def test_a_key_that_a_server_forgot_is_a_session_that_ended_but_never_a_permanent_key(
+    code: str, session: bool, permanent: bool
+) -> None:
+    from botocore.credentials import ReadOnlyCredentials
+
+    assert Signer(ReadOnlyCredentials("AK", "SK", "token"), "s").may_be_stale(code) is session
+    assert Signer(ReadOnlyCredentials("AK", "SK", None), "s").may_be_stale(code) is permanent
+    assert not Signer(None, "s").may_be_stale("InvalidAccessKeyId")
+
+
+def test_botos_own_calls_have_deadlines(aws: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    session = Chain()._open()
+    config = session.get_default_client_config()
+    assert (config.connect_timeout, config.read_timeout) == (10, 20)
+    assert session.get_config_variable("metadata_service_num_attempts") == 3
+    aws.setenv("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "7")
+    assert Chain()._open().get_config_variable("metadata_service_num_attempts") == 7
