@@ -13,15 +13,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from prestage.cacher.digests import piece_span
+from prestage.cacher.digests import BlobId, piece_span
 from prestage.cacher.errors import Corrupt, NotFound, PrestageError
 from prestage.cacher.serving.ingests import Ingests
-from prestage.cacher.serving.protocol import BLOB_HEADER, PIECE_HEADER
+from prestage.cacher.serving.protocol import BLOB_HEADER, PIECE_HEADER, Meta
 from prestage.cacher.serving.requests import Asked, Refused, Request, Span, What, select
 from prestage.cacher.serving.tree import Content, Tree
+from prestage.cacher.store.blobs import BlobMeta
 
 NOT_YET_S = 1
 """Retry-After of a piece that is not journaled: the journal's own interval."""
+
+_METAS = 16
 
 
 @dataclass(slots=True)
@@ -46,6 +49,7 @@ class Resources:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self.ingests = Ingests(tree)
+        self._metas: dict[str, tuple[BlobMeta, bytes]] = {}
 
     def answer(self, request: Request, asked: Asked) -> Answer | None:
         """None: nothing new of a progress; ask again later.
@@ -71,7 +75,18 @@ class Resources:
     def _meta(self, request: Request, asked: Asked) -> Answer:
         etag = f'"{asked.name}.meta"'
         select({name: value for name, value in request.headers.items() if name != "range"}, etag, 0)
-        return _json(self._tree.meta(asked.blob).to_bytes(), {"ETag": etag})
+        return _json(self._meta_bytes(asked.blob), {"ETag": etag})
+
+    def _meta_bytes(self, blob: BlobId) -> bytes:
+        """Kept for the next peer: that of a 100 GB blob has 1.2 MB, and everybody who fetches it asks."""
+        known, meta = self._metas.get(blob), self._tree.full_meta(blob)
+        if known is not None and known[0] is meta:
+            return known[1]
+        raw = Meta(meta.size_bytes, meta.pieces, meta.chunk_sums).to_bytes()
+        if len(self._metas) >= _METAS:
+            self._metas.clear()
+        self._metas[blob] = (meta, raw)
+        return raw
 
     def _progress(self, asked: Asked) -> Answer | None:
         progress = self.ingests.progress(asked.name, asked.after or 0)

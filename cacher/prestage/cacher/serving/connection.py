@@ -86,7 +86,7 @@ class Connection:
         self._fd = sock.fileno()
         self.state = State.HEAD
         self._raw = bytearray()
-        self._out = memoryview(b"")
+        self._out = self._rest = memoryview(b"")
         self._content: Content | None = None
         self._at = self._sound_until = 0
         self._keep_alive = True
@@ -226,13 +226,11 @@ class Connection:
     def _reply(self, answer: Answer, *, refused: bool = False) -> None:
         self._house.counted(refused=refused)
         self._keep_alive = self._keep_alive and not answer.close and not self._house.draining
-        raw = head(answer, keep_alive=self._keep_alive, now=time.time())
-        self._content = answer.content
+        self._out = memoryview(head(answer, keep_alive=self._keep_alive, now=time.time()))
+        self._rest, self._content = memoryview(answer.body), answer.content
         if self._request is not None and self._request.method == "HEAD":
+            self._rest = memoryview(b"")
             self._drop_content()
-        else:
-            raw += answer.body
-        self._out = memoryview(raw)
         if self._content is not None:
             self._at = self._content.start
             self._sound_until = self._at + _SOUND_BYTES
@@ -242,8 +240,8 @@ class Connection:
         self._send()
 
     def _send(self) -> None:
-        if self._out:
-            more = socket.MSG_MORE if self._content is not None else 0
+        while self._out:
+            more = socket.MSG_MORE if self._content is not None or self._rest else 0
             try:
                 count = self._sock.send(self._out, more)
             except BlockingIOError:
@@ -253,6 +251,7 @@ class Connection:
             if self._out:
                 self._wait_for(select.EPOLLOUT)
                 return
+            self._out, self._rest = self._rest, self._out
         if self._content is None or self._at == self._content.stop:
             self._finish()
             return

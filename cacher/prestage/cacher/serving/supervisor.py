@@ -54,6 +54,8 @@ class Serving:
     _drain_s: float = 5.0
     _restarts: int = 0
     _last: ServingStats | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    """Of `_counters`: `stats` may be asked while `stop` runs."""
 
     def __enter__(self) -> Serving:
         self.start()
@@ -95,14 +97,16 @@ class Serving:
 
     def set_rate(self, bytes_per_s: float | None) -> None:
         """Change the upload cap over all workers; None for none. At once, also for what runs."""
-        if self._counters is not None:
-            self._counters.rate_bytes_per_s = max(1, int(bytes_per_s)) if bytes_per_s is not None else 0
+        with self._lock:
+            if self._counters is not None:
+                self._counters.rate_bytes_per_s = max(1, int(bytes_per_s)) if bytes_per_s is not None else 0
 
     def stats(self) -> ServingStats:
         """What was served so far; costs a few reads of memory. After `stop`, what it was at the end."""
-        if self._counters is not None:
-            return self._counters.sums(self._restarts)
-        return self._last or ServingStats(0, 0, 0, 0, 0, 0)
+        with self._lock:
+            if self._counters is not None:
+                return self._counters.sums(self._restarts)
+            return self._last or ServingStats(0, 0, 0, 0, 0, 0)
 
     def stop(self, drain_s: float = 5.0) -> None:
         """Take nothing new, let what runs finish for `drain_s`, then end. Idempotent."""
@@ -114,10 +118,11 @@ class Serving:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        if self._counters is not None:
-            self._last = self._counters.sums(self._restarts)
-            self._counters.close()
-            self._counters = None
+        with self._lock:
+            if self._counters is not None:
+                self._last = self._counters.sums(self._restarts)
+                self._counters.close()
+                self._counters = None
 
     # -- the supervising thread
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import errno
 import logging
 import os
 import resource
@@ -30,6 +31,8 @@ from prestage.cacher.serving.tokens import Tokens
 from prestage.cacher.serving.tree import Tree
 
 _SIT_OUT_S = 0.003
+_NO_FILES_S = 0.1
+"""How long nothing is accepted when no descriptor or memory is left."""
 _SWEEP_S = 1.0
 _REFUSED_MAX = 128
 """Most connections that are only being told 503; beyond them they are dropped without a word."""
@@ -81,10 +84,13 @@ class Worker:
 
     def _on_listener(self, _: int) -> None:
         if self._is_busier():
-            self.loop.change(self._listener.fileno(), 0)
-            self.loop.later(_SIT_OUT_S, self._stop_sitting_out)
-            return
-        self._accept()
+            self._sit_out(_SIT_OUT_S)
+        else:
+            self._accept()
+
+    def _sit_out(self, pause_s: float) -> None:
+        self.loop.change(self._listener.fileno(), 0)
+        self.loop.later(pause_s, self._stop_sitting_out)
 
     def _is_busier(self) -> bool:
         mine = len(self._connections)
@@ -99,8 +105,10 @@ class Worker:
     def _accept(self) -> None:
         try:
             sock, address = self._listener.accept()
-        except OSError:
-            return  # a sibling was faster, the peer left, or no descriptor is free: the next sweep frees some
+        except OSError as exc:
+            if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                self._sit_out(_NO_FILES_S)
+            return  # else a sibling was faster, or the peer left
         sock.setblocking(False)
         with suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
