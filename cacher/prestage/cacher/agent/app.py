@@ -16,6 +16,7 @@ import time
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from aiohttp import web
 
@@ -27,7 +28,7 @@ from prestage.cacher.agent.metrics import Metrics
 from prestage.cacher.agent.routes import ROUTES
 from prestage.cacher.agent.service import Service
 from prestage.cacher.agent.stages import Stages
-from prestage.cacher.errors import Busy, Misconfigured
+from prestage.cacher.errors import Busy, Misconfigured, PrestageError
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.origins import open_origin
@@ -47,7 +48,18 @@ def run(config: AgentConfig) -> None:
         Busy: another agent owns the store, or a command that does not make way.
         Misconfigured: the socket is in use, an address cannot be bound, or the store must not be touched.
     """
-    asyncio.run(_Agent(config).run())
+    try:
+        asyncio.run(_Agent(config).run())
+    except BaseExceptionGroup as group:
+        told, bugs = group.split(PrestageError)
+        if told is None or bugs is not None:
+            raise
+        raise _first(told) from None
+
+
+def _first(group: BaseExceptionGroup[PrestageError]) -> PrestageError:
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 class _Agent:
@@ -87,17 +99,28 @@ class _Agent:
                 log("store_warning", fields={"message": warning})
             await self._ending.wait()
             began = time.monotonic()
-            service.is_ready = False
+            service.end()
             log("agent_ending")
-            await stages.drain(config.drain_s - _CLOSE_S)
+            if not await stages.drain(config.drain_s - _CLOSE_S):
+                self._cut_off(began)
             for task in services:
                 task.cancel()
         log("agent_ended", fields={"seconds": round(time.monotonic() - began, 3)})
 
+    def _cut_off(self, began: float) -> NoReturn:
+        """A thread waits for an origin that does not answer, and nothing can tell it to stop. It must not outlive our ownership
+        of the store: end as by `kill -9`, which every step on disk survives."""
+        with suppress(OSError):
+            self._config.socket.unlink()
+        log("agent_ended", fields={"seconds": round(time.monotonic() - began, 3), "cut_off": True})
+        os._exit(0)
+
     async def _listen(self, closing: AsyncExitStack, service: Service) -> web.Server:
         config = self._config
         api = Api(service, config, ROUTES)
-        runner = web.AppRunner(api.application(), access_log=None, handle_signals=False, shutdown_timeout=_CLOSE_S)
+        runner = web.AppRunner(
+            api.application(), access_log=None, handle_signals=False, shutdown_timeout=_CLOSE_S, auto_decompress=False
+        )
         await runner.setup()
         closing.push_async_callback(runner.cleanup)
         sock = _bound(config)

@@ -110,7 +110,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/pause", Role.ADMIN, "Pause everything but waiting pods' stages", lambda c: c.service.pause(None)),
     Route("POST", "/v1/resume", Role.ADMIN, "Let everything go on", lambda c: c.service.resume(None)),
     Route("POST", "/v1/holds", Role.READER, "Keep an artifact from being evicted", _hold, takes=HoldRequest, gives=Held),
-    Route("DELETE", "/v1/holds/{artifact}/{hold}", Role.READER, "Let go of a hold; idempotent", lambda c: c.service.drop_hold(c.parts["artifact"], c.parts["hold"])),
+    Route("DELETE", "/v1/holds/{artifact}/{hold}", Role.READER, "Let go of a hold; idempotent", lambda c: c.service.drop_hold(c.parts["artifact"], c.parts["hold"], c.caller)),
     Route("DELETE", "/v1/pins", Role.ADMIN, "Take every pin off", lambda c: c.service.unpin(_named(c)), takes=NamedRequest, gives=Unpinned),
     Route("POST", "/v1/evict", Role.ADMIN, "Let go of an artifact; refused while held", lambda c: c.service.evict(_named(c)), takes=NamedRequest, gives=Evicted),
     Route("POST", "/v1/verify", Role.ADMIN, "Read every byte again", stream=_verify, takes=VerifyRequest),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
@@ -12,11 +14,12 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from prestage.cacher.agent.callers import Caller
+from prestage.cacher.agent.callers import Caller, Role, check
 from prestage.cacher.agent.config import AgentConfig
 from prestage.cacher.agent.explaining import explain
 from prestage.cacher.agent.feed import Feed
 from prestage.cacher.agent.history import History
+from prestage.cacher.agent.logs import log
 from prestage.cacher.agent.messages import (
     PRIORITIES,
     Artifact,
@@ -36,7 +39,7 @@ from prestage.cacher.agent.messages import (
 )
 from prestage.cacher.agent.stages import Stage, Stages
 from prestage.cacher.digests import ArtifactId, artifact_id
-from prestage.cacher.errors import NotFound, PrestageError
+from prestage.cacher.errors import Bug, NotFound, PrestageError, Unavailable
 from prestage.cacher.net.config import VERSION
 from prestage.cacher.origins.ports import Selection
 from prestage.cacher.refs import parse_ref
@@ -46,10 +49,12 @@ from prestage.cacher.store.budget import Candidate, Usage
 from prestage.cacher.store.holds import HoldId
 from prestage.cacher.store.store import Listing, Store
 from prestage.cacher.transfer.limits import Priority
+from prestage.cacher.transfer.ports import Cancelled
 
 _T = TypeVar("_T")
 HEARTBEAT_S = 5.0
 """A stream that has nothing to say says so this often."""
+_HOLD = re.compile(r"(pin|ttl|run)-[0-9a-f]{16}")
 _TOUCH_S = 60.0
 """A resolved artifact's last use is written this often at most."""
 _WORDS = {number: word for word, number in PRIORITIES.items()}
@@ -87,9 +92,16 @@ class Service:
         self.history = History(Feed(loop))
         self.tally = Tally()
         self.is_ready = True
+        self._ending = threading.Event()
+        self._generation = 0
         self.metrics_address: str | None = None
         stages.on_end = self._stage_ended
         store.on_evict(self._evicted)
+
+    def end(self) -> None:
+        """Not ready any more; calls that read for long stop."""
+        self.is_ready = False
+        self._ending.set()
 
     def close(self) -> None:
         """Wait for the store's calls to end."""
@@ -102,6 +114,7 @@ class Service:
     def changed(self) -> None:
         """The store is not what it was: nothing that was looked up counts any more."""
         self._known.clear()
+        self._generation += 1
 
     def _stage_ended(self, stage: Stage) -> None:
         self.changed()
@@ -170,8 +183,10 @@ class Service:
         now = time.monotonic()
         if known is not None and now - known[1] < _TOUCH_S:
             return known[0]
+        generation = self._generation
         resolved = await self.blocking(lambda: self._resolve(named))
-        self._known[key] = (resolved, now)
+        if generation == self._generation:  # else what was found may be gone by now
+            self._known[key] = (resolved, now)
         return resolved
 
     def _resolve(self, named: NamedRequest) -> Resolved:
@@ -246,7 +261,9 @@ class Service:
     # -- keeping and letting go
 
     async def hold(self, request: HoldRequest, caller: Caller) -> Held:
-        """Keep it; a run lasts as long as `caller`'s process."""
+        """Keep it; a run lasts as long as `caller`'s process. Pins, which never end, are the admins'."""
+        if request.kind == "pin":
+            check(caller, self._config, Role.ADMIN)
 
         def make() -> Held:
             artifact = self._lookup(request)
@@ -254,15 +271,21 @@ class Service:
             pid = caller.pid if request.kind == "run" else None
             note = request.note or f"uid {caller.uid}"
             hold = self._store.hold(artifact, kind=request.kind, expires_at=expires_at, pid=pid, note=note)
-            return Held(artifact, hold, str(self._store.path(artifact)))
+            try:
+                return Held(artifact, hold, str(self._store.path(artifact)))
+            except PrestageError:
+                self._store.drop_hold(artifact, hold)
+                raise
 
         held = await self.blocking(make)
         self.history.add("held", artifact=held.artifact, kind=request.kind, hold=held.hold, uid=caller.uid)
         return held
 
-    async def drop_hold(self, artifact: str, hold: str) -> None:
+    async def drop_hold(self, artifact: str, hold: str, caller: Caller) -> None:
         """Let go of one hold. Idempotent."""
-        if "/" in hold or hold.startswith("."):
+        if hold.startswith("pin-"):
+            check(caller, self._config, Role.ADMIN)
+        if _HOLD.fullmatch(hold) is None:
             raise NotFound(f"{hold!r} is not a hold", hint="GET /v1/artifacts shows them")
         await self.blocking(lambda: self._store.drop_hold(artifact_id(artifact), HoldId(hold)))
         self.history.add("hold_dropped", artifact=artifact, hold=hold)
@@ -283,8 +306,10 @@ class Service:
             artifact = self._lookup(named)
             return Evicted(artifact, self._store.evict(artifact))
 
-        evicted = await self.blocking(let_go)
-        self.changed()
+        try:
+            evicted = await self.blocking(let_go)
+        finally:
+            self.changed()
         self.tally.evicted_bytes += evicted.freed_bytes
         self.history.add("evicted", artifact=evicted.artifact, ref=None, bytes=evicted.freed_bytes, why="by hand")
         return evicted
@@ -295,7 +320,11 @@ class Service:
         subscription = feed.subscribe()
         named = NamedRequest(request.ref, request.include, request.exclude) if request.ref else None
 
+        has_left = threading.Event()
+
         def progress(done_bytes: int, total_bytes: int) -> None:
+            if has_left.is_set() or self._ending.is_set():
+                raise Cancelled
             feed.publish_from_thread({"event": "progress", "bytes": done_bytes, "total": total_bytes})
 
         async def work() -> None:
@@ -304,6 +333,14 @@ class Service:
                 report = await self.blocking(lambda: self._store.verify(artifact, on_progress=progress))
             except PrestageError as exc:
                 feed.publish(error(exc))
+                return
+            except Cancelled:
+                self.changed()  # what was found until then is in quarantine
+                feed.publish(error(Unavailable("the agent is shutting down", hint="ask again: its successor does it")))
+                return
+            except Exception as exc:  # noqa: BLE001 - the edge of a task: whoever listens must hear how it ended
+                log("verify_bug", exc=exc)
+                feed.publish(error(Bug(f"verifying failed: {type(exc).__name__}: {exc}", hint="please report it")))
                 return
             self.changed()
             self.tally.damaged += len(report.bad)
@@ -318,6 +355,7 @@ class Service:
                 async for event in events:
                     yield event
         finally:
+            has_left.set()
             await task
 
 

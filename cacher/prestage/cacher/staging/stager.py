@@ -68,6 +68,8 @@ class Stager:
 
     def _once(self, wish: Wish, origin: Origin, watcher: Watcher, cancel: threading.Event, began: float) -> Staged:
         manifest = _resolved(wish, origin)
+        if cancel.is_set():
+            raise Cancelled
         caller = _Caller(wish)
         shared = self._join(manifest, origin, caller, cancel)
         try:
