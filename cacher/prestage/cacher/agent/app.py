@@ -9,12 +9,12 @@ One stock asyncio loop (its sendfile is real), one root task group. A service th
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import threading
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from typing import NoReturn
 
 from aiohttp import web
 
@@ -28,7 +28,7 @@ from prestage.cacher.agent.narrow import Sockets
 from prestage.cacher.agent.routes import ROUTES
 from prestage.cacher.agent.service import Service
 from prestage.cacher.agent.stages import Stages
-from prestage.cacher.errors import Busy, Misconfigured
+from prestage.cacher.errors import Busy, Misconfigured, PrestageError
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.origins import open_origin
@@ -52,7 +52,18 @@ def run(config: AgentConfig) -> None:
         Busy: another agent owns the store, or a command that does not make way.
         Misconfigured: the socket is in use, an address cannot be bound, or the store must not be touched.
     """
-    asyncio.run(_Agent(config).run())
+    try:
+        asyncio.run(_Agent(config).run())
+    except BaseExceptionGroup as group:
+        told, bugs = group.split(PrestageError)
+        if told is None or bugs is not None:
+            raise
+        raise _first(told) from None
+
+
+def _first(group: BaseExceptionGroup[PrestageError]) -> PrestageError:
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 class _Agent:
@@ -104,18 +115,28 @@ class _Agent:
                 log("store_warning", fields={"message": warning})
             await self._ending.wait()
             began = time.monotonic()
-            service.is_ready = False
+            service.end()
             log("agent_ending")
             if not await stages.drain(config.drain_s - _CLOSE_S):
-                _cut_off(config)
+                self._cut_off(began)
             for task in services:
                 task.cancel()
         log("agent_ended", fields={"seconds": round(time.monotonic() - began, 3)})
 
+    def _cut_off(self, began: float) -> NoReturn:
+        """A thread waits for an origin that does not answer, and nothing can tell it to stop. It must not outlive our ownership
+        of the store: end as by `kill -9`, which every step on disk survives."""
+        with suppress(OSError):
+            self._config.socket.unlink()
+        log("agent_ended", fields={"seconds": round(time.monotonic() - began, 3), "cut_off": True})
+        os._exit(0)
+
     async def _listen(self, closing: AsyncExitStack, service: Service) -> web.Server:
         config = self._config
         api = Api(service, config, ROUTES)
-        runner = web.AppRunner(api.application(), access_log=None, handle_signals=False, shutdown_timeout=_CLOSE_S)
+        runner = web.AppRunner(
+            api.application(), access_log=None, handle_signals=False, shutdown_timeout=_CLOSE_S, auto_decompress=False
+        )
         await runner.setup()
         closing.push_async_callback(runner.cleanup)
         sock = bound(config.socket, mode=0o666 if config.admins or config.readers else 0o600)
@@ -157,11 +178,3 @@ def _open_store(config: AgentConfig) -> Store:
             socket=config.socket,
             wait_s=config.takeover_s,
         )
-
-
-def _cut_off(config: AgentConfig) -> None:
-    """Some thread is deep in a call that nothing ends (a resolver, a dead disk). The store survives a kill at any point, so this
-    is one: better than to outstay the time that we were given."""
-    log("agent_cut_off", level=logging.WARNING, fields={"after_s": config.drain_s - _CLOSE_S})
-    unlink(config.socket)
-    os._exit(0)

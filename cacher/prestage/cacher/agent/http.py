@@ -25,6 +25,7 @@ from prestage.cacher.errors import Bug, Misconfigured, PrestageError
 from prestage.cacher.staging.events import Event, error
 
 WRITE_S = 30.0
+BODY_S = 10.0
 BODY_BYTES_MAX = 256 << 10
 _Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -91,7 +92,7 @@ class Api:
         check(caller, self._config, route.role)
         body = None
         if route.takes is not None:
-            body = _decoded(route.takes, await request.read()) if route.method == "POST" else _from_query(route.takes, request)
+            body = _decoded(route.takes, await _read(request)) if route.method == "POST" else _from_query(route.takes, request)
         return Call(self._service, caller, dict(request.match_info), body)
 
 
@@ -100,6 +101,17 @@ def _caller(request: web.Request) -> Caller:
     if sock is None:
         raise ConnectionResetError("the caller has gone")
     return caller_of(sock)
+
+
+async def _read(request: web.Request) -> bytes:
+    """The body, whole and soon: a client that sends half of it must not keep one of `requests_max` busy."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await request.read()
+    except TimeoutError as exc:
+        raise Misconfigured(f"the body was not whole within {BODY_S:.0f} s", hint="send it at once") from exc
+    except web.RequestPayloadError as exc:
+        raise Misconfigured("the body is not framed as HTTP", hint="send Content-Length and so many bytes") from exc
 
 
 def _decoded(takes: type[Request], raw: bytes) -> Request:
@@ -166,7 +178,7 @@ class IdleConnections:
 
     def __init__(self, server: web.Server, idle_s: float) -> None:
         self._server, self._idle_s = server, idle_s
-        self._seen: dict[object, float] = {}
+        self._seen: dict[object, tuple[int, float]] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -176,11 +188,14 @@ class IdleConnections:
 
     def look(self, now: float) -> None:
         """One look."""
-        seen: dict[object, float] = {}
+        seen: dict[object, tuple[int, float]] = {}
         for connection in list(self._server.connections):
             if connection._current_request is not None:
                 continue
-            seen[connection] = since = self._seen.get(connection, now)
+            count, since = self._seen.get(connection, (-1, now))
+            if count != connection._request_count:  # it asked something since the last look
+                count, since = connection._request_count, now
+            seen[connection] = count, since
             if now - since >= self._idle_s:
                 with suppress(ConnectionError):
                     connection.force_close()

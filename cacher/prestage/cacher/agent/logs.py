@@ -9,6 +9,9 @@ import time
 from collections.abc import Mapping
 from typing import TextIO
 
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, PayloadEncodingError
+
 _LOGGER = logging.getLogger("prestage")
 
 
@@ -39,10 +42,17 @@ class Lines(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Not what a client did wrong: it was answered 400, and a flood of it must not fill the log with tracebacks."""
+    exc = record.exc_info[1] if record.exc_info else None
+    return not isinstance(exc, (HttpProcessingError, PayloadEncodingError, web.RequestPayloadError))
+
+
 def set_up(*, as_json: bool, stream: TextIO | None = None) -> None:
     """Log to `stream` (default stderr), warnings of libraries too."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines() if as_json else Lines())
+    handler.addFilter(_is_ours)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

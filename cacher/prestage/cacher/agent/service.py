@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +13,13 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from prestage.cacher.agent.callers import Caller, Role, role_of
+from prestage.cacher.agent.callers import Caller, Role, check, role_of
 from prestage.cacher.agent.config import AgentConfig
 from prestage.cacher.agent.explaining import explain
 from prestage.cacher.agent.feed import Feed
 from prestage.cacher.agent.healing import Healer
 from prestage.cacher.agent.history import History, Tally
+from prestage.cacher.agent.logs import log
 from prestage.cacher.agent.messages import (
     PRIORITIES,
     Artifact,
@@ -38,7 +41,7 @@ from prestage.cacher.agent.messages import (
 from prestage.cacher.agent.shown import artifact_view, stage_view, usage_view
 from prestage.cacher.agent.stages import Stage, Stages
 from prestage.cacher.digests import ArtifactId, artifact_id
-from prestage.cacher.errors import Denied, NotFound, PrestageError
+from prestage.cacher.errors import Bug, Denied, NotFound, PrestageError, Unavailable
 from prestage.cacher.net.config import VERSION
 from prestage.cacher.origins.ports import Selection
 from prestage.cacher.refs import parse_ref
@@ -49,6 +52,7 @@ from prestage.cacher.store.budget import Candidate, Usage
 from prestage.cacher.store.holds import HoldId
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.limits import Priority
+from prestage.cacher.transfer.ports import Cancelled
 
 _T = TypeVar("_T")
 Tell = Callable[[Event], None]
@@ -56,6 +60,7 @@ READER_TTL_S = 86400.0
 """Longest hold of somebody who is no admin: it keeps bytes from being evicted."""
 HEARTBEAT_S = 5.0
 """A stream that has nothing to say says so this often."""
+_HOLD = re.compile(r"(pin|ttl|run)-[0-9a-f]{16}")
 _TOUCH_S = 60.0
 """A resolved artifact's last use is written this often at most."""
 
@@ -86,6 +91,8 @@ class Service:
         self.tally = Tally()
         self.healer = Healer(store, stages, self.history, self.tally, self.blocking)
         self.is_ready = True
+        self._ending = threading.Event()
+        self._generation = 0
         self.metrics_address: str | None = None
         self.serving: Serving | None = None
         """Blobs for peers, where that is asked for."""
@@ -93,6 +100,11 @@ class Service:
         """Set by the composition root: narrow sockets answer by this very service."""
         stages.on_end = self._stage_ended
         store.on_evict(self._evicted)
+
+    def end(self) -> None:
+        """Not ready any more; calls that read for long stop."""
+        self.is_ready = False
+        self._ending.set()
 
     def close(self) -> None:
         """Wait for the store's calls to end."""
@@ -105,6 +117,7 @@ class Service:
     def changed(self) -> None:
         """The store is not what it was: nothing that was looked up counts any more."""
         self._known.clear()
+        self._generation += 1
 
     def _stage_ended(self, stage: Stage) -> None:
         self.changed()
@@ -174,8 +187,10 @@ class Service:
         now = time.monotonic()
         if known is not None and now - known[1] < _TOUCH_S:
             return known[0]
+        generation = self._generation
         resolved = await self.blocking(lambda: self._resolve(named))
-        self._known[key] = (resolved, now)
+        if generation == self._generation:  # else what was found may be gone by now
+            self._known[key] = (resolved, now)
         return resolved
 
     def _resolve(self, named: NamedRequest) -> Resolved:
@@ -250,8 +265,10 @@ class Service:
     # -- keeping and letting go
 
     async def hold(self, request: HoldRequest, caller: Caller) -> Held:
-        """Keep it; a run lasts as long as `caller`'s process. A reader may not hold for ever."""
-        if role_of(caller, self._config) < Role.ADMIN and (request.kind == "pin" or request.ttl_s > READER_TTL_S):
+        """Keep it; a run lasts as long as `caller`'s process. Pins, which never end, are the admins'."""
+        if request.kind == "pin":
+            check(caller, self._config, Role.ADMIN)
+        if request.kind == "ttl" and request.ttl_s > READER_TTL_S and role_of(caller, self._config) < Role.ADMIN:
             raise Denied(f"user {caller.uid} may hold for a day at most", hint="ask for a ttl of 86400 s or less, or for a run")
 
         def make() -> Held:
@@ -260,7 +277,11 @@ class Service:
             pid = caller.pid if request.kind == "run" else None
             note = f"{request.note} {_signature(caller)}".strip()
             hold = self._store.hold(artifact, kind=request.kind, expires_at=expires_at, pid=pid, note=note)
-            return Held(artifact, hold, str(self._store.path(artifact)))
+            try:
+                return Held(artifact, hold, str(self._store.path(artifact)))
+            except PrestageError:
+                self._store.drop_hold(artifact, hold)
+                raise
 
         held = await self.blocking(make)
         self.history.add("held", artifact=held.artifact, kind=request.kind, hold=held.hold, uid=caller.uid)
@@ -268,7 +289,7 @@ class Service:
 
     async def drop_hold(self, artifact: str, hold: str, caller: Caller) -> None:
         """Let go of one hold; a reader only of his own. Idempotent."""
-        if "/" in hold or hold.startswith("."):
+        if _HOLD.fullmatch(hold) is None:
             raise NotFound(f"{hold!r} is not a hold", hint="GET /v1/artifacts shows them")
         name = artifact_id(artifact)
         if role_of(caller, self._config) < Role.ADMIN:
@@ -295,8 +316,10 @@ class Service:
             artifact = self._lookup(named)
             return Evicted(artifact, self._store.evict(artifact))
 
-        evicted = await self.blocking(let_go)
-        self.changed()
+        try:
+            evicted = await self.blocking(let_go)
+        finally:
+            self.changed()
         self.tally.evicted_bytes += evicted.freed_bytes
         self.history.add("evicted", artifact=evicted.artifact, ref=None, bytes=evicted.freed_bytes, why="by hand")
         return evicted
@@ -322,15 +345,27 @@ class Service:
                 yield event
 
     async def _streamed(self, work: Callable[[Tell], Awaitable[Event]]) -> AsyncGenerator[Event]:
-        """What `work` tells from its threads, then its last event. It goes on to its end when nobody reads any more."""
+        """What `work` tells from its threads, then its last event. When nobody reads any more, or the agent ends, the next thing
+        that it tells raises Cancelled."""
         feed = Feed(self._loop)
         subscription = feed.subscribe()
+        has_left = threading.Event()
+
+        def tell(event: Event) -> None:
+            if has_left.is_set() or self._ending.is_set():
+                raise Cancelled
+            feed.publish_from_thread(event)
 
         async def run() -> None:
             try:
-                last = await work(feed.publish_from_thread)
+                last = await work(tell)
             except PrestageError as exc:
                 last = error(exc)
+            except Cancelled:
+                last = error(Unavailable("the agent is shutting down", hint="ask again: its successor does it"))
+            except Exception as exc:  # noqa: BLE001 - the edge of a task: whoever listens must hear how it ended
+                log("work_bug", exc=exc)
+                last = error(Bug(f"{type(exc).__name__}: {exc}", hint="please report it"))
             self.changed()
             feed.publish(last)
 
@@ -340,6 +375,7 @@ class Service:
                 async for event in events:
                     yield event
         finally:
+            has_left.set()
             await task
 
 

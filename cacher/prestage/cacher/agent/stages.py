@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeVar
@@ -31,7 +32,7 @@ from prestage.cacher.errors import Bug, Busy, Full, NotFound, PrestageError, Una
 from prestage.cacher.origins.ports import Origin, Selection
 from prestage.cacher.refs import HttpRef, Ref, parse_ref
 from prestage.cacher.staging import Staged, Stager, Wish
-from prestage.cacher.staging.events import Events, done, error
+from prestage.cacher.staging.events import Event, Events, done, error
 from prestage.cacher.store.wishes import KeptWish, Wishes
 from prestage.cacher.transfer.limits import Priority
 from prestage.cacher.transfer.ports import Cancelled
@@ -39,6 +40,8 @@ from prestage.cacher.transfer.ports import Cancelled
 _T = TypeVar("_T")
 RETRY_BASE_S = 5.0
 RETRY_CAP_S = 300.0
+ORPHAN_S = 60.0
+"""After a restart, who waited for a stage that is not kept has so long to ask again."""
 REMEMBERED = 100
 """Ended stages that `GET /v1/stages` still shows."""
 
@@ -139,7 +142,9 @@ class Stages:
             return
         if kept.id not in self._active:
             log("stage_resumed", fields={"ref": kept.ref, "paused": kept.is_paused})
-            self._begin(kept.id, wish, is_kept=True, is_paused=kept.is_paused)
+            stage = self._begin(kept.id, wish, is_kept=kept.is_kept, is_paused=kept.is_paused)
+            if not kept.is_kept:
+                asyncio.get_running_loop().call_later(ORPHAN_S, self._take_back_unless_wanted, stage)
 
     def _begin(self, name: str, wish: Wish, *, is_kept: bool, is_paused: bool = False) -> Stage:
         stage = Stage(name, wish, Feed(asyncio.get_running_loop()), is_kept, is_paused=is_paused)
@@ -156,35 +161,46 @@ class Stages:
 
         Raises:
             Busy: the agent is ending.
+            PrestageError: it cannot be kept: the disk is full or failed.
         """
         if self._is_draining:
             raise Busy("the agent is shutting down", hint="ask again in a moment: its successor goes on where it was")
-        kept = _kept(wish)
-        stage = self._active.get(kept.id)
+        name = _kept(wish).id
+        stage = self._active.get(name)
         if stage is None or stage.is_taken_back:
-            stage = self._begin(kept.id, wish, is_kept=keep)
+            stage = self._begin(name, wish, is_kept=keep)
         else:
             stage.is_kept = stage.is_kept or keep
             self._urge(stage, wish.priority)
-        await self._remember(stage)
+        try:
+            await self._remember(stage)
+        except PrestageError as exc:
+            if keep:
+                stage.is_kept = False
+                self._take_back_unless_wanted(stage)
+                raise
+            log("wish_not_kept", fields={"ref": wish.ref.name, "message": exc.message})
         return stage
 
     def _urge(self, stage: Stage, priority: Priority) -> None:
         if priority < stage.wish.priority:
             stage.wish = replace(stage.wish, priority=priority)
-            if (artifact := stage.artifact) is not None:
-                self._stager.urge(artifact, priority)
-            if stage.state in (State.QUEUED, State.WAITING):
+            self._urge_run(stage)
+            if stage.state is not State.RUNNING:
                 stage.changed.set()
+
+    def _urge_run(self, stage: Stage) -> None:
+        if (artifact := stage.artifact) is not None:
+            self._stager.urge(artifact, stage.wish.priority)
 
     def subscribe(self, stage: Stage) -> Subscription:
         """Hear how it goes. Who closes it last takes back a stage that is not kept."""
 
-        def left() -> None:
-            if not stage.is_kept and not stage.feed.readers and not stage.has_ended and not self._is_draining:
-                self.take_back(stage)
+        return stage.feed.subscribe(lambda: self._take_back_unless_wanted(stage))
 
-        return stage.feed.subscribe(left)
+    def _take_back_unless_wanted(self, stage: Stage) -> None:
+        if not stage.is_kept and not stage.feed.readers and not stage.has_ended and not self._is_draining:
+            self.take_back(stage)
 
     def get(self, name: str) -> Stage:
         """An active or recently ended stage.
@@ -237,12 +253,13 @@ class Stages:
 
     async def drain(self, timeout_s: float) -> bool:
         """Cut off every transfer and wait until what it received is journaled. The wishes stay on disk: a restart goes on.
-        False: some did not end in time."""
+        False: some thread did not end in time."""
         self._is_draining = True
         for stage in self._active.values():
             stage.poke()
-        tasks = set(self._tasks)
-        return not tasks or not (await asyncio.wait(tasks, timeout=timeout_s))[1]
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+        return not self._tasks
 
     # -- how it goes
 
@@ -273,11 +290,15 @@ class Stages:
                 continue
             self._end(stage, outcome)
             break
-        await self._forget(stage)
+        try:
+            await self._forget(stage)
+        except PrestageError as exc:  # the next start stages it again, and finds it done
+            log("wish_not_dropped", fields={"ref": stage.wish.ref.name, "message": exc.message})
 
     async def _try(self, stage: Stage) -> Staged | PrestageError | None:
         """None: it was asked to stop; why is in its flags."""
-        await self._slots.take(stage.wish.priority)
+        if not await self._got_slot(stage):
+            return None
         try:
             if stage.cancel.is_set():
                 return None
@@ -285,7 +306,8 @@ class Stages:
             stage.outcome = None
             stage.tries += 1
             stage.feed.forget_progress()
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._stage, stage)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, self._stage, stage, loop)
         except Cancelled:
             return None
         except PrestageError as exc:
@@ -296,11 +318,30 @@ class Stages:
         finally:
             self._slots.give_back()
 
-    def _stage(self, stage: Stage) -> Staged:
+    async def _got_slot(self, stage: Stage) -> bool:
+        """False: something about it changed before it was its turn."""
+        turn = asyncio.ensure_future(self._slots.take(stage.wish.priority))
+        change = asyncio.ensure_future(stage.changed.wait())
+        try:
+            await asyncio.wait((turn, change), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            change.cancel()
+            is_mine = not turn.cancel() and not turn.cancelled()
+        if not is_mine:
+            await asyncio.wait((turn,))
+        return is_mine
+
+    def _stage(self, stage: Stage, loop: asyncio.AbstractEventLoop) -> Staged:
+        """In a thread."""
         wish = stage.wish
-        return self._stager.stage(
-            wish, self._open_origin(wish.ref, stage.cancel), Events(stage.feed.publish_from_thread), stage.cancel
-        )
+
+        def told(event: Event) -> None:
+            stage.feed.publish_from_thread(event)
+            if event["event"] == "resolved":  # who urged it before it had a run was heard by nobody
+                with suppress(RuntimeError):
+                    loop.call_soon_threadsafe(self._urge_run, stage)
+
+        return self._stager.stage(wish, self._open_origin(wish.ref, stage.cancel), Events(told), stage.cancel)
 
     async def _wait_for_another_try(self, stage: Stage, why: PrestageError) -> None:
         stage.state = State.WAITING
@@ -333,7 +374,7 @@ class Stages:
         if isinstance(stage.wish.ref, HttpRef) and stage.wish.ref.query:
             return
         if not stage.has_ended:
-            kept = replace(_kept(stage.wish), is_paused=stage.is_paused)
+            kept = replace(_kept(stage.wish), is_paused=stage.is_paused, is_kept=stage.is_kept)
             await self._on_disk(lambda: self._wishes.keep(kept))
         if stage.has_ended:
             await self._forget(stage)

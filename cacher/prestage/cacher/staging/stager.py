@@ -80,6 +80,8 @@ class Stager:
 
     def _once(self, wish: Wish, reach: _Reach, watcher: Watcher, cancel: threading.Event, began: float) -> Staged:
         manifest = _resolved(wish, reach.origin)
+        if cancel.is_set():
+            raise Cancelled
         caller = _Caller(wish)
         shared = self._join(manifest, reach, caller, cancel)
         try:

@@ -20,6 +20,8 @@ from prestage.cacher.errors import Busy
 
 _POLL_S = 0.05
 _GATE_TIMEOUT_S = 30.0
+_LOOK_S = 0.3
+"""Whoever looks at a lock (`owner_of`, `is_awaited`) holds it shared for moments: that is nobody who is in the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class OwnerLock:
 
     def __init__(self, path: Path, *, purpose: str, wait_s: float, socket: Path | None = None) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + wait_s
+        deadline = time.monotonic() + max(wait_s, _LOOK_S)
         try:
             while not _try(self._fd):
                 if time.monotonic() >= deadline:
@@ -121,8 +123,9 @@ def awaiting(root: Path) -> Iterator[None]:
         yield
         return
     try:
-        with suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        deadline = time.monotonic() + _LOOK_S
+        while not _try(fd) and time.monotonic() < deadline:
+            time.sleep(0.002)
         yield
     finally:
         os.close(fd)

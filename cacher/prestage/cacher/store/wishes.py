@@ -29,6 +29,8 @@ class KeptWish:
     exclude: tuple[str, ...] = ()
     priority: int = 10
     is_paused: bool = False
+    is_kept: bool = True
+    """To be done for nobody too; else whoever waits must ask again after a restart."""
 
     @property
     def id(self) -> str:
@@ -51,6 +53,7 @@ class Wishes:
             "exclude": list(wish.exclude),
             "priority": wish.priority,
             "paused": wish.is_paused,
+            "keep": wish.is_kept,
         }
         write_file(self._disk, self._layout.wishes / f"{wish.id}.json", json.dumps(document).encode(), private=True)
 
@@ -65,7 +68,8 @@ class Wishes:
             with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
                 document = json.loads(path.read_bytes())
                 include, exclude = tuple(map(str, document["include"])), tuple(map(str, document["exclude"]))
-                wish = KeptWish(str(document["ref"]), include, exclude, int(document["priority"]), bool(document["paused"]))
+                is_paused, is_kept = bool(document["paused"]), bool(document.get("keep", True))
+                wish = KeptWish(str(document["ref"]), include, exclude, int(document["priority"]), is_paused, is_kept)
                 if document["format"] == FORMAT and wish.id == path.stem:
                     yield wish
 
