@@ -216,7 +216,7 @@ def _shard(path: str, verify: str) -> Shard:
     found = None if verify == "off" else sums.find(path)
     if found is None and verify == "require":
         raise sums.no_sums(path)
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # so that a pipe is refused instead of waited for
     try:
         identity = identified(fd, path)
         # a read of some bytes must not fetch the disk's whole read-ahead: the data has readers of its own

@@ -186,17 +186,18 @@ def cut(info: TensorInfo, shard: int, index: slice | tuple[slice, ...]) -> Part:
         )
     if not _count(info.shape):
         return Part(info, shard, shape, info.start, 0, 0, 1)
-    row = _bytes(info, _count(info.shape[1:]))
-    start = info.start + bounds[0][0] * row
+    row = _count(info.shape[1:])
+    start = info.start + _bytes(info, bounds[0][0] * row)
     if not inner:
-        return Part(info, shard, shape, start, shape[0] * row, shape[0] * row, 1)
+        size = _bytes(info, shape[0] * row)
+        return Part(info, shard, shape, start, size, size, 1)
     dim = inner[0]
-    unit = _bytes(info, _count(info.shape[dim + 1 :]))
+    unit = _count(info.shape[dim + 1 :])
     runs = shape[0] * _count(info.shape[1:dim])
-    run = shape[dim] * unit
+    run, stride = _bytes(info, shape[dim] * unit), _bytes(info, info.shape[dim] * unit)
     if not runs or not run:
         return Part(info, shard, shape, start, 0, 0, 1)
-    return Part(info, shard, shape, start + bounds[dim][0] * unit, run, info.shape[dim] * unit, runs)
+    return Part(info, shard, shape, start + _bytes(info, bounds[dim][0] * unit), run, stride, runs)
 
 
 def _bounds(info: TensorInfo, index: slice | tuple[slice, ...]) -> list[Extent]:
