@@ -90,7 +90,7 @@ def test_a_profile_that_assumes_a_role_by_its_own_token(pod: Pod, model: str, tm
 def test_a_profile_whose_process_gives_session_keys(pod: Pod, model: str, tmp_path: Path) -> None:
     (tmp_path / "give").write_text(
         f"#!{sys.executable}\nimport json, os, boto3, botocore\nfrom botocore.config import Config\n"
-        f"asked = dict(RoleArn={pod.role!r}, RoleSessionName='p', WebIdentityToken=open(os.environ['TOKEN']).read())\n"
+        f"asked = dict(RoleArn={pod.role!r}, RoleSessionName='process', WebIdentityToken=open(os.environ['TOKEN']).read())\n"
         "os.environ.pop('AWS_PROFILE')\n"
         "sts = boto3.client('sts', config=Config(signature_version=botocore.UNSIGNED))\n"
         "keys = sts.assume_role_with_web_identity(**asked)['Credentials']\n"
