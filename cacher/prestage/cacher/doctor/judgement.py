@@ -251,7 +251,8 @@ def _origin(origin: OriginFacts) -> Iterator[Finding]:
     if origin.error is not None:
         yield error("origin", origin.error, origin.hint or "check the ref", origin.error_kind or "unavailable")
         return
-    text = f"{origin.ref}: {origin.files} files, {human_bytes(origin.size_bytes)}, resolved in {human_seconds(origin.seconds)}"
+    files = f"{origin.files} file{'s' if origin.files != 1 else ''}"
+    text = f"{origin.ref}: {files}, {human_bytes(origin.size_bytes)}, resolved in {human_seconds(origin.seconds)}"
     if origin.is_weak:
         yield note("origin", f"{text}; weak identity", "the origin tells versions apart by nothing but the size")
     else:
