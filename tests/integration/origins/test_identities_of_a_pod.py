@@ -16,7 +16,7 @@ import pytest
 from servers.fixtures import require
 from servers.pod import BUCKET, OTHER, Pod
 
-pytestmark = pytest.mark.needs("root", "versitygw", "ip", "nsenter", "unshare")
+pytestmark = pytest.mark.needs("root", "mount", "versitygw", "ip", "nsenter", "unshare")
 PRESTAGE = [sys.executable, "-m", "prestage.cacher.cli"]
 WEIGHTS = random.Random(11).randbytes(40 << 20)
 FOUND = {
@@ -28,7 +28,7 @@ FOUND = {
 
 @pytest.fixture(scope="module")
 def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
-    require("root", "versitygw", "ip", "nsenter", "unshare")
+    require("root", "mount", "versitygw", "ip", "nsenter", "unshare")
     with Pod(tmp_path_factory.mktemp("pod")) as running:
         yield running
 
@@ -144,6 +144,7 @@ class Halfway(Watcher):
     def progress(self, progress):
         if progress.bytes_done >= 4 << 20 and not self.told:
             self.told = True
+            engine.rate.set_rate(1.0)
             print("halfway", flush=True)
             sys.stdin.readline()
             engine.rate.set_rate(None)

@@ -64,7 +64,7 @@ def _mount(path: Path) -> tuple[Path, str, str, tuple[str, ...]]:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         fields, (kind, source, *more) = before.split(), after.split()
-        point = Path(fields[4].encode().decode("unicode_escape"))
+        point = store_format.unescaped(fields[4])
         if (resolved == point or point in resolved.parents) and len(point.parts) >= len(best[0].parts):
             options = dict.fromkeys([*fields[5].split(","), *(",".join(more)).split(",")])
             best = (point, kind, source, tuple(options))
