@@ -1,6 +1,6 @@
 """A DNS server for one test: answers A queries by what a function says at that moment, everything else with nothing.
 
-    with Names(answer=lambda name: ["127.0.0.1"], host="127.0.0.53") as names:
+    with Names(answer=lambda name: ["127.0.0.1"], host="127.53.53.53") as names:
         names.asked        # ["rebind.example", ...]: A queries only, in order
 
 UDP only, TTL 0, names of any case. Port 53 needs root.
@@ -22,7 +22,7 @@ _A, _IN = 1, 1
 class Names:
     """See the module."""
 
-    def __init__(self, answer: Callable[[str], Sequence[str]], *, host: str = "127.0.0.53", port: int = 53) -> None:
+    def __init__(self, answer: Callable[[str], Sequence[str]], *, host: str = "127.53.53.53", port: int = 53) -> None:
         self.asked: list[str] = []
         self._answer = answer
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

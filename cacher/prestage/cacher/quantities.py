@@ -1,4 +1,4 @@
-"""Sizes as people write them: 500G, 1.5Ti, 1000000. Pure."""
+"""Sizes and times as people write them (500G, 1.5Ti, 1000000) and read them (1.23 MB, 42 ms). Pure."""
 
 from __future__ import annotations
 
@@ -18,3 +18,25 @@ def read_bytes(text: str) -> int:
     if found is None or found.group(2) not in _UNITS:
         raise ValueError(f"{text!r} is not a size; write 500G, 1.5Ti or bytes")
     return int(float(found.group(1)) * _UNITS[found.group(2)])
+
+
+def human_bytes(size_bytes: float) -> str:
+    """1234567 -> 1.23 MB: decimal units, three digits."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size_bytes < 999.5 or unit == "TB":
+            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1000
+    return ""
+
+
+def human_seconds(seconds: float) -> str:
+    """0.0004 -> 0.4 ms, 0.042 -> 42 ms, 0.42 -> 0.4 s, 75 -> 1 min 15 s."""
+    if seconds < 0.0095:
+        return f"{seconds * 1000:.1g} ms"
+    if seconds < 0.1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

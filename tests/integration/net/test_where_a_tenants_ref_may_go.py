@@ -138,7 +138,7 @@ def test_of_a_names_addresses_only_those_allowed_are_tried(
 def test_a_real_resolver_that_rebinds_leads_nowhere_inside(tmp_path: Path) -> None:
     done = in_a_mount_namespace(f"""
 set -e
-echo 'nameserver 127.0.0.53
+echo 'nameserver 127.53.53.53
 options timeout:2 attempts:2' > {tmp_path}/resolv.conf
 mount --bind {tmp_path}/resolv.conf /etc/resolv.conf
 exec {sys.executable} -c '

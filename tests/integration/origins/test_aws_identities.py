@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from offers import WEIGHTS, Offer, put_object, reader
 
+from prestage.cacher.digests import PIECE_BYTES
 from prestage.cacher.errors import Denied
 from prestage.cacher.net.client import HttpClient
+from prestage.cacher.origins import open_origin
 from prestage.cacher.origins.s3 import S3Origin
+from prestage.cacher.refs import parse_ref
+from prestage.cacher.staging import Stager, Wish
+from prestage.cacher.store.store import Store
+from prestage.cacher.transfer.engine import Engine
+from prestage.cacher.transfer.limits import Limits
 from servers.answers import Answer, Request, plain
 from servers.hostile import Hostile
 from servers.identity import IdentityService
@@ -139,3 +148,41 @@ def test_a_credential_that_s3_does_not_accept_is_named_by_its_kind(ref: str, cli
     with pytest.raises(Denied, match="AWS_WEB_IDENTITY_TOKEN_FILE") as refused:
         reader(Offer(ref, {}, lambda path, content: None, ref), client)
     assert os.environ["AWS_ROLE_ARN"] not in str(refused.value)
+
+
+EXPIRED = (
+    b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>ExpiredToken</Code>'
+    b"<Message>The provided token has expired.</Message><Token-0>t</Token-0><RequestId>R</RequestId></Error>"
+)
+
+
+def test_tokens_that_expire_between_pieces_cost_no_byte(client: HttpClient, aws: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As AWS says it: 403 ExpiredToken on the range request, whatever the credential's own date says."""
+    content, lives = random.Random(3).randbytes(2 * PIECE_BYTES + 4097), itertools.count(1)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        aws.delenv(name)
+    (tmp_path / "token").write_text("pod-token")
+    given = list[str]()
+
+    def issue() -> dict[str, str]:
+        given.append(f"session-{next(lives)}")
+        return {**ISSUED, "Token": given[-1]}
+
+    def once_each(request: Request, answer: Answer) -> Answer:
+        """A session is good for one piece."""
+        token = request.headers.get("x-amz-security-token", "")
+        used = [one for one in server.gets() if one is not request and one.headers.get("x-amz-security-token") == token]
+        return plain(403, EXPIRED, {"Content-Type": "application/xml"}) if used or token != given[-1] else answer
+
+    with IdentityService(issue) as service, Hostile({"/bkt/f.bin": content}) as server:
+        server.choose = lambda request: once_each if request.method == "GET" else None
+        aws.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{service.url}/v1/credentials")
+        aws.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
+        aws.setenv("AWS_ENDPOINT_URL_S3", server.url(""))
+        ref = parse_ref("s3://bkt/f.bin")
+        limits = Limits(connections_start=1, connections_max=1, backoff_base_s=0.01)
+        with Store.open(tmp_path / "store", own=True) as store, Engine(limits) as engine:
+            staged = Stager(store, engine, client).stage(Wish(ref), open_origin(ref, client=client, environ=os.environ))
+            assert (staged.path / "f.bin").read_bytes() == content
+    assert server.sent_bytes == len(content) + 2 * len(EXPIRED)
+    assert len(given) == 3

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -14,12 +16,15 @@ from offers import WEIGHTS, Offer, Reader, reader
 from prestage.cacher.errors import Denied, Misconfigured, NotFound, PrestageError, Unavailable
 from prestage.cacher.manifest import FileEntry
 from prestage.cacher.net.client import HttpClient
+from prestage.cacher.net.config import NetConfig
 from prestage.cacher.net.ports import HttpRequest
+from prestage.cacher.origins import open_origin
 from prestage.cacher.origins.ports import Selection
-from prestage.cacher.transfer.ports import Changed, Fatal, Retry
+from prestage.cacher.refs import parse_ref
+from prestage.cacher.transfer.ports import Cancelled, Changed, Fatal, Retry
 from servers.answers import Answer, Request, Served
 from servers.certs import Authority
-from servers.faults import ETag, Fault, Redirect, Status, chunked, gzipped, ignores_range
+from servers.faults import ETag, Fault, Redirect, Stall, Status, chunked, gzipped, ignores_range
 from servers.hostile import Hostile
 from servers.nginx import Nginx
 
@@ -290,3 +295,25 @@ def test_tls_wants_the_ca_that_signed(nginx: Nginx, authority: Authority, https_
         assert reader(https_offer, trusting, Selection()).manifest.files[0].size_bytes == len(WEIGHTS)
     finally:
         trusting.close()
+
+
+def test_a_resolve_that_is_cancelled_ends_though_the_server_is_silent() -> None:
+    """The stage's own event ends its look-ups too: the client alone would wait for ten minutes."""
+    patient, cancel, ended = HttpClient(NetConfig(idle_timeout_s=600, slow_timeout_s=600)), threading.Event(), threading.Event()
+    with Hostile({"/f.bin": b"x"}) as server:
+        server.choose = lambda request: Stall(after=-1)
+        origin = open_origin(parse_ref(server.url("/f.bin")), client=patient, environ={"HOME": "/none"}, cancel=cancel)
+
+        def resolve() -> None:
+            with pytest.raises(Cancelled):
+                origin.resolve(Selection())
+            ended.set()
+
+        thread = threading.Thread(target=resolve)
+        thread.start()
+        while not server.requests:
+            time.sleep(0.01)
+        cancel.set()
+        assert ended.wait(20)
+        thread.join()
+    patient.close()

@@ -16,7 +16,7 @@ import pytest
 from servers.fixtures import require
 from servers.pod import BUCKET, OTHER, Pod
 
-pytestmark = pytest.mark.needs("root", "versitygw", "ip", "nsenter", "unshare")
+pytestmark = pytest.mark.needs("root", "mount", "versitygw", "ip", "nsenter", "unshare")
 PRESTAGE = [sys.executable, "-m", "prestage.cacher.cli"]
 WEIGHTS = random.Random(11).randbytes(40 << 20)
 FOUND = {
@@ -28,7 +28,7 @@ FOUND = {
 
 @pytest.fixture(scope="module")
 def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
-    require("root", "versitygw", "ip", "nsenter", "unshare")
+    require("root", "mount", "versitygw", "ip", "nsenter", "unshare")
     with Pod(tmp_path_factory.mktemp("pod")) as running:
         yield running
 
@@ -90,7 +90,7 @@ def test_a_profile_that_assumes_a_role_by_its_own_token(pod: Pod, model: str, tm
 def test_a_profile_whose_process_gives_session_keys(pod: Pod, model: str, tmp_path: Path) -> None:
     (tmp_path / "give").write_text(
         f"#!{sys.executable}\nimport json, os, boto3, botocore\nfrom botocore.config import Config\n"
-        f"asked = dict(RoleArn={pod.role!r}, RoleSessionName='p', WebIdentityToken=open(os.environ['TOKEN']).read())\n"
+        f"asked = dict(RoleArn={pod.role!r}, RoleSessionName='process', WebIdentityToken=open(os.environ['TOKEN']).read())\n"
         "os.environ.pop('AWS_PROFILE')\n"
         "sts = boto3.client('sts', config=Config(signature_version=botocore.UNSIGNED))\n"
         "keys = sts.assume_role_with_web_identity(**asked)['Credentials']\n"
@@ -144,6 +144,7 @@ class Halfway(Watcher):
     def progress(self, progress):
         if progress.bytes_done >= 4 << 20 and not self.told:
             self.told = True
+            engine.rate.set_rate(1.0)
             print("halfway", flush=True)
             sys.stdin.readline()
             engine.rate.set_rate(None)

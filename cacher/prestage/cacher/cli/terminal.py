@@ -9,27 +9,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from prestage.cacher.quantities import human_bytes as human_bytes
+from prestage.cacher.quantities import human_seconds as human_seconds
 from prestage.cacher.staging.events import Event
-
-
-def human_bytes(size_bytes: float) -> str:
-    """1234567 -> 1.23 MB: decimal units, three digits."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size_bytes < 999.5 or unit == "TB":
-            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.3g} {unit}"
-        size_bytes /= 1000
-    return ""
-
-
-def human_seconds(seconds: float) -> str:
-    """0.042 -> 42 ms, 0.42 -> 0.4 s, 75 -> 1 min 15 s."""
-    if seconds < 0.1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 class JsonLines:

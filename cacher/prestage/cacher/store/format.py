@@ -31,9 +31,14 @@ def mounts() -> list[tuple[int, Path, str]]:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split()
         major, minor = fields[2].split(":")
-        point = Path(fields[4].encode().decode("unicode_escape"))
+        point = unescaped(fields[4])
         found.append((os.makedev(int(major), int(minor)), point, fields[fields.index("-") + 1]))
     return found
+
+
+def unescaped(field: str) -> Path:
+    """A path as mountinfo writes it: blanks as octal escapes, the rest as it is."""
+    return Path(os.fsdecode(field.encode().decode("unicode_escape").encode("latin-1")))
 
 
 def prepare(layout: Layout) -> None:

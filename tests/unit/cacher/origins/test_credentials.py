@@ -213,7 +213,10 @@ def test_a_key_that_a_server_forgot_is_a_session_that_ended_but_never_a_permanen
 
 def test_botos_own_calls_have_deadlines(aws: pytest.MonkeyPatch, tmp_path: Path) -> None:
     session = Chain()._open()
-    config = vars(session.get_default_client_config())
+    assert session.get_default_client_config() is not None
+    sts = session.create_client("sts", region_name="us-east-1")
+    config = vars(sts.meta.config)
+    sts.close()
     assert (config["connect_timeout"], config["read_timeout"]) == (10, 20)
     assert session.get_config_variable("metadata_service_num_attempts") == 3
     aws.setenv("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "7")

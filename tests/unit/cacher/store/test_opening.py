@@ -17,6 +17,7 @@ from stores.oracle import check_invariants
 from stores.scenarios import KNOWN, SHARING, SMALL, is_whole
 
 from prestage.cacher.errors import Bug, Busy, Misconfigured, NotFound
+from prestage.cacher.store.format import unescaped
 from prestage.cacher.store.store import Store
 
 CACHER = Path(__file__).parents[4] / "cacher"
@@ -32,6 +33,13 @@ def root(fast_path: Path) -> Path:
     with Store.open(root, own=True) as store:
         stage(store, SMALL)
     return root
+
+
+@pytest.mark.parametrize(
+    ("field", "path"), [("/data", "/data"), (r"/my\040disk\134x", "/my disk\\x"), ("/dåta\\040€", "/dåta €")]
+)
+def test_a_mount_point_is_read_as_it_is_named(field: str, path: str) -> None:
+    assert unescaped(field) == Path(path)
 
 
 def test_a_new_store_is_private(fast_path: Path) -> None:
