@@ -16,6 +16,7 @@ from prestage.cacher.errors import Misconfigured, NotFound
 from prestage.cacher.serving.config import ServingConfig
 from prestage.cacher.serving.protocol import read_meta, read_progress
 from prestage.cacher.serving.supervisor import Serving
+from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.store import Store
 
 BLOB = name_of(BIG)
@@ -216,6 +217,19 @@ def test_a_blob_whose_meta_is_lost_or_wrong_is_not_served(tmp_path: Path) -> Non
         meta.unlink()
         meta.write_bytes(raw)
         assert peer.ask(URL).body == BIG
+
+
+def test_what_cannot_be_read_is_a_503_and_others_go_on(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    stocked(root)
+    with serving(root) as (_, peer):
+        path = Layout(root).blob(BLOB)
+        path.unlink()
+        path.symlink_to(tmp_path / "token")
+        answer = peer.ask(URL)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+        assert b"a-token" not in answer.body
+        assert peer.ask(f"/v1/blobs/{name_of(SMALL)}").body == SMALL
 
 
 def test_serving_writes_nothing(tmp_path: Path) -> None:

@@ -142,6 +142,23 @@ def test_a_peer_whose_list_of_pieces_is_of_other_bytes_is_not_believed(wanted: I
     assert not wanted.journaled()
 
 
+def test_a_peer_that_babbles_is_left_and_takes_no_memory(wanted: Ingest, client: HttpClient) -> None:
+    said: list[int] = []
+
+    def babble(connection: socket.socket, number: int) -> None:
+        connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        said.append(0)
+        while True:
+            connection.sendall(b"[" * 65536)
+            said[-1] += 65536
+
+    with Listening(babble) as server, pytest.raises(Unavailable, match="too-large"):
+        move(wanted, source(client, [Peer(f"http://127.0.0.1:{server.port}", TOKEN)]))
+    assert len(said) == 3
+    assert max(said) < 32 << 20  # what socket buffers hold
+
+
 def test_a_peer_that_vanishes_is_replaced_by_another(tmp_path: Path, wanted: Ingest, client: HttpClient) -> None:
     for name in ("first", "second"):
         stocked(tmp_path / name)
@@ -244,6 +261,19 @@ def test_who_waits_for_a_peer_that_is_still_fetching_can_be_cancelled(tmp_path: 
             threading.Timer(0.3, cancel.set).start()
             with pytest.raises(Cancelled):
                 move(wanted, source(client, [as_peer(running)], ingest_id(MODEL, "big.bin")), cancel)
+
+
+def test_a_peer_whose_ingest_stands_still_is_left(
+    tmp_path: Path, wanted: Ingest, client: HttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prestage.cacher.serving.peer._STALL_S", 0.5)
+    with Store.open(tmp_path / "there", own=True) as there, serving(tmp_path / "there") as (running, _):
+        artifact = there.put_manifest(MODEL.manifest)
+        with there.reserve(MODEL.size_bytes, artifact=artifact), ingesting(there, MODEL, "big.bin") as theirs:
+            put(theirs, BIG, 0)
+            with pytest.raises(Unavailable, match="made no progress"):
+                move(wanted, source(client, [as_peer(running)], ingest_id(MODEL, "big.bin")))
+    assert list(wanted.journaled()) == [0]
 
 
 def test_a_peer_that_gives_up_its_ingest_has_it_no_more(tmp_path: Path, wanted: Ingest, client: HttpClient) -> None:

@@ -14,7 +14,7 @@ from prestage.cacher.doctor.room import eviction_hard
 from prestage.cacher.errors import NotFound, PrestageError
 from prestage.cacher.store import format as store_format
 from prestage.cacher.store.layout import Layout
-from prestage.cacher.store.room import default_margin
+from prestage.cacher.store.room import margin_of
 
 KUBELET_CONFIGS = (
     Path("/var/lib/kubelet/config.yaml"),
@@ -84,7 +84,7 @@ def probe_room(folder: Path, configs: Sequence[Path] = KUBELET_CONFIGS) -> RoomF
         free_bytes=room.f_bavail * room.f_frsize,
         inodes=room.f_files,
         free_inodes=room.f_favail,
-        margin_bytes=default_margin(total),
+        margin_bytes=margin_of(folder),
         shares=shares,
         thresholds=thresholds,
         thresholds_from=source,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import email.utils
 import http
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,6 +26,7 @@ NOT_YET_S = 1
 """Retry-After of a piece that is not journaled: the journal's own interval."""
 
 _METAS = 16
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -71,6 +73,9 @@ class Resources:
             raise Refused(404, f"{exc.message}: it is not served") from exc
         except PrestageError as exc:
             raise Refused(503, str(exc), {"Retry-After": "5"}) from exc
+        except OSError as exc:
+            log.warning("store-unreadable", extra={"error": str(exc)})
+            raise Refused(503, f"the store cannot be read: {exc.strerror}", {"Retry-After": "5"}) from exc
 
     def _meta(self, request: Request, asked: Asked) -> Answer:
         etag = f'"{asked.name}.meta"'

@@ -34,6 +34,8 @@ _LINGER_S = 1.0
 """How long a peer has to read an error before the connection goes: closing at once would reset it away."""
 _LOOK_S = 0.2
 """How often a parked long-poll looks at the journal, which is written once a second."""
+_PACE_LOOK_S = 0.25
+"""How late a lifted upload cap is noticed."""
 _SOUND_BYTES = 16 << 20
 """How much is sent before looking again whether the blob was quarantined."""
 log = logging.getLogger(__name__)
@@ -261,7 +263,7 @@ class Connection:
         if (wait_s := self._house.pace.wait_s()) > 0:
             self._is_paced = True
             self._wait_for(0)
-            self._house.loop.later(wait_s, self._go_on)
+            self._house.loop.later(min(wait_s, _PACE_LOOK_S), self._go_on)
             return
         if self._at >= self._sound_until:
             self._sound_until = self._at + _SOUND_BYTES

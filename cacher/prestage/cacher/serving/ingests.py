@@ -11,7 +11,7 @@ import json
 import os
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +21,12 @@ from prestage.cacher.errors import NotFound, PrestageError
 from prestage.cacher.serving.protocol import Progress
 from prestage.cacher.serving.tree import READ, Content, Tree
 from prestage.cacher.store import journal
+from prestage.cacher.store.blobs import parse_meta
 from prestage.cacher.transfer.ports import PieceRecord
 
 _OPEN_INGESTS = 32
 _META_MAX_BYTES = 64 << 10
 _UNSETTLED_S = 0.1
-"""A directory that was changed so recently may have been changed again within one tick of its clock."""
 
 
 @dataclass(slots=True)
@@ -152,12 +152,21 @@ class Ingests:
                 self._published.popitem(last=False)
 
     def _published_as(self, ingest_id: str) -> BlobId:
-        for blob in (self._published.get(ingest_id), self._aliases.find(ingest_id)):
-            if blob is not None:
+        for known in (self._published.get, self._aliases.find):
+            if (blob := known(ingest_id)) is not None:
                 with suppress(PrestageError):
                     self._tree.meta(blob)
                     return blob
         raise NotFound(f"nobody fetches {ingest_id} here", hint="ask another peer, or fetch it from its origin")
+
+
+@dataclass(slots=True)
+class _Shelf:
+    """One folder of blobs/, as it was when it was last read."""
+
+    changed_ns: int = -1
+    metas: dict[str, tuple[tuple[int, int], frozenset[bytes]]] = field(default_factory=dict)
+    """Hex name of a blob -> which meta that was, and the ids in it."""
 
 
 class Aliases:
@@ -165,44 +174,53 @@ class Aliases:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._shelves: dict[str, int] = {}
-        self._metas: dict[str, tuple[int, int]] = {}
-        self._blobs: dict[bytes, bytes] = {}
+        self._shelves: defaultdict[str, _Shelf] = defaultdict(_Shelf)
+        self._blobs: dict[bytes, str] = {}
 
     def find(self, ingest_id: str) -> BlobId | None:
         """A blob that says it was fetched as this file. The first call reads every meta: 10^5 of them take seconds."""
-        with os.scandir(self._tree.layout.blobs) as shelves:
-            for shelf in shelves:
-                self._read_shelf(shelf)
-        found = self._blobs.get(bytes.fromhex(ingest_id))
-        if found is None:
+        with os.scandir(self._tree.layout.blobs) as entries:
+            for entry in entries:
+                if len(entry.name) == 2 and entry.is_dir(follow_symlinks=False):
+                    self._read_shelf(entry)
+        name = self._blobs.get(bytes.fromhex(ingest_id))
+        if name is None:
             return None
-        blob = BlobId(f"blake3-tree:{found.hex()}")
+        blob = BlobId(f"blake3-tree:{name}")
         with suppress(PrestageError):
             if ingest_id in self._tree.full_meta(blob).files:
                 return blob
         return None
 
-    def _read_shelf(self, shelf: os.DirEntry[str]) -> None:
-        changed_ns = shelf.stat(follow_symlinks=False).st_mtime_ns
-        if self._shelves.get(shelf.name) == changed_ns or not shelf.is_dir(follow_symlinks=False):
+    def _read_shelf(self, folder: os.DirEntry[str]) -> None:
+        shelf, changed_ns = self._shelves[folder.name], folder.stat(follow_symlinks=False).st_mtime_ns
+        if shelf.changed_ns == changed_ns:
             return
-        with os.scandir(shelf.path) as entries:
+        metas = {}
+        with os.scandir(folder.path) as entries:
             for entry in entries:
                 name, _, suffix = entry.name.partition(".")
                 if suffix == "meta" and len(name) == 64:
                     with suppress(FileNotFoundError):
-                        self._read_meta(name, entry.stat(follow_symlinks=False))
-        if time.time() - changed_ns / 1e9 > _UNSETTLED_S:
-            self._shelves[shelf.name] = changed_ns
+                        now = entry.stat(follow_symlinks=False)
+                        state = (now.st_ino, now.st_mtime_ns)
+                        known = shelf.metas.get(name)
+                        ids = known[1] if known is not None and known[0] == state else self._ids(name)
+                        metas[name] = (state, ids)
+        for name in shelf.metas.keys() - metas.keys():
+            for ingest_id in shelf.metas[name][1]:
+                if self._blobs.get(ingest_id) == name:
+                    del self._blobs[ingest_id]
+        self._blobs.update((ingest_id, name) for name, (_, ids) in metas.items() for ingest_id in ids)
+        shelf.metas = metas
+        # Changed just now, it may be changed again within one tick of the file system's clock.
+        shelf.changed_ns = changed_ns if time.time() - changed_ns / 1e9 > _UNSETTLED_S else -1
 
-    def _read_meta(self, name: str, now: os.stat_result) -> None:
-        if self._metas.get(name) == (state := (now.st_ino, now.st_mtime_ns)):
-            return
-        self._metas[name] = state
+    def _ids(self, name: str) -> frozenset[bytes]:
+        blob = BlobId(f"blake3-tree:{name}")
         with suppress(PrestageError, ValueError):
-            for ingest_id in self._tree.full_meta(BlobId(f"blake3-tree:{name}")).files:
-                self._blobs[bytes.fromhex(ingest_id)] = bytes.fromhex(name)
+            return frozenset(bytes.fromhex(one) for one in parse_meta(self._tree.layout.meta(blob).read_bytes(), blob).files)
+        return frozenset()
 
 
 def _progress(size_bytes: int, records: dict[int, PieceRecord], after: int) -> Progress:

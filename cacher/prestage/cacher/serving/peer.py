@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NewType
 
-from prestage.cacher.digests import PIECE_BYTES, BlobId, piece_span
+from prestage.cacher.digests import PIECE_BYTES, BlobId, chunk_count, piece_count, piece_span
 from prestage.cacher.errors import Corrupt, PrestageError, Unavailable
 from prestage.cacher.net.client import HttpBody, HttpClient
 from prestage.cacher.net.head import content_range
@@ -35,7 +35,6 @@ _WAIT_S = 2
 """Of one long-poll: how late a waiting stream hears that it shall leave."""
 _STALL_S = 30.0
 _META_S = 60.0
-_META_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +85,8 @@ class PeerSource:
         self.lane = lane
         self._client, self._of, self._size_bytes = client, of, size_bytes
         self._seats = [_Seat(peer) for peer in peers]
+        self._most_json = 4096 + 100 * piece_count(size_bytes) + 32 * chunk_count(size_bytes)
+        """Of an honest answer: a piece is 64 digits and its number, a chunk 32 digits."""
         self._meta: Meta | None = None
         self._lock, self._meta_lock = threading.Lock(), threading.Lock()
         self._gave: defaultdict[int, set[_Seat]] = defaultdict(set)
@@ -222,7 +223,7 @@ class PeerSource:
                 return
             request = seat.peer.request(f"ingests/{self._of}?after={seat.records}&wait={wait_s}")
             try:
-                reply = self._client.fetch(request, redirects=0, timeout_s=wait_s + _META_S)
+                reply = self._client.fetch(request, limit_bytes=self._most_json, redirects=0, timeout_s=wait_s + _META_S)
                 if reply.head.status == 200:
                     self._learn(seat, read_progress(reply.body, self._size_bytes))
                     return
@@ -254,7 +255,7 @@ class PeerSource:
                     seat = min((s for s in self._seats if s.left_because is None), key=lambda s: s.failures)
                 try:
                     reply = self._client.fetch(
-                        seat.peer.request(f"blobs/{self._of}/meta"), limit_bytes=_META_BYTES, redirects=0, timeout_s=_META_S
+                        seat.peer.request(f"blobs/{self._of}/meta"), limit_bytes=self._most_json, redirects=0, timeout_s=_META_S
                     )
                     if reply.head.status != 200:
                         self._judge(seat, 0, reply.head, 0, 0)

@@ -184,7 +184,8 @@ def _signal(slot: _Slot, number: signal.Signals) -> None:
 def _listen(config: ServingConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
-        return socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG)
+        both = config.host == "::"
+        return socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
     except OSError as exc:
         where = f"{config.host} port {config.port}"
         raise Misconfigured(f"cannot listen on {where}: {exc.strerror or exc}", hint="choose another address or port") from exc

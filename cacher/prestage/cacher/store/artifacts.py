@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import rfc8785
@@ -115,17 +116,17 @@ class Artifacts:
             "artifact": artifact,
             "resolved_at": self._now(),
         }
-        write_file(self._disk, self._layout.refs / f"{_ref_id(name, patterns)}.json", json.dumps(document).encode())
+        write_file(
+            self._disk,
+            self._layout.refs / f"{_ref_id(name, patterns.include, patterns.exclude)}.json",
+            json.dumps(document).encode(),
+        )
 
     def refs(self) -> Iterator[KnownRef]:
         """Every ref that is remembered; damaged files are passed over."""
         for path in sorted(self._layout.refs.glob("*.json")):
-            try:
-                document = json.loads(path.read_bytes())
-                include, exclude = tuple(map(str, document["include"])), tuple(map(str, document["exclude"]))
-                yield KnownRef(str(document["ref"]), include, exclude, artifact_id(document["artifact"]))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, PrestageError):
-                continue
+            if (known := _read_ref(path)) is not None:
+                yield known
 
     def lookup(self, text: str, patterns: Patterns | None) -> ArtifactId:
         """The artifact that `text`, a ref or an artifact, names here.
@@ -142,11 +143,11 @@ class Artifacts:
         if ref.pin is not None:
             self.manifest(ref.pin)
             return ref.pin
+        include, exclude = (patterns.include, patterns.exclude) if patterns is not None else ((), ())
+        exact = _read_ref(self._layout.refs / f"{_ref_id(ref.name, include, exclude)}.json")
+        if exact is not None and (exact.ref, exact.include, exact.exclude) == (ref.name, include, exclude):
+            return exact.artifact
         found = [known for known in self.refs() if known.ref == ref.name]
-        wanted = (patterns.include, patterns.exclude) if patterns is not None else ((), ())
-        exact = [known for known in found if (known.include, known.exclude) == wanted]
-        if exact:
-            return exact[0].artifact
         if patterns is not None or not found:
             raise NotFound(f"{ref.name} is not staged here", hint="stage it first: prestage stage REF")
         if len({known.artifact for known in found}) > 1:
@@ -173,5 +174,15 @@ class Artifacts:
         self._disk.sync_directory(self._layout.manifests)
 
 
-def _ref_id(name: str, patterns: Patterns) -> str:
-    return hashlib.sha256(rfc8785.dumps([name, list(patterns.include), list(patterns.exclude)])).hexdigest()
+def _read_ref(path: Path) -> KnownRef | None:
+    """None where there is none, or a damaged one."""
+    try:
+        document = json.loads(path.read_bytes())
+        include, exclude = tuple(map(str, document["include"])), tuple(map(str, document["exclude"]))
+        return KnownRef(str(document["ref"]), include, exclude, artifact_id(document["artifact"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, PrestageError):
+        return None
+
+
+def _ref_id(name: str, include: Sequence[str], exclude: Sequence[str]) -> str:
+    return hashlib.sha256(rfc8785.dumps([name, list(include), list(exclude)])).hexdigest()

@@ -56,7 +56,7 @@ class Room:
     def __init__(self, parts: Parts, evictor: Evictor, policy: Policy, *, budget: int | None, margin: int | None) -> None:
         self._parts, self._evictor, self._policy = parts, evictor, policy
         self._budget = budget
-        self._margin = _default_margin(parts.layout.root) if margin is None else margin
+        self._margin = margin_of(parts.layout.root) if margin is None else margin
         self.on_evict: Callable[[Candidate, int, str], None] = lambda candidate, size_bytes, why: None
         """Told of everything that was let go of, its bytes, and what for. Called under `lock`: be quick."""
         self._reservations: list[Reservation] = []
@@ -172,7 +172,8 @@ class Room:
             self._reservations.remove(reservation)
 
 
-def _default_margin(root: Path) -> int:
+def margin_of(root: Path) -> int:
+    """What a store there leaves free unless it is told otherwise; see `margin.py`."""
     stat = os.statvfs(root)
     shared = False
     with suppress(OSError):

@@ -297,3 +297,12 @@ def test_a_ref_with_several_selections_is_named_by_its_artifacts(root: Path) -> 
         assert SMALL.artifact in str(caught.value)
         assert SHARING.artifact in str(caught.value)
         assert store.lookup("hf://org/both@main", Patterns(include=("b",))) == SHARING.artifact
+
+
+def test_a_warm_ref_is_found_by_its_own_file_however_many_others_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.open(tmp_path / "store", own=True) as store:
+        stage(store, SMALL)
+        monkeypatch.setattr(type(store._parts.artifacts), "refs", lambda _: pytest.fail("read every ref"))
+        assert store.lookup(SMALL.name) == SMALL.artifact
