@@ -30,9 +30,11 @@ from prestage.cacher.store.index import Index
 from prestage.cacher.store.ingest import Ingest
 from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.locks import OwnerLock, gate
+from prestage.cacher.store.quarantine import Affected, Quarantine, Suspicion
 from prestage.cacher.store.recovery import recover
 from prestage.cacher.store.room import Reservation, Room
 from prestage.cacher.store.scrub import Scrub
+from prestage.cacher.store.scrubber import Scrubber
 from prestage.cacher.store.trees import Terms, Tree, Trees
 from prestage.cacher.store.verify import VerifyReport
 from prestage.cacher.store.views import Views
@@ -492,6 +494,36 @@ class Store:
             NotFound: unknown here.
         """
         return Scrub(self._parts, repair=self._room is not None, on_progress=on_progress).run(artifact)
+
+    # -- damage
+
+    @disk_errors()
+    def suspect(self, artifact: ArtifactId, path: str, offset: int) -> Suspicion:
+        """A reader says that the bytes of `path` around `offset` are wrong: look, and do what helps. Reads one chunk, holding no
+        lock; takes the blob out of use if it is damaged; puts right a view that does not show the published blob.
+
+        Raises:
+            NotFound: no such artifact or file here.
+            Misconfigured: an offset outside of the file.
+        """
+        quarantine = Quarantine(self._parts, self._owned.lock)
+        blob = self.binding(artifact).get(path)
+        if blob is None:
+            self.manifest(artifact)
+            raise NotFound(f"{artifact} has no file {path[:120]!r}", hint="report the path as it stands in the manifest")
+        suspicion = quarantine.suspect(blob, offset)
+        if suspicion.event is None and not self.missing(artifact) and self.state(artifact) == "damaged":
+            self.publish_view(artifact)
+        return suspicion
+
+    def scrubber(self) -> Scrubber:
+        """A cursor that reads every blob again, for the owner to drive when it is idle."""
+        return Scrubber(self._parts, Quarantine(self._parts, self._owned.lock))
+
+    @disk_errors()
+    def damaged(self) -> Sequence[Affected]:
+        """Artifacts that lack bytes which were taken out of use: to be staged again if they are wanted, else when asked for."""
+        return Quarantine(self._parts, self._owned.lock).damaged()
 
 
 def _allocated(path: Path) -> int:
