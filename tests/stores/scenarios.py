@@ -180,6 +180,14 @@ def _check_verify(store: Store, acks: Acks) -> None:
     assert store.verify().bad == []
 
 
+def _act_scrub(store: Store, steps: Steps) -> None:
+    scrubber, events = store.scrubber(), 0
+    while not (step := scrubber.step(1)).is_idle:
+        events += len(step.events)
+    assert events + len(step.events) == 1
+    steps.ack("quarantined")
+
+
 def _prepare_healable(store: Store) -> None:
     _prepare_damaged(store)
     store.verify()
@@ -377,6 +385,14 @@ SCENARIOS = (
         "quarantine",
         _prepare_damaged,
         _act_verify,
+        _check_verify,
+        damaged=(SMALL.artifact, SHARING.artifact),
+        rotten=(blob_of(SMALL.contents["sub/dir/weights.bin"]),),
+    ),
+    Scenario(
+        "scrub",
+        _prepare_damaged,
+        _act_scrub,
         _check_verify,
         damaged=(SMALL.artifact, SHARING.artifact),
         rotten=(blob_of(SMALL.contents["sub/dir/weights.bin"]),),

@@ -291,7 +291,7 @@ def test_names_that_must_not_be_written_are_refused_and_named(prestage: Prestage
 
 def test_help_and_version_name_every_command(prestage: Prestage) -> None:
     shown = prestage("--help").out
-    for command in ("stage", "path", "run", "ls", "verify", "pin", "unpin", "evict", "bench"):
+    for command in ("stage", "path", "run", "tree", "ls", "verify", "pin", "unpin", "evict", "bench"):
         assert command in shown
     assert prestage("--version").out.startswith("prestage, version ")
 

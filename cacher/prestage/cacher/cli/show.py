@@ -14,7 +14,7 @@ from rich.table import Table
 
 from prestage.cacher.cli.session import Duration, json_option, patterns_options, reading, root_option, selection_of
 from prestage.cacher.cli.terminal import human_bytes, human_seconds
-from prestage.cacher.store.store import Listing
+from prestage.cacher.store.states import Listing
 
 _STYLES = {"staged": "green", "partial": "yellow", "damaged": "red"}
 

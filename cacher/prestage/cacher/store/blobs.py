@@ -218,6 +218,26 @@ class Blobs:
             self._gone(blob, size)
         return target
 
+    def note_verified(self, blob: BlobId, at: float) -> None:
+        """It was read whole and found right. Remembered in the index: may be lost."""
+        if self._index is not None:
+            self._index.note_verified(hex_of(blob), at)
+
+    def last_verified(self) -> dict[BlobId, float]:
+        """When each blob was last known to be right, in seconds since the epoch: read whole, else published. The owner's."""
+        noted = self._index.verified() if self._index is not None else {}
+        found = {}
+        for name in self.names():
+            blob = BlobId(f"blake3-tree:{name}")
+            found[blob] = noted[name] if name in noted else self._published_at(blob)
+        return found
+
+    def _published_at(self, blob: BlobId) -> float:
+        try:
+            return self._layout.meta(blob).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
     def _gone(self, blob: BlobId, size: int) -> None:
         self.allocated_bytes -= size
         if self._index is not None:

@@ -1,6 +1,7 @@
 """The index: SQLite beside the tree, for what would take long to read off it. A cache: lost or damaged, it is made again.
 
 It knows each blob's size on disk, its other digests and which files of which origins it was fetched as: all read from the metas.
+It remembers when the scrubber last read a blob: lost, the blob is read again sooner.
 Nothing is decided by it alone: a blob that it names is looked for on disk, a reuse is checked against the blob's meta. Only the
 owner opens it.
 """
@@ -17,6 +18,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blobs (name TEXT PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS aliases (alias TEXT, name TEXT, PRIMARY KEY (alias, name)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS aliases_by_name ON aliases (name);
+CREATE TABLE IF NOT EXISTS verified (name TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 """
 _VERSION = 1
 
@@ -60,6 +62,7 @@ class Index:
             self._db.execute("BEGIN")
             self._db.executemany("DELETE FROM blobs WHERE name = ?", gone)
             self._db.executemany("DELETE FROM aliases WHERE name = ?", gone)
+            self._db.executemany("DELETE FROM verified WHERE name = ?", gone)
             self._db.executemany("INSERT OR REPLACE INTO blobs VALUES (?, ?)", [(name, row[0]) for name, row in fresh.items()])
             rows = [(alias, name) for name, (_, aliases) in fresh.items() for alias in aliases]
             self._db.executemany("INSERT OR IGNORE INTO aliases VALUES (?, ?)", rows)
@@ -75,6 +78,15 @@ class Index:
         """A blob is gone."""
         self._write("DELETE FROM blobs WHERE name = ?", [(name,)])
         self._write("DELETE FROM aliases WHERE name = ?", [(name,)])
+        self._write("DELETE FROM verified WHERE name = ?", [(name,)])
+
+    def note_verified(self, name: str, at: float) -> None:
+        """A blob was read whole and found right."""
+        self._write("INSERT OR REPLACE INTO verified VALUES (?, ?)", [(name, at)])
+
+    def verified(self) -> dict[str, float]:
+        """When each blob was last read whole, in seconds since the epoch, as far as is known."""
+        return {str(name): float(at) for name, at in self._read("SELECT name, at FROM verified")}
 
     def named(self, alias: str) -> list[str]:
         """Blobs with this other digest, or fetched as the file of this identity; as far as is known."""
@@ -84,11 +96,11 @@ class Index:
         """What each blob takes on disk."""
         return {str(name): int(size) for name, size in self._read("SELECT name, size FROM blobs")}
 
-    def _write(self, statement: str, rows: Sequence[tuple[str | int, ...]]) -> None:
+    def _write(self, statement: str, rows: Sequence[tuple[str | int | float, ...]]) -> None:
         with self._lock, suppress(sqlite3.DatabaseError):
             self._db.executemany(statement, rows)
 
-    def _read(self, statement: str, *values: str) -> list[tuple[str | int, ...]]:
+    def _read(self, statement: str, *values: str) -> list[tuple[str | int | float, ...]]:
         with self._lock, suppress(sqlite3.DatabaseError):
             return self._db.execute(statement, values).fetchall()
         return []

@@ -67,6 +67,8 @@ class Scrub:
             if self._repair and self._parts.layout.blob(blob).exists():
                 self._parts.blobs.quarantine(blob)
                 self._report.quarantined = True
+        elif self._repair:
+            self._parts.blobs.note_verified(blob, self._parts.now())
 
     def _is_gone_for_good(self, blob: BlobId) -> bool:
         """Evicted while we read: no binding names it any more."""

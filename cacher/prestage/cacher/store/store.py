@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from prestage.cacher.digests import ArtifactId, BlobId
@@ -30,29 +30,19 @@ from prestage.cacher.store.index import Index
 from prestage.cacher.store.ingest import Ingest
 from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.locks import OwnerLock, gate
+from prestage.cacher.store.quarantine import Affected, Quarantine, Suspicion
 from prestage.cacher.store.recovery import recover
 from prestage.cacher.store.room import Reservation, Room
 from prestage.cacher.store.scrub import Scrub
+from prestage.cacher.store.scrubber import Scrubber
 from prestage.cacher.store.sharing import LocalFile, Sharing, probe
+from prestage.cacher.store.states import Listing, listings, state_of
 from prestage.cacher.store.trees import Terms, Tree, Trees
 from prestage.cacher.store.verify import VerifyReport, measure
 from prestage.cacher.store.views import Views
 from prestage.cacher.store.wishes import Wishes
 
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """One artifact, as `prestage ls` shows it."""
-
-    artifact: ArtifactId
-    ref: str | None
-    files: int
-    bytes: int
-    state: str
-    """`staged` (whole, verified), `partial` (being fetched, or cut off), `damaged` (stage it again)."""
-    holds: Sequence[Mapping[str, object]] = ()
-    last_used: float = 0.0
-    """Seconds since the epoch."""
+__all__ = ["Listing", "Store"]
 
 
 class Store:
@@ -396,32 +386,12 @@ class Store:
         Raises:
             NotFound: unknown here.
         """
-        parts = self._parts
-        try:
-            files = {file.path for file in self.manifest(artifact).files}
-        except Corrupt:
-            return "damaged"
-        if not parts.views.exists(artifact):
-            return "partial"
-        binding = self.binding(artifact)
-        right = binding.keys() == files and all(parts.blobs.has(blob) for blob in binding.values())
-        return "staged" if right and parts.views.is_right(artifact, binding) else "damaged"
+        return state_of(self._parts, artifact)
 
     @disk_errors()
     def list(self) -> list[Listing]:
         """Every artifact, whole or not."""
-        names: dict[ArtifactId, str] = {known.artifact: known.ref for known in self._parts.artifacts.refs()}
-        return [self._listing(artifact, names.get(artifact)) for artifact in self._parts.artifacts.all()]
-
-    def _listing(self, artifact: ArtifactId, ref: str | None) -> Listing:
-        parts = self._parts
-        try:
-            manifest = self.manifest(artifact)
-            files, size, state = len(manifest.files), manifest.size_bytes, self.state(artifact)
-        except PrestageError:
-            files, size, state = 0, 0, "damaged"
-        holds = [{"id": hold, **document} for hold, document in parts.holds.live(artifact).items()]
-        return Listing(artifact, ref, files, size, state, holds, parts.views.last_used(artifact))
+        return listings(self._parts)
 
     @disk_errors()
     def hold(
@@ -461,10 +431,14 @@ class Store:
     def drop_hold(self, artifact: ArtifactId, hold: HoldId) -> None:
         """Let go of one hold; if it is a tree's, of the tree. Idempotent."""
         with gate(self._parts.layout.gate):
-            if self._parts.trees.get(hold) is not None:
-                self._parts.trees.remove(hold)
+            held = self._parts.trees.remove(hold) if self._parts.trees.get(hold) is not None else ()
             self._parts.holds.drop(artifact, hold)
-            if self._room is not None and not self._parts.holds.live(artifact):
+            self._remove_old({artifact, *held})
+
+    def _remove_old(self, artifacts: Iterable[ArtifactId]) -> None:
+        """What heals replaced and nobody holds any more; inside the gate."""
+        for artifact in artifacts if self._room is not None else ():
+            if not self._parts.holds.live(artifact):
                 self._parts.views.remove_old(artifact)
 
     @disk_errors()
@@ -514,7 +488,7 @@ class Store:
     def drop_tree(self, hold: HoldId) -> None:
         """Let go of a tree and of what it holds. Idempotent. Who has its files open or mapped keeps their bytes."""
         with gate(self._parts.layout.gate):
-            self._parts.trees.remove(hold)
+            self._remove_old(self._parts.trees.remove(hold))
 
     @disk_errors()
     def trees(self) -> Sequence[Tree]:
@@ -531,9 +505,7 @@ class Store:
         with gate(parts.layout.gate):
             gone = parts.trees.sweep()
             parts.holds.drop_dead()
-            for artifact in parts.artifacts.all():
-                if not parts.holds.live(artifact):
-                    parts.views.remove_old(artifact)
+            self._remove_old(parts.artifacts.all())
         return gone
 
     @disk_errors()
@@ -567,6 +539,36 @@ class Store:
             NotFound: unknown here.
         """
         return Scrub(self._parts, repair=self._room is not None, on_progress=on_progress).run(artifact)
+
+    # -- damage
+
+    @disk_errors()
+    def suspect(self, artifact: ArtifactId, path: str, offset: int) -> Suspicion:
+        """A reader says that the bytes of `path` around `offset` are wrong: look, and do what helps. Reads one chunk, holding no
+        lock; takes the blob out of use if it is damaged; puts right a view that does not show the published blob.
+
+        Raises:
+            NotFound: no such artifact or file here.
+            Misconfigured: an offset outside of the file.
+        """
+        quarantine = Quarantine(self._parts, self._owned.lock)
+        blob = self.binding(artifact).get(path)
+        if blob is None:
+            self.manifest(artifact)
+            raise NotFound(f"{artifact} has no file {path[:120]!r}", hint="report the path as it stands in the manifest")
+        suspicion = quarantine.suspect(blob, offset)
+        if suspicion.event is None and not self.missing(artifact) and self.state(artifact) == "damaged":
+            self.publish_view(artifact)
+        return suspicion
+
+    def scrubber(self) -> Scrubber:
+        """A cursor that reads every blob again, for the owner to drive when it is idle."""
+        return Scrubber(self._parts, Quarantine(self._parts, self._owned.lock))
+
+    @disk_errors()
+    def damaged(self) -> Sequence[Affected]:
+        """Artifacts that lack bytes which were taken out of use: to be staged again if they are wanted, else when asked for."""
+        return Quarantine(self._parts, self._owned.lock).damaged()
 
 
 def _is_same(one: Path, other: Path) -> bool:

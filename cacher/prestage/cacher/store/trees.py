@@ -156,15 +156,17 @@ class Trees:
             return all(self._holds.lives(part.artifact, tree.hold) for part in tree.parts)
         return any(self._holds.lives(artifact, tree.hold) for artifact in self._holds.of_trees().get(tree.hold, ()))
 
-    def remove(self, hold: HoldId) -> None:
-        """The tree of `hold`, then its holds on every artifact, durably. Idempotent."""
+    def remove(self, hold: HoldId) -> Sequence[ArtifactId]:
+        """The tree of `hold`, then its holds on every artifact, durably. Idempotent. Returns what it held."""
         path, gone = self._layout.mount(hold), self._layout.mounts / f"{GONE}{hold}"
         if path.exists():
             self._disk.rename(path, gone)
             self._disk.sync_directory(self._layout.mounts)
-        for artifact in self._holds.of_trees().get(hold, ()):
+        held = self._holds.of_trees().get(hold, [])
+        for artifact in held:
             self._holds.drop(artifact, hold)
         remove_tree(self._disk, gone)
+        return held
 
     def sweep(self) -> list[HoldId]:
         """Remove trees whose hold is over, leftovers of what was cut off, and holds whose tree is not there. Which trees went."""
