@@ -10,10 +10,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from stores.making import blob_of, records_of
+
 from prestage.cacher.adopting import Adopter
+from prestage.cacher.archives import layout
+from prestage.cacher.digests import hex_of
+from prestage.cacher.manifest import Manifest
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.staging import Stager
+from prestage.cacher.store.blobs import BlobMeta
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.limits import Limits
@@ -49,6 +55,38 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 def read_folder(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def archive_of(contents: Mapping[str, bytes], manifest: Manifest, ref: str = "", **instead: bytes) -> bytes:
+    """An archive written by hand, by docs/format.md; `instead` replaces small members (`label`, `listing`, `binding`)."""
+    binding = {path: blob_of(data) for path, data in contents.items()}
+    out = b""
+    small = {
+        "archive.json": instead.get("label", layout.Label(manifest.artifact, ref).to_bytes()),
+        "manifest.json": instead.get("listing", manifest.to_bytes()),
+        "binding.json": instead.get("binding", layout.render_binding(manifest.artifact, binding)),
+    }
+    for name, data in small.items():
+        out += layout.header(name, len(data)) + data + layout.padding(len(data))
+    by_blob = {blob_of(contents[file.path]): contents[file.path] for file in manifest.files}
+    for blob, data in by_blob.items():
+        records = records_of(data)
+        meta = BlobMeta(len(data), tuple(r.digest for r in records), b"".join(r.chunk_sums for r in records)).to_bytes()
+        for name, body in ((f"{hex_of(blob)}.meta", meta), (hex_of(blob), data)):
+            out += layout.header(name, len(body)) + body + layout.padding(len(body))
+    return out + layout.END
+
+
+@contextmanager
+def descriptor_of(raw: bytes) -> Iterator[int]:
+    """A file in memory, at its start."""
+    fd = os.memfd_create("archive")
+    try:
+        os.write(fd, raw)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def etag(path: str, data: bytes) -> str:

@@ -10,6 +10,9 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+from bringing import archive_of, descriptor_of
+
+from prestage.cacher.archives.importing import import_archive
 from prestage.cacher.digests import hex_of, piece_count
 from prestage.cacher.errors import Busy
 from prestage.cacher.store.composing import Part
@@ -373,6 +376,24 @@ def _check_create(store: Store, acks: Acks) -> None:
     assert json.loads((store.root / "format").read_bytes())["layout"] == 1
 
 
+def _act_import(store: Store, steps: Steps) -> None:
+    with descriptor_of(archive_of(SMALL.contents, SMALL.manifest, SMALL.name)) as fd:
+        import_archive(store, fd)
+    steps.ack("imported")
+
+
+def _check_import(store: Store, acks: Acks) -> None:
+    """What was said to be here is; it is all there or not usable; importing again ends well."""
+    states = {row.artifact: row.state for row in store.list()}
+    if acks:
+        assert states == {SMALL.artifact: "staged"}
+        assert store.lookup(SMALL.name) == SMALL.artifact
+    if states.get(SMALL.artifact) == "staged":
+        assert is_whole(store, SMALL)
+    _act_import(store, Steps())
+    assert is_whole(store, SMALL)
+
+
 PRESSURE_BYTES = 3 * 4096 + 20_480 + 4096
 """SMALL takes two files of 4096 and 12288 bytes on disk, OTHER 20480; SHARING needs 4096 beside what it shares with SMALL."""
 
@@ -406,6 +427,7 @@ SCENARIOS = (
     Scenario("heal a tree", _prepare_healable_tree, _act_publish, _check_heal_tree, damaged=(SMALL.artifact, SHARING.artifact)),
     Scenario("evict what a dead tree shows", _staged(SMALL, SHARING), _act_evict_after_tree, _check_evict_after_tree),
     Scenario("record a ref", _staged(SMALL, SHARING), _act_record_ref, _check_record_ref),
+    Scenario("import", _nothing, _act_import, _check_import),
     Scenario("make room", _prepare_pressure, _act_pressure, _check_pressure, budget_bytes=PRESSURE_BYTES),
 )
 CREATE = Scenario("create", _nothing, lambda store, steps: steps.ack("created"), _check_create)

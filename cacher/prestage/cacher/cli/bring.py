@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
+import stat
+import sys
 from pathlib import Path
 
 import click
 
 from prestage.cacher.adopting import Adopted, Adopter
-from prestage.cacher.cli.session import Size, json_option, owning, root_option, wait_option
-from prestage.cacher.cli.terminal import Bar, JsonLines, summary
+from prestage.cacher.archives.exporting import Exported
+from prestage.cacher.archives.exporting import export as export_artifact
+from prestage.cacher.archives.importing import import_archive
+from prestage.cacher.cli.session import (
+    Size,
+    json_option,
+    owning,
+    patterns_options,
+    reading,
+    root_option,
+    selection_of,
+    wait_option,
+)
+from prestage.cacher.cli.terminal import Bar, JsonLines, human_bytes, human_seconds, summary
 from prestage.cacher.errors import Misconfigured
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.origins.huggingface import endpoint_of
+from prestage.cacher.origins.ports import Selection
 from prestage.cacher.refs import HfRef, parse_ref
 from prestage.cacher.staging import Stager, Watcher
 from prestage.cacher.staging.events import Events, done
@@ -71,3 +87,78 @@ def _adopt(store: Store, path: Path, ref: HfRef | None, take: bool, watcher: Wat
             return adopter.adopt(path, ref=ref, take=take, watcher=watcher)
     finally:
         client.close()
+
+
+@click.command()
+@click.argument("ref")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@root_option
+@patterns_options
+@json_option
+def export(
+    ref: str, file: Path, force: bool, root: Path | None, include: tuple[str, ...], exclude: tuple[str, ...], as_json: bool
+) -> None:
+    """Write REF (a ref or an artifact) to FILE: a tar with everything that `prestage import` checks. FILE `-` is stdout."""
+    if as_json and str(file) == "-":
+        raise Misconfigured("stdout cannot carry both the archive and --json", hint="name a file")
+    with reading(root) as store:
+        artifact = store.lookup(ref, selection_of(include, exclude))
+        known = [known for known in store.refs(artifact) if not ref.startswith("sha256:")] or list(store.refs(artifact))
+        name, selection = (known[0].ref, Selection(known[0].include, known[0].exclude)) if known else ("", Selection())
+        watcher = JsonWatcher() if as_json else BarWatcher(f"exporting {ref}")
+        watcher.resolved(store.manifest(artifact), store.manifest(artifact).size_bytes)
+        try:
+            to = _stdout() if str(file) == "-" else file
+            done = export_artifact(store, artifact, to, ref=name, selection=selection, force=force, watcher=watcher)
+        finally:
+            if isinstance(watcher, BarWatcher):
+                watcher.stop()
+    _tell_exported(done, file, as_json=as_json)
+
+
+def _tell_exported(done: Exported, file: Path, *, as_json: bool) -> None:
+    if as_json:
+        row = {"event": "done", "artifact": done.artifact, "ref": done.ref, "file": str(file), "files": done.files}
+        click.echo(json.dumps({**row, "bytes": done.bytes, "seconds": round(done.seconds, 3)}))
+        return
+    rate = f"{human_bytes(done.bytes / max(done.seconds, 1e-3))}/s"
+    what = f"{done.files} files, {human_bytes(done.bytes)} in {human_seconds(done.seconds)} ({rate})"
+    click.echo(f"{done.artifact}  {what}", err=str(file) == "-")
+
+
+def _stdout() -> int:
+    sys.stdout.flush()
+    if sys.stdout.isatty():
+        raise Misconfigured(
+            "an archive is not written to a terminal", hint="name a file, or pipe it: prestage export REF - | ..."
+        )
+    return sys.stdout.fileno()
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@root_option
+@wait_option
+@budget_option
+@json_option
+def import_(file: Path, root: Path | None, wait_s: float, budget: int | None, as_json: bool) -> None:
+    """Make the store hold what `prestage export` wrote to FILE, every byte checked. FILE `-` is stdin."""
+    source = sys.stdin.fileno() if str(file) == "-" else file
+    if isinstance(source, int) and stat.S_ISCHR(os.fstat(source).st_mode):
+        raise Misconfigured("stdin is no archive", hint="pipe one in, or name a file")
+    with owning(root, wait_s=wait_s, budget_bytes=budget) as store:
+        if as_json:
+            watcher = JsonWatcher()
+            staged, ref = import_archive(store, source, watcher=watcher)
+            watcher.done(staged, ref=ref)
+            return
+        bar = BarWatcher(f"importing {file}")
+        try:
+            staged, ref = import_archive(store, source, watcher=bar)
+        finally:
+            bar.stop()
+    click.echo(f"{staged.artifact}  {summary(staged)}")
+    if ref:
+        click.echo(f"prestage: known as {ref}", err=True)
+    click.echo(str(staged.path))

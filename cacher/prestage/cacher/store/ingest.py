@@ -46,6 +46,12 @@ def _identifying(manifest: Manifest, file: FileEntry) -> list[str | int | None]:
     return [*where, file.digest, file.checksum, file.etag, file.version, file.modified]
 
 
+def from_archive(name: str, blob: BlobId) -> str:
+    """Where the file `name` (its identity) is taken out of an archive that says it is `blob`. Apart from where it is fetched:
+    what an archive says of it must not be gone on with from its origin."""
+    return hashlib.sha256(f"{name} is {blob}".encode()).hexdigest()
+
+
 def is_published_too(data: Path) -> bool:
     """`data` is a second name of a blob: a power cut undid half of the rename that published it. Never written to."""
     try:
@@ -83,13 +89,15 @@ class Ingest:
         disk: Disk,
         blobs: Blobs,
         local: LocalFile | None = None,
+        is_vouched: bool = True,
         on_publish: Callable[[BlobId], None] = lambda _: None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.path, self.size_bytes = folder, file.size_bytes
-        self.id = folder.name
+        self.id = identity(manifest, file)
         self.checksum_algorithm = _combinable(file)
-        self._authority, self._is_pinned = manifest.authority, file.is_pinned
+        self._authority = manifest.authority if is_vouched else None
+        self._is_pinned = file.is_pinned and is_vouched
         self._disk, self._blobs, self._local = disk, blobs, local
         self._on_publish, self._on_close = on_publish, on_close
         self._data_path, self._journal_path = folder / "data", folder / "journal"
@@ -215,7 +223,7 @@ class Ingest:
             tuple(record.digest for record in ordered),
             b"".join(record.chunk_sums for record in ordered),
             frozenset(digests),
-            frozenset({self._authority}),
+            frozenset({self._authority} if self._authority is not None else ()),
             frozenset({self.id} if self._is_pinned else ()),
         )
         if os.fstat(self._data).st_size != self.size_bytes:

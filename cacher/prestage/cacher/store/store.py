@@ -19,7 +19,7 @@ from prestage.cacher.manifest import FileEntry, Manifest
 from prestage.cacher.store import format as formats
 from prestage.cacher.store import ingest as ingests
 from prestage.cacher.store.artifacts import Artifacts, KnownRef, Patterns
-from prestage.cacher.store.blobs import Blobs
+from prestage.cacher.store.blobs import BlobMeta, Blobs
 from prestage.cacher.store.budget import Candidate, LeastRecentlyUsed, Policy, Usage
 from prestage.cacher.store.composing import Part
 from prestage.cacher.store.disk import Disk, disk_errors
@@ -208,6 +208,24 @@ class Store:
             room.claimed.difference_update(files.values())
 
     @disk_errors()
+    def refs(self, artifact: ArtifactId) -> Sequence[KnownRef]:
+        """What it is known as."""
+        return [known for known in self._parts.artifacts.refs() if known.artifact == artifact]
+
+    @disk_errors()
+    def meta(self, blob: BlobId) -> BlobMeta:
+        """What is known of a blob.
+
+        Raises:
+            Corrupt: its meta is gone or damaged.
+        """
+        return self._parts.blobs.meta(blob)
+
+    def blob_path(self, blob: BlobId) -> Path:
+        """Where a blob's bytes are: immutable, and there for as long as an artifact that is held names it."""
+        return self._parts.layout.blob(blob)
+
+    @disk_errors()
     def missing(self, artifact: ArtifactId) -> list[FileEntry]:
         """Files whose bytes are not here."""
         binding = self.binding(artifact)
@@ -266,8 +284,11 @@ class Store:
             return probe(self._parts.disk, self.root / ".probe.new", path, take=take)
 
     @disk_errors()
-    def ingest(self, manifest: Manifest, file: FileEntry, *, local: LocalFile | None = None) -> Ingest:
+    def ingest(
+        self, manifest: Manifest, file: FileEntry, *, local: LocalFile | None = None, archive: BlobId | None = None
+    ) -> Ingest:
         """Start or resume fetching `file`. Preallocates, out of the artifact's reservation; or shares the blocks of `local`.
+        `archive`: what an archive says it is; without a stated digest it will stand for this artifact's file and no other.
 
         Raises:
             Changed: `local` is not what it was.
@@ -276,6 +297,8 @@ class Store:
         """
         room = self._owned
         name = ingests.identity(manifest, file)
+        if archive is not None:
+            name = ingests.from_archive(name, archive)
         folder = self._parts.layout.ingest(name)
         rounded = file.size_bytes + -file.size_bytes % ingests.BLOCK_BYTES
         with room.lock:
@@ -290,6 +313,7 @@ class Store:
                     disk=self._parts.disk,
                     blobs=self._parts.blobs,
                     local=local,
+                    is_vouched=archive is None or file.digest is not None,
                     on_publish=room.claimed.add,
                     on_close=lambda: room.busy.discard(name),
                 )
