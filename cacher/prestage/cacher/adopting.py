@@ -30,6 +30,7 @@ from prestage.cacher.origins.hub_cache import HubCacheOrigin, NotKnown, Snapshot
 from prestage.cacher.origins.ports import FileRead, LocalOrigin, Selection, Verdict
 from prestage.cacher.refs import FileRef, HfRef, Ref
 from prestage.cacher.staging import Staged, Stager, Watcher, Wish
+from prestage.cacher.staging.events import Event, done
 from prestage.cacher.store.holds import HoldId
 from prestage.cacher.store.store import Store
 from prestage.cacher.taking import Claims
@@ -46,6 +47,10 @@ class Adopted:
     """What a person should know: why it is no hf:// artifact, what is missing, what was left where it was."""
     taken: int = 0
     """Files whose old names are gone."""
+
+    def to_event(self) -> Event:
+        """The last event of an adoption."""
+        return {**done(self.staged), "ref": self.ref, "notes": list(self.notes), "taken": self.taken}
 
 
 class _Giving(LocalOrigin, Protocol):

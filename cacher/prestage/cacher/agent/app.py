@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from aiohttp import web
 
+from prestage.cacher.agent.bringing import Bringing
 from prestage.cacher.agent.care import Care
 from prestage.cacher.agent.config import AgentConfig
 from prestage.cacher.agent.http import Api, IdleConnections
@@ -32,6 +33,7 @@ from prestage.cacher.errors import Busy, Misconfigured, PrestageError
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.origins import open_origin
+from prestage.cacher.origins.huggingface import endpoint_of
 from prestage.cacher.origins.ports import Origin
 from prestage.cacher.refs import Ref
 from prestage.cacher.serving.supervisor import Serving
@@ -87,13 +89,15 @@ class _Agent:
             def opening(ref: Ref, cancel: threading.Event) -> Origin:
                 return open_origin(ref, client=client, environ=os.environ, cancel=cancel)
 
-            stages = Stages(Stager(store, engine, client), opening, store.wishes, config, group=group)
+            stager = Stager(store, engine, client)
+            stages = Stages(stager, opening, store.wishes, config, group=group)
             closing.callback(stages.close)
             service = Service(store, stages, config, loop)
             closing.callback(service.close)
             sockets = Sockets(service, config)
             closing.push_async_callback(sockets.close)
             service.sockets = sockets
+            service.bringing = Bringing(store, stager, endpoint_of(os.environ))
             care = Care(store, service, config)
             server = await self._listen(closing, service)
             services = [

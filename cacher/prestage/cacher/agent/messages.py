@@ -57,6 +57,22 @@ class VerifyRequest(Request):
     exclude: tuple[str, ...] = ()
 
 
+class AdoptRequest(Request):
+    """Make an artifact of what lies at `path` on the agent's node."""
+
+    path: Text
+    ref: str = ""
+    """Which revision of a Hugging Face cache."""
+    take: bool = False
+    """Move the files in."""
+
+
+class ImportRequest(Request):
+    """Make the store hold what `prestage export` wrote to `path`."""
+
+    path: Text
+
+
 class ReportRequest(Request):
     """A reader found wrong bytes in a chunk."""
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from prestage.cacher.agent.callers import Caller, Role
 from prestage.cacher.agent.messages import (
+    AdoptRequest,
     Artifact,
     Evicted,
     Explained,
     Held,
     HoldRequest,
+    ImportRequest,
     NamedRequest,
     Reported,
     ReportRequest,
@@ -83,6 +85,16 @@ async def _verify(call: Call) -> AsyncGenerator[Event]:
     return call.service.verify(call.body)
 
 
+async def _adopt(call: Call) -> AsyncGenerator[Event]:
+    assert isinstance(call.body, AdoptRequest)
+    return call.service.adopt(call.body)
+
+
+async def _import(call: Call) -> AsyncGenerator[Event]:
+    assert isinstance(call.body, ImportRequest)
+    return call.service.import_archive(call.body)
+
+
 async def _hold(call: Call) -> Held:
     assert isinstance(call.body, HoldRequest)
     return await call.service.hold(call.body, call.caller)
@@ -134,6 +146,8 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", "/v1/holds/{artifact}/{hold}", Role.READER, "Let go of a hold; idempotent", lambda c: c.service.drop_hold(c.parts["artifact"], c.parts["hold"], c.caller)),
     Route("DELETE", "/v1/pins", Role.ADMIN, "Take every pin off", lambda c: c.service.unpin(_named(c)), takes=NamedRequest, gives=Unpinned),
     Route("POST", "/v1/evict", Role.ADMIN, "Let go of an artifact; refused while held", lambda c: c.service.evict(_named(c)), takes=NamedRequest, gives=Evicted),
+    Route("POST", "/v1/adopt", Role.ADMIN, "Make an artifact of what lies on this node", stream=_adopt, takes=AdoptRequest),
+    Route("POST", "/v1/import", Role.ADMIN, "Make the store hold what `prestage export` wrote", stream=_import, takes=ImportRequest),
     Route("POST", "/v1/report", Role.READER, "A reader found wrong bytes: looked at again, healed", _report, takes=ReportRequest, gives=Reported),
     Route("POST", "/v1/sockets", Role.ADMIN, "Listen for one pod: resolve and report, for these artifacts only", _open_socket, takes=SocketRequest),
     Route("DELETE", "/v1/sockets", Role.ADMIN, "Listen there no more; idempotent", _close_socket, takes=SocketName),

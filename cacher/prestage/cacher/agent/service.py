@@ -13,6 +13,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from prestage.cacher.agent.bringing import Bringing
 from prestage.cacher.agent.callers import Caller, Role, check, role_of
 from prestage.cacher.agent.config import AgentConfig
 from prestage.cacher.agent.explaining import explain
@@ -22,11 +23,13 @@ from prestage.cacher.agent.history import History, Tally
 from prestage.cacher.agent.logs import log
 from prestage.cacher.agent.messages import (
     PRIORITIES,
+    AdoptRequest,
     Artifact,
     Evicted,
     Explained,
     Held,
     HoldRequest,
+    ImportRequest,
     NamedRequest,
     Reported,
     ReportRequest,
@@ -96,6 +99,8 @@ class Service:
         self.metrics_address: str | None = None
         self.serving: Serving | None = None
         """Blobs for peers, where that is asked for."""
+        self.bringing: Bringing
+        """Set by the composition root, as what follows."""
         self.sockets: NarrowSockets
         """Set by the composition root: narrow sockets answer by this very service."""
         stages.on_end = self._stage_ended
@@ -339,6 +344,26 @@ class Service:
             report = await self.blocking(lambda: self._store.verify(artifact, on_progress=_progress(tell)))
             await self.healer.found(report)
             return {"event": "done", **report.to_json()}
+
+        async with aclosing(self._streamed(work)) as events:
+            async for event in events:
+                yield event
+
+    async def adopt(self, request: AdoptRequest) -> AsyncGenerator[Event]:
+        """What lies on this node becomes an artifact."""
+
+        async def work(tell: Tell) -> Event:
+            return await self.blocking(lambda: self.bringing.adopt(request, tell))
+
+        async with aclosing(self._streamed(work)) as events:
+            async for event in events:
+                yield event
+
+    async def import_archive(self, request: ImportRequest) -> AsyncGenerator[Event]:
+        """An archive becomes an artifact."""
+
+        async def work(tell: Tell) -> Event:
+            return await self.blocking(lambda: self.bringing.import_archive(request, tell))
 
         async with aclosing(self._streamed(work)) as events:
             async for event in events:

@@ -77,6 +77,17 @@ def followed(root: Path, path: str, body: Mapping[str, object]) -> Iterator[Even
         time.sleep(_LOOK_S)
 
 
+def by_agent(root: Path, path: str, body: Mapping[str, object], show: Callable[[Event], None]) -> Event | None:
+    """A stream of the agent's, each event shown; returns the last one, None when there is no agent."""
+    if agent_of(root) is None:
+        return None
+    last: Event = {}
+    for event in followed(root, path, body):
+        show(event)
+        last = event
+    return last
+
+
 def asked(root: Path, ask: Callable[[AgentClient], Mapping[str, object]]) -> Mapping[str, object] | None:
     """One answer of the agent, None when there is no agent."""
     client = agent_of(root)

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import click
 
-from prestage.cacher.adopting import Adopted, Adopter
+from prestage.cacher.adopting import Adopter
 from prestage.cacher.archives.exporting import Exported
 from prestage.cacher.archives.exporting import export as export_artifact
 from prestage.cacher.archives.importing import import_archive
+from prestage.cacher.cli.asking import agent_of, by_agent
 from prestage.cacher.cli.session import (
     Size,
+    checked_root,
     json_option,
     owning,
     patterns_options,
@@ -32,7 +34,7 @@ from prestage.cacher.origins.huggingface import endpoint_of
 from prestage.cacher.origins.ports import Selection
 from prestage.cacher.refs import HfRef, parse_ref
 from prestage.cacher.staging import Stager, Watcher
-from prestage.cacher.staging.events import Events, done
+from prestage.cacher.staging.events import Event, Events, done
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.limits import Limits
@@ -62,31 +64,40 @@ def adopt(path: Path, ref: str | None, take: bool, root: Path | None, wait_s: fl
     parsed = parse_ref(ref) if ref is not None else None
     if parsed is not None and not isinstance(parsed, HfRef):
         raise Misconfigured(f"--ref {ref} is no hf:// ref", hint="--ref names a revision of a Hugging Face cache")
-    with owning(root, wait_s=wait_s, budget_bytes=budget) as store:
-        display = JsonLines() if as_json else Bar(str(path))
-        try:
-            adopted = _adopt(store, path, parsed, take, Events(display.show))
-        finally:
-            display.stop()
-    last = done(adopted.staged)
-    if as_json:
-        display.show({**last, "ref": adopted.ref, "notes": list(adopted.notes), "taken": adopted.taken})
-        return
-    click.echo(f"{adopted.staged.artifact}  {summary(last)}")
-    click.echo(f"prestage: known as {adopted.ref}", err=True)
-    for note in adopted.notes:
-        click.echo(f"prestage: {note}", err=True)
-    click.echo(str(adopted.staged.path))
+    place, display = checked_root(root), JsonLines() if as_json else Bar(str(path))
+    request = {"path": str(path.absolute()), "ref": ref or "", "take": take}
+    try:
+        last = by_agent(place, "/v1/adopt", request, display.show)
+        if last is None:
+            with owning(place, wait_s=wait_s, budget_bytes=budget) as store:
+                last = _adopt(store, path, parsed, take, Events(display.show))
+            display.show(last)
+    finally:
+        display.stop()
+    _tell_brought(last, as_json=as_json)
 
 
-def _adopt(store: Store, path: Path, ref: HfRef | None, take: bool, watcher: Watcher) -> Adopted:
+def _adopt(store: Store, path: Path, ref: HfRef | None, take: bool, watcher: Watcher) -> Event:
     client = HttpClient(NetConfig.from_environ(os.environ))
     try:
         with Engine(Limits()) as engine:
             adopter = Adopter(store, Stager(store, engine, client), endpoint_of(os.environ))
-            return adopter.adopt(path, ref=ref, take=take, watcher=watcher)
+            return adopter.adopt(path, ref=ref, take=take, watcher=watcher).to_event()
     finally:
         client.close()
+
+
+def _tell_brought(last: Event, *, as_json: bool) -> None:
+    """What came in, in words; as JSON its events were shown already."""
+    if as_json:
+        return
+    click.echo(f"{last['artifact']}  {summary(last)}")
+    if last["ref"]:
+        click.echo(f"prestage: known as {last['ref']}", err=True)
+    notes = last.get("notes", ())
+    for note in notes if isinstance(notes, (list, tuple)) else ():
+        click.echo(f"prestage: {note}", err=True)
+    click.echo(str(last["path"]))
 
 
 @click.command()
@@ -106,14 +117,14 @@ def export(
         artifact = store.lookup(ref, selection_of(include, exclude))
         known = [known for known in store.refs(artifact) if not ref.startswith("sha256:")] or list(store.refs(artifact))
         name, selection = (known[0].ref, Selection(known[0].include, known[0].exclude)) if known else ("", Selection())
-        watcher = JsonWatcher() if as_json else BarWatcher(f"exporting {ref}")
+        display = JsonLines() if as_json else Bar(f"exporting {ref}")
+        watcher = Events(display.show)
         watcher.resolved(store.manifest(artifact), store.manifest(artifact).size_bytes)
         try:
             to = _stdout() if str(file) == "-" else file
             done = export_artifact(store, artifact, to, ref=name, selection=selection, force=force, watcher=watcher)
         finally:
-            if isinstance(watcher, BarWatcher):
-                watcher.stop()
+            display.stop()
     _tell_exported(done, file, as_json=as_json)
 
 
@@ -144,21 +155,22 @@ def _stdout() -> int:
 @json_option
 def import_(file: Path, root: Path | None, wait_s: float, budget: int | None, as_json: bool) -> None:
     """Make the store hold what `prestage export` wrote to FILE, every byte checked. FILE `-` is stdin."""
-    source = sys.stdin.fileno() if str(file) == "-" else file
+    source = sys.stdin.fileno() if str(file) == "-" else file.absolute()
     if isinstance(source, int) and stat.S_ISCHR(os.fstat(source).st_mode):
         raise Misconfigured("stdin is no archive", hint="pipe one in, or name a file")
-    with owning(root, wait_s=wait_s, budget_bytes=budget) as store:
-        if as_json:
-            watcher = JsonWatcher()
-            staged, ref = import_archive(store, source, watcher=watcher)
-            watcher.done(staged, ref=ref)
-            return
-        bar = BarWatcher(f"importing {file}")
-        try:
-            staged, ref = import_archive(store, source, watcher=bar)
-        finally:
-            bar.stop()
-    click.echo(f"{staged.artifact}  {summary(staged)}")
-    if ref:
-        click.echo(f"prestage: known as {ref}", err=True)
-    click.echo(str(staged.path))
+    place, display = checked_root(root), JsonLines() if as_json else Bar(f"importing {file}")
+    try:
+        if isinstance(source, int):
+            if agent_of(place) is not None:
+                raise Misconfigured("an agent owns the store, and cannot read this command's stdin", hint="name a file")
+            last = None
+        else:
+            last = by_agent(place, "/v1/import", {"path": str(source)}, display.show)
+        if last is None:
+            with owning(place, wait_s=wait_s, budget_bytes=budget) as store:
+                staged, ref = import_archive(store, source, watcher=Events(display.show))
+            last = {**done(staged), "ref": ref}
+            display.show(last)
+    finally:
+        display.stop()
+    _tell_brought(last, as_json=as_json)
