@@ -103,6 +103,7 @@ class _Agent:
             services = [
                 group.create_task(care.give_room_back()),
                 group.create_task(care.sweep()),
+                group.create_task(care.scrub()),
                 group.create_task(IdleConnections(server, config.idle_connection_s).run()),
             ]
             if config.serving is not None:

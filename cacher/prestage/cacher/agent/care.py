@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 from prestage.cacher.agent.config import AgentConfig
 from prestage.cacher.agent.logs import log
 from prestage.cacher.agent.service import Service
 from prestage.cacher.errors import PrestageError
 from prestage.cacher.serving.supervisor import Serving
+from prestage.cacher.store.quarantine import DamageEvent
+from prestage.cacher.store.scrubber import Scrubber
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.schedule import Schedule
 
 RATE_LOOK_S = 1.0
+SCRUB_PORTION_BYTES = 16 << 20
+"""Read at once: a stage that comes waits for no more than this."""
+SCRUB_IDLE_S = 60.0
+"""How soon it is looked again whether some blob is due."""
 
 
 class Care:
@@ -23,6 +30,8 @@ class Care:
     def __init__(self, store: Store, service: Service, config: AgentConfig) -> None:
         self._store, self._service, self._config = store, service, config
         self._trouble: dict[str, str] = {}
+        self._found: list[DamageEvent] = []
+        self._is_scrubbed = False
 
     async def give_room_back(self) -> None:
         """Another process that fills the disk is answered within some seconds."""
@@ -47,6 +56,30 @@ class Care:
         while True:
             serving.set_rate(schedule.rate_at(time.time()))
             await asyncio.sleep(RATE_LOOK_S)
+
+    async def scrub(self) -> None:
+        """Read every blob again while nothing is being staged, at a bounded rate; what is found wrong is healed if it is held."""
+        rate, portion = self._config.scrub_bytes_per_s, SCRUB_PORTION_BYTES
+        if rate <= 0:
+            return
+        scrubber = self._store.scrubber()
+        await self._service.healer.heal_what_is_held()
+        while True:
+            began = time.monotonic()
+            if self._service.is_idle:
+                await self._once("scrub", partial(self._scrub, scrubber, portion))
+                for event in self._found:
+                    self._service.changed()
+                    await self._service.healer.found(event)
+                self._found.clear()
+            pause_s = SCRUB_IDLE_S if self._is_scrubbed else portion / rate - (time.monotonic() - began)
+            await asyncio.sleep(max(pause_s, 0.05))
+
+    def _scrub(self, scrubber: Scrubber, portion: int) -> None:
+        step = scrubber.step(portion, older_than_s=self._config.scrub_every_s)
+        self._is_scrubbed = step.is_idle
+        self._found.extend(step.events)
+        self._service.tally.scrubbed_bytes += step.bytes
 
     async def _once(self, what: str, call: Callable[[], None]) -> None:
         try:

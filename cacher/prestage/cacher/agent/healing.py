@@ -13,11 +13,18 @@ from prestage.cacher.digests import ArtifactId, artifact_id
 from prestage.cacher.origins.ports import Selection
 from prestage.cacher.refs import parse_ref
 from prestage.cacher.staging import Wish
+from prestage.cacher.store.chunks import Verdict
+from prestage.cacher.store.quarantine import DamageEvent
 from prestage.cacher.store.store import Store
-from prestage.cacher.store.verify import VerifyReport
 from prestage.cacher.transfer.limits import Priority
 
 _T = TypeVar("_T")
+_SAID = {
+    Verdict.SOUND: "its bytes are right, on the disk and in memory: open it again; if it stays, look at the reader's memory",
+    Verdict.CURED: "the disk is right, the page cache was not, and was dropped: read it again",
+    Verdict.DAMAGED: "it is in quarantine and fetched anew: open it again",
+    Verdict.GONE: "it was taken out of use before, and is fetched anew: open it again",
+}
 
 
 class Blocking(Protocol):
@@ -38,24 +45,28 @@ class Healer:
     async def report(self, request: ReportRequest) -> Reported:
         """A reader says that a chunk has wrong bytes: look again; what is damaged is quarantined and fetched anew."""
         artifact = artifact_id(request.artifact)
-        report = await self._blocking(lambda: self._store.verify(artifact))
-        self._history.add("reported", artifact=artifact, path=request.path, offset=request.offset, damaged=len(report.bad))
-        if not report.bad:
-            return Reported(False, "its bytes on disk are right: what was read was damaged on its way")
-        await self.found(report, wanted=artifact)
-        return Reported(True, "it is in quarantine and fetched anew; open it again")
+        suspicion = await self._blocking(lambda: self._store.suspect(artifact, request.path, request.offset))
+        verdict = suspicion.verdict
+        self._history.add("reported", artifact=artifact, path=request.path, offset=request.offset, verdict=verdict.value)
+        if suspicion.event is not None:
+            await self.found(suspicion.event, wanted=artifact)
+        elif verdict is Verdict.GONE:
+            await self._heal(artifact)
+        return Reported(verdict in (Verdict.DAMAGED, Verdict.GONE), _SAID[verdict])
 
-    async def found(self, report: VerifyReport, *, wanted: ArtifactId | None = None) -> None:
-        """Say so, and fetch anew what somebody holds or `wanted`."""
-        self._tally.damaged += len(report.bad)
-        for bad in report.bad:
-            for artifact in map(ArtifactId, bad.artifacts):
-                self._history.add("damaged", artifact=artifact, blob=bad.blob, why=bad.why)
-                if artifact == wanted or await self._is_held(artifact):
-                    await self._heal(artifact)
+    async def found(self, event: DamageEvent, *, wanted: ArtifactId | None = None) -> None:
+        """A blob was taken out of use: say so, and fetch anew what somebody holds or `wanted`."""
+        self._tally.damaged += 1
+        for one in event.affected:
+            self._history.add("damaged", artifact=one.artifact, blob=event.blob, why=event.why, path=", ".join(one.paths)[:200])
+            if one.is_wanted or one.artifact == wanted:
+                await self._heal(one.artifact)
 
-    async def _is_held(self, artifact: ArtifactId) -> bool:
-        return bool(await self._blocking(lambda: self._store.holds(artifact)))
+    async def heal_what_is_held(self) -> None:
+        """Whatever was taken out of use, now or before a restart, and is held: fetch it anew."""
+        for one in await self._blocking(self._store.damaged):
+            if one.is_wanted:
+                await self._heal(one.artifact)
 
     async def _heal(self, artifact: ArtifactId) -> None:
         known = await self._blocking(lambda: self._store.refs_of(artifact))

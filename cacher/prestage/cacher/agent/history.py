@@ -48,6 +48,8 @@ class Tally:
     bytes_by_source: Counter[str] = field(default_factory=Counter)
     evicted_bytes: int = 0
     damaged: int = 0
+    """Blobs that were found wrong."""
+    scrubbed_bytes: int = 0
 
     def stage(self, outcome: Staged | PrestageError | None) -> None:
         """One stage ended."""

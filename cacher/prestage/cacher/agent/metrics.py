@@ -60,6 +60,7 @@ class AgentCollector(Collector):
             yield GaugeMetricFamily("prestage_serving_connections", "Connections of peers.", value=stats.active)
         yield CounterMetricFamily("prestage_evicted_bytes", "Bytes let go of.", value=tally.evicted_bytes)
         yield CounterMetricFamily("prestage_damaged_blobs", "Blobs found wrong.", value=tally.damaged)
+        yield CounterMetricFamily("prestage_scrubbed_bytes", "Bytes read again at idle.", value=tally.scrubbed_bytes)
         yield CounterMetricFamily("prestage_requests", "Requests on the admin socket.", value=self._api.requests)
         yield CounterMetricFamily("prestage_requests_refused", "Requests answered 503.", value=self._api.refused)
         yield GaugeMetricFamily("prestage_requests_active", "Requests in work.", value=self._api.active)

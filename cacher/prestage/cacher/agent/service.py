@@ -42,7 +42,7 @@ from prestage.cacher.agent.messages import (
     VerifyRequest,
 )
 from prestage.cacher.agent.shown import artifact_view, stage_view, usage_view
-from prestage.cacher.agent.stages import Stage, Stages
+from prestage.cacher.agent.stages import Stage, Stages, State
 from prestage.cacher.digests import ArtifactId, artifact_id
 from prestage.cacher.errors import Bug, Denied, NotFound, PrestageError, Unavailable
 from prestage.cacher.net.config import VERSION
@@ -153,6 +153,11 @@ class Service:
     async def usage(self) -> Usage:
         """The disk."""
         return await self.blocking(self._store.usage)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is being staged."""
+        return not any(stage.state in (State.QUEUED, State.RUNNING) for stage in self._stages.all())
 
     def all_stages(self) -> list[Stage]:
         """Active ones, then those that ended lately."""
@@ -342,7 +347,11 @@ class Service:
         async def work(tell: Tell) -> Event:
             artifact = await self.blocking(lambda: self._lookup(named)) if named is not None else None
             report = await self.blocking(lambda: self._store.verify(artifact, on_progress=_progress(tell)))
-            await self.healer.found(report)
+            self.tally.damaged += len(report.bad)
+            for bad in report.bad:
+                for name in bad.artifacts:
+                    self.history.add("damaged", artifact=name, blob=bad.blob, why=bad.why)
+            await self.healer.heal_what_is_held()
             return {"event": "done", **report.to_json()}
 
         async with aclosing(self._streamed(work)) as events:

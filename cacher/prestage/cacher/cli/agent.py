@@ -53,6 +53,7 @@ class Address(click.ParamType[tuple[str, int] | None]):
 @click.option(
     "--niceness", type=click.IntRange(0, 19), default=10, show_default=True, help="Of fetching; above 0 also the idle I/O class."
 )
+@click.option("--scrub-rate", type=Size(), default="50M", show_default=True, help="Bytes a second read again at idle; 0: never.")
 @click.option("--serve", default="none", show_default=True, help="HOST:PORT on which peers may fetch blobs, or none.")
 @click.option("--serve-token-file", type=click.Path(path_type=Path), help="One token a line; each lets a peer in.")
 @click.option("--serve-workers", type=click.IntRange(1, 32), default=2, show_default=True, help="Processes that serve.")
@@ -69,6 +70,7 @@ def agent(
     rate: Schedule | None,
     connections: int | None,
     niceness: int,
+    scrub_rate: int,
     serve: str,
     serve_token_file: Path | None,
     serve_workers: int,
@@ -102,6 +104,7 @@ def agent(
         readers=frozenset(reader_uid),
         limits=limits,
         rate=rate,
+        scrub_bytes_per_s=float(scrub_rate),
         serving=serving,
         serving_rate=serve_rate,
         trusted=frozenset(os.environ.get("PRESTAGE_TRUSTED_AUTHORITIES", "").split()),
