@@ -9,15 +9,16 @@ LOCKED := --require-hashes --no-deps --requirement requirements.lock
 EDITABLE := --no-deps --no-build-isolation --editable . --editable ./loader-lib
 PYTEST := $(BIN)/python -m pytest
 TORCH := .tools/torch
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate --custom-compile-command 'make lock'
 
 # As pip does: trust what the system trusts, a company's own CA too.
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools torch demo bench check style types imports unit test test-all fmt clean
+.PHONY: help setup lock tools torch demo bench check style types imports unit test test-all integrations conformance vllm fmt clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 14
 
 setup: $(READY) ## make .venv: what requirements.lock says, and both distributions in place
 
@@ -36,12 +37,12 @@ endif
 
 lock: ## write requirements.lock anew from both pyproject.toml (no registry is named in it)
 	test -x $(BIN)/uv || { test -x $(BIN)/python || $(PYTHON) -m venv .venv; $(BIN)/python -m pip install --quiet uv; }
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
-	  --custom-compile-command 'make lock' --no-emit-package prestage --no-emit-package prestage-loader \
+	$(COMPILE) --no-emit-package prestage --no-emit-package prestage-loader \
 	  --group dev --group demo --extra bench --extra numpy pyproject.toml loader-lib/pyproject.toml --output-file requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
-	  --custom-compile-command 'make lock' --no-emit-package prestage --no-emit-package prestage-loader \
+	$(COMPILE) --no-emit-package prestage --no-emit-package prestage-loader \
 	  --constraint requirements.lock --group torch --output-file requirements-torch.lock
+	$(COMPILE) .ci/locks/transformers4.in --output-file requirements-transformers4.lock
+	$(COMPILE) --overrides .ci/locks/vllm-overrides.txt --excludes .ci/locks/vllm-excludes.txt .ci/locks/vllm.in --output-file requirements-vllm.lock
 
 tools: ## real servers for the tests, each optional: says what is there and what is not, and why
 	@.ci/tools
@@ -70,7 +71,7 @@ unit: setup
 test: setup tools ## all but the slow tier, on real servers where they can be had
 	$(PYTEST) -m "not slow"
 
-test-all: setup tools torch ## the slow tier, and the loader on a real torch
+test-all: setup tools torch integrations ## the slow tier, the loader on a real torch, the integrations
 	$(TORCH)/bin/python -m pytest tests/contract/loader tests/unit/loader -k torch
 	$(PYTEST) -m slow
 
@@ -80,6 +81,28 @@ $(TORCH)/.ready: requirements-torch.lock
 	test -x $(TORCH)/bin/python || $(BIN)/python -m venv $(TORCH)
 	$(BIN)/uv pip install --quiet --python $(TORCH)/bin/python --require-hashes --no-deps --requirement requirements-torch.lock
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$($(TORCH)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/prestage.pth
+	@touch $@
+
+integrations: conformance vllm .tools/transformers4/.ready ## the loader in serving code: transformers 5 and 4, accelerate, diffusers, vLLM, safetensors' own tests
+	$(TORCH)/bin/python -m pytest -m "not slow" tests/contract/integrations
+	.tools/transformers4/bin/python -m pytest -m "not slow" tests/contract/integrations
+
+conformance: torch .tools/safetensors/.ready ## safetensors' own test-suite on the loader's functions
+	$(TORCH)/bin/python -m pytest tests/contract/integrations/test_safetensors_own_suite.py
+
+vllm: setup .tools/vllm/.ready ## load format "prestage" in a real vLLM on the CPU (an environment of its own, 5 GB)
+	.tools/vllm/bin/python -m pytest tests/integration/engines
+
+.tools/transformers4/.ready: requirements-transformers4.lock loader-lib/pyproject.toml $(TORCH)/.ready
+	.ci/environment transformers4 $(TORCH) .venv
+	@touch $@
+
+.tools/vllm/.ready: requirements-vllm.lock loader-lib/pyproject.toml $(READY)
+	.ci/environment vllm .venv
+	@touch $@
+
+.tools/safetensors/.ready: requirements-torch.lock $(READY)
+	.ci/source safetensors
 	@touch $@
 
 fmt: setup ## format, and fix what can be fixed

@@ -2,7 +2,8 @@
 
 A `python` block is run as a script. In a `console` block the lines that begin with `$ ` are run by one bash (so that
 variables last to the block's end), and what stands between them must be what they print; `...` stands for anything, an
-empty expectation for any output. Every command must succeed. All blocks of a document share one folder, in order.
+empty expectation for any output. Every command must succeed. All blocks of a document share one folder, in order. What needs
+more than this environment has is marked `<!-- run with NAME -->` and run by the tests that have it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_BLOCK = re.compile(r"^<!-- run -->\n+```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = r"^<!-- {} -->\n+```(\w+)\n(.*?)^```$"
 _MATCHING = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -34,8 +35,8 @@ class Command:
     expected: str
 
 
-def blocks_of(document: str) -> list[Block]:
-    found = _BLOCK.finditer(document)
+def blocks_of(document: str, marker: str = "run") -> list[Block]:
+    found = re.finditer(_BLOCK.format(re.escape(marker)), document, re.MULTILINE | re.DOTALL)
     return [Block(match[1], match[2], document.count("\n", 0, match.start(1)) + 1) for match in found]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import snippets
 from loading import make_view
 from models import assert_same, llama, minilm, state_of
 
@@ -129,3 +131,11 @@ def test_a_damaged_model_is_no_model(folder: Path, tmp_path: Path, opened: list[
     view.damage((view.folder / last).stat().st_size - 100, last)
     with accelerate(), pytest.raises(CorruptFile, match=last):
         transformers.AutoModelForCausalLM.from_pretrained(view.folder)
+
+
+def test_the_documented_lines_run(tmp_path: Path) -> None:
+    house = Path(__file__).resolve().parents[3]
+    blocks = snippets.blocks_of((house / "docs" / "integrations.md").read_text(), "run with transformers")
+    assert blocks
+    for block in blocks:
+        snippets.run(block, tmp_path, os.environ | {"PYTHONPATH": str(house / "loader-lib")}, timeout_s=200)

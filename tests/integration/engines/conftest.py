@@ -19,7 +19,12 @@ TIMEOUT_S = 540
 def environment(**more: str) -> dict[str, str]:
     """Of a vLLM process on two cores: no network, no telemetry, 1 GiB of KV cache, caches out of the home directory."""
     fixed = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return os.environ | fixed | {"PYTHONPATH": str(HOUSE / "tests"), "VLLM_LOGGING_LEVEL": "INFO"} | more
+    own = {
+        "PYTHONPATH": str(HOUSE / "tests"),
+        "VLLM_CACHE_ROOT": f"{sys.prefix}/cache",
+        "VLLM_CONFIG_ROOT": f"{sys.prefix}/config",
+    }
+    return os.environ | fixed | own | more
 
 
 @pytest.fixture(scope="session")

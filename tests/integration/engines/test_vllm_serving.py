@@ -131,11 +131,3 @@ def test_a_server_on_a_staged_model_reloads_its_weights_over_http(
     with pytest.raises(urllib.error.HTTPError):
         server.post("/collective_rpc", {"method": "reload_weights"})
     assert "differs from its sum" in server.said()
-
-
-def test_the_plugin_is_found_by_its_entry_point() -> None:
-    from importlib.metadata import entry_points
-
-    assert [one.value for one in entry_points(group="vllm.general_plugins", name="prestage")] == [
-        "prestage.loader.integrations.vllm:register"
-    ]

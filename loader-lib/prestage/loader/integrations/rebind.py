@@ -23,11 +23,10 @@ from typing import Any
 
 from prestage.loader.access import TensorSlice, safe_open
 from prestage.loader.errors import InvalidFile, SafetensorError, Unsupported
-from prestage.loader.sums import VERIFY_MODES
+from prestage.loader.integrations.shards import VERIFY_MODES
 
 PACKAGES = ("safetensors", "transformers", "diffusers", "accelerate", "peft", "sentence_transformers", "huggingface_hub")
 """Whose modules are looked through for the name when a block begins."""
-_STRICTNESS = ("off", "auto", "require")
 
 Opener = Callable[..., Any]
 
@@ -113,7 +112,7 @@ def _open(filename: Any, framework: Any, *args: Any, **kw: Any) -> Any:
     assert stock is not None, "made by _install"
     if not blocks:
         return stock(filename, framework, *args, **kw)
-    verify = max((block.verify for block in blocks), key=_STRICTNESS.index)
+    verify = max((block.verify for block in blocks), key=VERIFY_MODES.index)
     try:
         return opened(filename, framework, *args, verify=verify, **kw)
     except (Unsupported, InvalidFile, OSError, TypeError) as exc:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 Wanted = Callable[[str], bool]
+VERIFY_MODES = ("off", "auto", "require")
+"""From lax to strict."""
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 

@@ -24,8 +24,7 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.ep_weight_filter import should_skip_weight
 
 from prestage.loader.errors import Unsupported
-from prestage.loader.integrations.shards import Shards
-from prestage.loader.sums import VERIFY_MODES
+from prestage.loader.integrations.shards import VERIFY_MODES, Shards
 
 if TYPE_CHECKING:
     import torch
