@@ -10,7 +10,7 @@ from contextlib import suppress
 from enum import Enum
 
 from prestage.cacher.serving.answers import Answer
-from prestage.cacher.serving.sending import is_resident, send_cold_step, send_step
+from prestage.cacher.serving.sending import STEP_BYTES, is_resident, send_cold_step, send_step
 from prestage.cacher.serving.tree import Tree
 
 _SOUND_BYTES = 16 << 20
@@ -38,7 +38,7 @@ class Outgoing:
         if not with_body:
             self.close()
         self._at = self._content.start if self._content is not None else 0
-        self._sound_until = self._at + _SOUND_BYTES
+        self._sound_until, self._warm_until = self._at + _SOUND_BYTES, 0
         self.sent_bytes = 0
         """All that the kernel took."""
 
@@ -86,9 +86,12 @@ class Outgoing:
             self._sound_until = self._at + _SOUND_BYTES
             if not tree.is_sound(content):
                 return Step.BROKEN, 0
-        size_bytes = min(size_bytes, content.stop - self._at)
-        if not is_resident(content.fd, self._at) or not is_resident(content.fd, self._at + size_bytes - 1):
-            return Step.COLD, 0
+        if self._at >= self._warm_until:
+            end = min(self._at + STEP_BYTES, content.stop)
+            if not is_resident(content.fd, self._at) or not is_resident(content.fd, end - 1):
+                return Step.COLD, 0
+            self._warm_until = end
+        size_bytes = min(size_bytes, self._warm_until - self._at)
         return self.went(send_step(self._sock.fileno(), content.fd, self._at, size_bytes))
 
     def cold_step(self, size_bytes: int) -> int | None:
