@@ -1,18 +1,18 @@
 """One connection of a peer: a state machine on the worker's loop. Every wait in it ends.
 
-HEAD --request--> ASKING (a thread looks at the disk) --answer--> SENDING --sent--> HEAD, or LINGER and closed
-                    `--nothing new of an ingest--> PARKED (long-poll) --something, or in time nothing--> SENDING
+HEAD     a request comes in
+ASKING   a thread looks at the disk for its answer                then SENDING, or PARKED
+PARKED   a long-poll: nothing new of an ingest yet                then ASKING again, until something is new or time is up
+SENDING  the answer goes out, step by step                        then HEAD, or LINGER
+LINGER   the peer may still read an error before the connection goes
 """
 
 from __future__ import annotations
 
-import array
-import fcntl
 import logging
 import select
 import socket
 import struct
-import termios
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,10 +24,11 @@ from typing import Protocol
 from prestage.cacher.serving.answers import Answer, Resources, head, refusal
 from prestage.cacher.serving.config import ServingConfig
 from prestage.cacher.serving.loop import Loop
+from prestage.cacher.serving.outgoing import Outgoing, Step
 from prestage.cacher.serving.requests import MAX_HEAD_BYTES, Asked, Refused, Request, parse, route
-from prestage.cacher.serving.sending import Pace, is_resident, send_cold_step, send_step
+from prestage.cacher.serving.sending import Pace
 from prestage.cacher.serving.tokens import Tokens
-from prestage.cacher.serving.tree import Content, Tree
+from prestage.cacher.serving.tree import Tree
 
 _READ_BYTES = 16 << 10
 _LINGER_S = 1.0
@@ -36,8 +37,6 @@ _LOOK_S = 0.2
 """How often a parked long-poll looks at the journal, which is written once a second."""
 _PACE_LOOK_S = 0.25
 """How late a lifted upload cap is noticed."""
-_SOUND_BYTES = 16 << 20
-"""How much is sent before looking again whether the blob was quarantined."""
 log = logging.getLogger(__name__)
 
 
@@ -88,14 +87,12 @@ class Connection:
         self._fd = sock.fileno()
         self.state = State.HEAD
         self._raw = bytearray()
-        self._out = self._rest = memoryview(b"")
-        self._content: Content | None = None
-        self._at = self._sound_until = 0
+        self._request: Request | None = None
+        self._outgoing: Outgoing | None = None
         self._keep_alive = True
         self._deadline = time.monotonic() + house.config.head_s
-        self._sent = self._taken = 0
+        self._taken = 0
         self._is_busy = self._is_paced = False
-        self._request: Request | None = None
         self._events = select.EPOLLIN
         house.loop.watch(self._fd, self._events, self._on_ready)
 
@@ -228,78 +225,48 @@ class Connection:
     def _reply(self, answer: Answer, *, refused: bool = False) -> None:
         self._house.counted(refused=refused)
         self._keep_alive = self._keep_alive and not answer.close and not self._house.draining
-        self._out = memoryview(head(answer, keep_alive=self._keep_alive, now=time.time()))
-        self._rest, self._content = memoryview(answer.body), answer.content
-        if self._request is not None and self._request.method == "HEAD":
-            self._rest = memoryview(b"")
-            self._drop_content()
-        if self._content is not None:
-            self._at = self._content.start
-            self._sound_until = self._at + _SOUND_BYTES
+        raw = head(answer, keep_alive=self._keep_alive, now=time.time())
+        with_body = self._request is None or self._request.method != "HEAD"
+        self._outgoing = Outgoing(self._sock, raw, answer, with_body=with_body)
+        self._taken, self._is_paced = self._outgoing.taken_bytes, False
         self.state = State.SENDING
         self._deadline = time.monotonic() + self._house.config.idle_s
-        self._taken, self._is_paced = self._sent - _unacknowledged(self._fd), False
         self._send()
 
     def _send(self) -> None:
-        while self._out:
-            more = socket.MSG_MORE if self._content is not None or self._rest else 0
-            try:
-                count = self._sock.send(self._out, more)
-            except BlockingIOError:
-                count = 0
-            self._sent += count
-            self._out = self._out[count:]
-            if self._out:
-                self._wait_for(select.EPOLLOUT)
-                return
-            self._out, self._rest = self._rest, self._out
-        if self._content is None or self._at == self._content.stop:
-            self._finish()
+        outgoing, pace = self._outgoing, self._house.pace
+        if outgoing is None or self._is_busy or self.state is not State.SENDING:
             return
-        self._send_content(self._content)
-
-    def _send_content(self, content: Content) -> None:
-        if (wait_s := self._house.pace.wait_s()) > 0:
+        if not outgoing.send_small():
+            self._wait_for(select.EPOLLOUT)
+        elif not outgoing.is_done and (wait_s := pace.wait_s()) > 0:
             self._is_paced = True
             self._wait_for(0)
-            self._house.loop.later(min(wait_s, _PACE_LOOK_S), self._go_on)
-            return
-        if self._at >= self._sound_until:
-            self._sound_until = self._at + _SOUND_BYTES
-            if not self._house.tree.is_sound(content):
-                self._reset()
-                return
-        size_bytes = min(self._house.pace.step_bytes, content.stop - self._at)
-        if is_resident(content.fd, self._at + size_bytes - 1):
-            self._stepped(send_step(self._fd, content.fd, self._at, size_bytes))
-            return
-        self._wait_for(0)
-        self._in_thread(partial(send_cold_step, self._fd, content.fd, self._at, size_bytes, content.stop), self._stepped)
+            self._house.loop.later(min(wait_s, _PACE_LOOK_S), partial(self._guarded, self._send))
+        else:
+            self._stepped(outgoing, *outgoing.step(pace.step_bytes, self._house.tree))
 
-    def _go_on(self) -> None:
-        if self.state is State.SENDING and not self._is_busy:
-            self._guarded(self._send)
-
-    def _stepped(self, outcome: object) -> None:
-        if isinstance(outcome, int):
-            if outcome == 0:  # the file is shorter than when it was opened: nothing of ours does that
-                self._reset()
-                return
-            self._at += outcome
-            self._sent += outcome
-            self._house.served(outcome)
-            self._house.pace.sent(outcome)
-            if self._content is not None and self._at == self._content.stop:
-                self._finish()
-                return
-        elif outcome is not None:
+    def _stepped(self, outgoing: Outgoing, step: Step, count: int) -> None:
+        self._house.served(count)
+        self._house.pace.sent(count)
+        if step is Step.DONE:
+            self._finish()
+        elif step is Step.FULL:
+            self._wait_for(select.EPOLLOUT)
+        elif step is Step.COLD:
+            self._wait_for(0)
+            self._in_thread(partial(outgoing.cold_step, self._house.pace.step_bytes), partial(self._cold_stepped, outgoing))
+        else:
             self._reset()
-            return
-        self._wait_for(select.EPOLLOUT)
+
+    def _cold_stepped(self, outgoing: Outgoing, outcome: object) -> None:
+        if outcome is None or isinstance(outcome, int):
+            self._stepped(outgoing, *outgoing.went(outcome))
+        else:
+            self._reset()
 
     def _finish(self) -> None:
-        self._drop_content()
+        self._drop_outgoing()
         if not self._keep_alive or self._house.draining:
             self._linger()
             return
@@ -344,9 +311,8 @@ class Connection:
             self.close()
 
     def _look_at_reader(self, now: float) -> None:
-        """What the peer's kernel has acknowledged is what counts: a socket buffer hides a reader that takes nothing."""
         config = self._house.config
-        taken = self._sent - _unacknowledged(self._fd)
+        taken = self._outgoing.taken_bytes if self._outgoing is not None else 0
         if taken - self._taken < config.slow_bytes_per_s * config.idle_s and not self._is_paced:
             self._house.cut()
             self._reset()
@@ -359,24 +325,17 @@ class Connection:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._leave()
 
-    def _drop_content(self) -> None:
-        if self._content is not None:
-            self._content.close()
-            self._content = None
+    def _drop_outgoing(self) -> None:
+        if self._outgoing is not None:
+            self._outgoing.close()
+            self._outgoing = None
 
     def close(self) -> None:
         """Idempotent; not while a thread uses its descriptors (`_leave` sees to that)."""
         if self._sock.fileno() < 0:
             return
         self.state = State.CLOSED
-        self._drop_content()
+        self._drop_outgoing()
         self._house.loop.unwatch(self._fd)
         self._sock.close()
         self._house.closed(self)
-
-
-def _unacknowledged(fd: int) -> int:
-    waiting = array.array("i", [0])
-    with suppress(OSError):
-        fcntl.ioctl(fd, termios.TIOCOUTQ, waiting)
-    return waiting[0]
