@@ -348,10 +348,13 @@ class Cut:
 
 
 def cuts(disk: RecordingDisk, *, samples: int, seed: int, every: int = 1) -> Iterator[Cut]:
-    """For every `every`-th prefix of what was recorded: nothing unsynced, all of it, and `samples` parts of it."""
-    for end in range(0, len(disk.log) + 1, every):
+    """For every `every`-th prefix of what was recorded, the longest first (what was acknowledged shows there): nothing unsynced,
+    all of it, and `samples` parts of it.
+    """
+    for end in range(len(disk.log), -1, -every):
         yield from _cuts_at(disk, end, samples=samples, seed=seed)
-    yield from _cuts_at(disk, len(disk.log), samples=samples, seed=seed)
+    if len(disk.log) % every:
+        yield from _cuts_at(disk, 0, samples=samples, seed=seed)
 
 
 def _fates(pending: Sequence[int], chance: random.Random, number: int) -> dict[int, str]:

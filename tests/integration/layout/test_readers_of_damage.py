@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import mmap
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from loading import bytes_tensors
-from stores.making import Model, Steps, blob_of, content, stage
+from stores.making import Model, Steps, blob_of, content, sha256, stage
 
 from prestage.cacher.digests import CHUNK_BYTES, hex_of
 from prestage.cacher.store.chunks import Verdict
@@ -17,6 +18,7 @@ from prestage.cacher.store.store import Store
 from prestage.cacher.store.trees import Terms, Tree
 from prestage.loader import CorruptFile
 from prestage.loader.numpy import load_file
+from servers.fixtures import require
 
 FILE = "model.safetensors"
 MODEL = Model({FILE: bytes_tensors({"a": 3_000_000, "b": 6_000_000}), "config.json": content(100)}, "hf://org/m@main")
@@ -103,3 +105,30 @@ def test_who_works_in_the_old_generation_is_told_there_too(store: Store, tree: T
     assert len(load_file(view / FILE, verify="require")) == 2
     store.drop_tree(tree.hold)
     assert not old.exists()
+
+
+def test_a_read_only_mount_made_before_the_damage_shows_the_healed_file(store: Store, tree: Tree, tmp_path: Path) -> None:
+    require("mount", "unshare")
+    inside = 'mount --bind "$1" "$2" && mount -o remount,bind,ro "$2" && while read -r name; do sha256sum "$2/$name"; done'
+    argv = ["unshare", "-m", "--propagation", "private", "sh", "-c", inside, "sh", str(tree.path), str(tmp_path / "mount")]
+    (tmp_path / "mount").mkdir()
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+
+        def seen() -> str:
+            assert client.stdin is not None
+            assert client.stdout is not None
+            client.stdin.write(f"{in_hub(tree).relative_to(tree.path)}\n")
+            client.stdin.flush()
+            return client.stdout.readline().split()[0]
+
+        right = sha256(MODEL.contents[FILE]).removeprefix("sha256:")
+        assert seen() == right
+        rot(store)
+        assert seen() != right
+        assert store.suspect(MODEL.artifact, FILE, AT).verdict is Verdict.DAMAGED
+        stage(store, MODEL)
+        assert seen() == right
+        client.stdin.close()
+        assert client.wait(20) == 0

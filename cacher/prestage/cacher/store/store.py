@@ -2,6 +2,7 @@
 
 It refuses to run on another file system, beside another owner, on a newer layout. Any process of the store's user may open it to
 read, to hold and to let go of holds; one, the owner, fetches, evicts and repairs. Everything it says is done is durable.
+Long because it is the one face of many parts: what decides and what acts lies in them.
 """
 
 from __future__ import annotations

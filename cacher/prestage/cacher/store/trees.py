@@ -202,6 +202,7 @@ class Trees:
         return any(blob in blobs for binding in shown for blob in binding.values())
 
     def _heal(self, tree: Tree) -> bool:
+        """Not synced: what a power cut takes back is healed again at the next start."""
         if not tree.parts:
             return False
         try:
@@ -215,7 +216,6 @@ class Trees:
             for name, blob in wrong.items():
                 if (tree.path / name).parent == folder:
                     self._replace(tree.path / name, blob)
-            self._disk.sync_directory(folder)
         self._seal(tree.path)
         return bool(wrong)
 

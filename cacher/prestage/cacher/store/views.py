@@ -100,7 +100,9 @@ class Views:
             self._remove_generation(artifact, generation)
 
     def _keep_side(self, artifact: ArtifactId, generation: str) -> None:
-        """The old tree goes on to be read by who works in it: what it verifies against stays beside it under its new name."""
+        """The old tree goes on to be read by who works in it: what it verifies against stays beside it under its new name. Not
+        synced: a power cut ends them all.
+        """
         side, kept = self._layout.side(artifact), self._layout.old_side(artifact, generation)
         if not side.is_dir():
             return
@@ -109,8 +111,6 @@ class Views:
             if not path.name.startswith("."):
                 self._disk.link(path, kept / path.name)
         self._disk.set_mode(kept, 0o555)
-        self._disk.sync_directory(kept)
-        self._disk.sync_directory(kept.parent)
 
     def _remove_generation(self, artifact: ArtifactId, generation: Path) -> None:
         remove_tree(self._disk, generation)

@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -257,6 +258,22 @@ def test_a_chunk_that_reads_right_at_the_second_attempt_is_no_damage(store: Stor
     monkeypatch.setattr(chunks, "ChunkFile", Flickers)
     assert not any(step.events for step in whole_pass(store.scrubber()))
     assert Flickers.reads > 8
+
+
+def test_the_store_can_be_used_while_a_blob_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Waits(chunks.ChunkFile):
+        """Each chunk is there only once another thread has done what takes the store's lock."""
+
+        def from_disk(self, at: int) -> memoryview:
+            other = threading.Thread(target=lambda: store.publish_view(SMALL.artifact))
+            other.start()
+            other.join(60)
+            assert not other.is_alive(), "the scrubber holds the lock while it reads"
+            return super().from_disk(at)
+
+    monkeypatch.setattr(chunks, "ChunkFile", Waits)
+    assert sum(step.bytes for step in whole_pass(store.scrubber())) > 16 << 20
+    assert store.suspect(OTHER.artifact, "other.bin", 0).verdict is Verdict.SOUND
 
 
 # -- what a reader says
