@@ -21,6 +21,8 @@ from prestage.cacher.errors import Misconfigured
 
 _PIN = re.compile(r"@(sha256:[0-9a-f]{64})$")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_AWKWARD = re.compile(r"[%\s]")
+"""What a ref cannot hold as it is."""
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _MAX_REF_CHARS = 8192
 LATER_SCHEMES = ("oci", "gs", "az")
@@ -96,7 +98,7 @@ class FileRef:
     @property
     def name(self) -> str:
         """Canonical text without pin."""
-        return f"file://{self.path}"
+        return f"file://{_AWKWARD.sub(lambda found: urllib.parse.quote(found.group()), self.path)}"
 
 
 Ref = HfRef | S3Ref | HttpRef | FileRef

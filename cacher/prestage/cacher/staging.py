@@ -59,7 +59,7 @@ class Staged:
     earlier run; `store`: was here already."""
     retries: int = 0
     is_weak: bool = False
-    """Some file is pinned by nothing but its size."""
+    """See `Manifest.weakness`."""
 
 
 class Watcher:

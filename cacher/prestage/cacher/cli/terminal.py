@@ -117,7 +117,8 @@ class BarWatcher(Watcher):
     def progress(self, progress: job.Progress) -> None:
         """See Watcher."""
         if self._task is None:
-            return
+            self._bar.start()
+            self._task = self._bar.add_task(self._title, total=progress.bytes_total, state="")
         rate = progress.bytes_per_s
         left = (progress.bytes_total - progress.bytes_done) / rate if rate > 0 else 0
         state = f"{human_bytes(progress.bytes_done)} of {human_bytes(progress.bytes_total)}, {human_bytes(rate)}/s"

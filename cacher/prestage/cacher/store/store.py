@@ -49,6 +49,8 @@ class Listing:
     holds: Sequence[Mapping[str, object]] = ()
     last_used: float = 0.0
     """Seconds since the epoch."""
+    is_weak: bool = False
+    """See `Manifest.weakness`."""
 
 
 class Store:
@@ -418,10 +420,11 @@ class Store:
         try:
             manifest = self.manifest(artifact)
             files, size, state = len(manifest.files), manifest.size_bytes, self.state(artifact)
+            is_weak = manifest.is_weak
         except PrestageError:
-            files, size, state = 0, 0, "damaged"
+            files, size, state, is_weak = 0, 0, "damaged", False
         holds = [{"id": hold, **document} for hold, document in parts.holds.live(artifact).items()]
-        return Listing(artifact, ref, files, size, state, holds, parts.views.last_used(artifact))
+        return Listing(artifact, ref, files, size, state, holds, parts.views.last_used(artifact), is_weak)
 
     @disk_errors()
     def hold(
