@@ -227,7 +227,7 @@ class _Run:
             except OSError as exc:
                 raise Changed(f"{path} is gone") from exc
             if kind not in known:
-                known[kind] = self.store.sharing(path, take=read.is_given)
+                known[kind] = self.store.sources.sharing(path, take=read.is_given)
             self.local[file.path] = LocalFile(path, read.size_bytes, read.modified_ns, known[kind])
 
     def _fetch(self, artifact: ArtifactId, manifest: Manifest, files: Sequence[FileEntry]) -> dict[FileEntry, Corrupt]:
