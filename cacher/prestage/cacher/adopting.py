@@ -105,7 +105,7 @@ class _Given:
         for file in manifest.files:
             path = Path(self.origin.place(manifest, file).path)
             if self.origin.names(file.path):
-                self.claims.claim(path, is_ours=self.store.is_blob(path))
+                self.claims.claim(path, is_ours=self.store.sources.is_blob(path))
             else:
                 self.kept.append(file.path)
         return manifest
@@ -174,7 +174,7 @@ class Adopter:
             claims.check()
             names = given.names()
             with self._pinned(staged.artifact, path):
-                self._store.take_away(staged.artifact, names)
+                self._store.sources.take_away(staged.artifact, names)
         notes = (*found.notes, f"left where they are, needed there: {', '.join(given.kept)}") if given.kept else found.notes
         _remove_empty(found.folder)
         return Adopted(staged, found.ref.name, notes, staged.files - len(given.kept))
@@ -231,11 +231,11 @@ class Adopter:
                 blob = name.resolve()
                 if name.is_symlink() and not blob.exists():
                     names.append(name)
-                elif blob.name not in needed and self._store.equals(artifact, file.path, blob):
-                    claims.claim(blob, is_ours=self._store.is_blob(blob))
+                elif blob.name not in needed and self._store.sources.equals(artifact, file.path, blob):
+                    claims.claim(blob, is_ours=self._store.sources.is_blob(blob))
                     names += dict.fromkeys((blob, name))
             claims.check()
-            self._store.take_away(artifact, names)
+            self._store.sources.take_away(artifact, names)
         self._store.drop_hold(artifact, hold)
         _remove_empty(folder)
         here = {"store": manifest.size_bytes}

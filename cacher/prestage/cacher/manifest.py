@@ -101,8 +101,17 @@ class Manifest:
 
     @property
     def is_weak(self) -> bool:
-        """True when some file is pinned by nothing but its size."""
-        return not all(file.is_pinned for file in self.files)
+        """It may be told from another version by less than it should; `weakness` says how."""
+        return bool(self.weakness)
+
+    @property
+    def weakness(self) -> str:
+        """Why its identity is weak; empty: it is pinned."""
+        if not all(file.is_pinned for file in self.files):
+            return "the origin gives nothing but a size to tell versions apart"
+        if self.authority.startswith("s3:") and self.revision is None and len(self.files) > 1:
+            return "each file is pinned, but the prefix has no version: it may have been listed half uploaded (prestage publish)"
+        return ""
 
 
 def manifest_of(

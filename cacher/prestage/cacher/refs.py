@@ -21,6 +21,8 @@ from prestage.cacher.errors import Misconfigured
 
 _PIN = re.compile(r"@(sha256:[0-9a-f]{64})$")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_AWKWARD = re.compile(r"[%\s]")
+"""What a ref cannot hold as it is."""
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _MAX_REF_CHARS = 8192
 LATER_SCHEMES = ("oci", "gs", "az")
@@ -96,10 +98,19 @@ class FileRef:
     @property
     def name(self) -> str:
         """Canonical text without pin."""
-        return f"file://{self.path}"
+        return f"file://{_AWKWARD.sub(lambda found: urllib.parse.quote(found.group()), self.path)}"
 
 
 Ref = HfRef | S3Ref | HttpRef | FileRef
+
+
+def text_of(ref: Ref, *, with_query: bool = True) -> str:
+    """What `parse_ref` reads as this very ref. With a query it may carry a signature: then it is to be sent, never kept."""
+    text = ref.name
+    if isinstance(ref, HttpRef):
+        text = ref.url if with_query else ref.name
+        text += f"#{ref.sha256.replace(':', '=')}" if ref.sha256 else ""
+    return f"{text}@{ref.pin}" if ref.pin else text
 
 
 def parse_ref(text: str) -> Ref:

@@ -33,7 +33,7 @@ PIN = "sha256:" + "ab" * 32
         ("http://[::1]:8000/f", "http://[::1]:8000/f"),
         ("https://host/f?X-Amz-Signature=secret", "https://host/f"),
         ("file:///models/a/", "file:///models/a"),
-        ("file:///a%20b", "file:///a b"),
+        ("file:///a%20b", "file:///a%20b"),
     ],
 )
 def test_a_ref_has_one_name(text: str, name: str) -> None:

@@ -69,7 +69,7 @@ class Healer:
                 await self._heal(one.artifact)
 
     async def _heal(self, artifact: ArtifactId) -> None:
-        known = await self._blocking(lambda: self._store.refs_of(artifact))
+        known = await self._blocking(lambda: self._store.refs(artifact))
         if not known:
             self._history.add("not_healed", artifact=artifact, why="no ref is known for it: stage it again by hand")
             return

@@ -30,7 +30,7 @@ from prestage.cacher.agent.slots import Slots
 from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import Bug, Busy, Full, NotFound, PrestageError, Unavailable
 from prestage.cacher.origins.ports import Origin, Selection
-from prestage.cacher.refs import HttpRef, Ref, parse_ref
+from prestage.cacher.refs import HttpRef, Ref, parse_ref, text_of
 from prestage.cacher.staging import Staged, Stager, Wish
 from prestage.cacher.staging.events import Event, Events, done, error
 from prestage.cacher.store.wishes import KeptWish, Wishes
@@ -386,9 +386,7 @@ class Stages:
 
 
 def _kept(wish: Wish) -> KeptWish:
-    ref = f"{wish.ref.name}@{wish.ref.pin}" if wish.ref.pin else wish.ref.name
-    if isinstance(wish.ref, HttpRef) and wish.ref.sha256:
-        ref = f"{wish.ref.name}#{wish.ref.sha256.replace(':', '=')}" + (f"@{wish.ref.pin}" if wish.ref.pin else "")
+    ref = text_of(wish.ref, with_query=False)
     return KeptWish(ref, wish.selection.include, wish.selection.exclude, int(wish.priority))
 
 

@@ -174,7 +174,7 @@ class _Import:
         if label.ref:
             self.store.record_ref(label.ref, Selection(label.include, label.exclude), artifact)
         files, seconds = len(manifest.files), time.monotonic() - self.began
-        staged = Staged(artifact, path, files, manifest.size_bytes, seconds, self.sources, 0, manifest.is_weak)
+        staged = Staged(artifact, path, files, manifest.size_bytes, seconds, self.sources, 0, manifest.weakness)
         return staged, label.ref
 
     def _manifest(self, label: Label) -> Manifest:

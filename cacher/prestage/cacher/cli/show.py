@@ -46,6 +46,7 @@ def _as_json(row: Listing) -> Mapping[str, object]:
         "state": row.state,
         "holds": list(row.holds),
         "last_used": row.last_used,
+        "identity": "weak" if row.is_weak else "pinned",
     }
 
 
@@ -59,7 +60,7 @@ def _print_table(rows: Sequence[Listing]) -> None:
     for row in rows:
         holds = ", ".join(str(hold.get("kind")) for hold in row.holds) or "-"
         used = f"{human_seconds(max(0.0, now - row.last_used))} ago" if row.last_used else "-"
-        state = f"[{_STYLES.get(row.state, 'white')}]{row.state}[/]"
+        state = f"[{_STYLES.get(row.state, 'white')}]{row.state}[/]" + (" (weak)" if row.is_weak else "")
         table.add_row(row.artifact[:19], row.ref or "-", str(row.files), human_bytes(row.bytes), state, holds, used)
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200).print(table)
 

@@ -48,7 +48,10 @@ class Bar:
         if kind == "resolved" and event["missing_bytes"] and self._task is None:
             self._bar.start()
             self._task = self._bar.add_task(self._title, total=_number(event, "missing_bytes"), state="connecting")
-        elif kind == "progress" and self._task is not None:
+        elif kind == "progress":
+            if self._task is None:
+                self._bar.start()
+                self._task = self._bar.add_task(self._title, total=_number(event, "total"), state="")
             self._bar.update(self._task, total=_number(event, "total"), completed=_number(event, "bytes"), state=_state(event))
         elif kind in ("verifying", "paused") and self._task is not None:
             self._bar.update(self._task, state=str(kind))

@@ -1,6 +1,7 @@
 """s3://: one object, one version of it, or everything below a prefix, at any server that speaks S3 with SigV4.
 
-    resolve   ListObjectsV2 (prefix), then HEAD of each wanted object with x-amz-checksum-mode: side by side, 8 at most
+    resolve   GET <prefix>.prestage/manifest.json: a published prefix (`s3_published.py`): its files, its digests, its version;
+              else ListObjectsV2. Then HEAD of each wanted object with x-amz-checksum-mode: side by side, 8 at most
     request   GET signed by headers, with If-Match, and with ?versionId= where the bucket has versions
     pinned    by version, ETag, full-object checksum (CRC64NVME, CRC32C, CRC32, SHA-256: checked after download)
 
@@ -15,10 +16,10 @@ import email.utils
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from prestage.cacher.errors import Misconfigured, NotFound, PrestageError, Unavailable
+from prestage.cacher.errors import Corrupt, Denied, Misconfigured, NotFound, PrestageError, Unavailable
 from prestage.cacher.manifest import MAX_FILES, FileEntry, Manifest, check_path, manifest_of
 from prestage.cacher.net.ports import HttpRequest, Reply, ResponseHead
 from prestage.cacher.origins.answers import common_verdict, error_code
@@ -28,6 +29,7 @@ from prestage.cacher.origins.ports import Next, Selection, Verdict
 from prestage.cacher.origins.s3_addresses import S3Settings
 from prestage.cacher.origins.s3_answers import NotXml, Page, object_entry, other_region, read_page, refusal
 from prestage.cacher.origins.s3_credentials import Chain, Signer
+from prestage.cacher.origins.s3_published import FOLDER, KEY, NotPublished, Publication, difference, parse_publication
 from prestage.cacher.origins.selection import select_paths
 from prestage.cacher.refs import S3Ref
 
@@ -55,6 +57,7 @@ class S3Origin:
         self._chain = chain
         self._region = settings.region
         self._sends_version = True
+        self._manifest_denied: Reply | None = None
         self._sent = _Sent()
         head, slash, self._name = ref.key.rpartition("/")
         self._base = head + slash
@@ -64,11 +67,63 @@ class S3Origin:
         authority = self._settings.authority(self._ref.bucket)
         if not self._ref.is_prefix:
             paths = [self._name] if selection.allows(self._name) else []
+        elif (published := self._published()) is not None:
+            return self._resolve_published(authority, published, selection)
         else:
             paths = select_paths(self._list(), selection)
         for path in paths:
             check_path(path)
-        return manifest_of(authority, self._base, self._look_at(paths))
+        return manifest_of(authority, self._base, self._look_at(paths, self._entry))
+
+    def _resolve_published(self, authority: str, published: Publication, selection: Selection) -> Manifest:
+        files = {file.path: file for file in published.files}
+
+        def look(path: str) -> FileEntry:
+            self._check_published(files[path])
+            return files[path]
+
+        paths = select_paths(files, selection)
+        return manifest_of(authority, self._base, self._look_at(paths, look), revision=published.revision)
+
+    def _published(self) -> Publication | None:
+        """What the prefix's manifest says; None where there is none."""
+        key = self._base + KEY
+        reply = self._call("GET", key, {}, whole=True)
+        if reply.head.status in (403, 404):
+            # Without s3:ListBucket a key that is not there looks forbidden: the listing tells.
+            self._manifest_denied = reply if reply.head.status == 403 else None
+            return None
+        if reply.head.status != 200:
+            raise self._refusal(key, reply.head, reply.body)
+        try:
+            return parse_publication(reply.body)
+        except NotPublished as exc:
+            raise Corrupt(f"{self._shown(key)} is not what `prestage publish` wrote: {exc}", hint="publish it again") from exc
+
+    def _check_published(self, file: FileEntry) -> None:
+        """The object is the one that was published.
+
+        Raises:
+            Corrupt: it changed since, or is gone.
+        """
+        key = self._base + file.path
+        versions = [file.version, None] if file.version else [None]
+        for version in versions:
+            reply = self._call("HEAD", key, {"versionId": version} if version else {})
+            if reply.head.status != 403:
+                break  # reading a version may be forbidden where reading the object is not
+        found = object_entry(file.path, reply.head) if reply.head.status == 200 else None
+        if reply.head.status in (400, 404, 405):
+            why = "it is gone"
+        elif found is None:
+            raise self._refusal(key, reply.head, reply.body)
+        else:
+            why = difference(file, found)
+        if why:
+            raise Corrupt(
+                f"{self._shown(key)} changed since it was published: {why}",
+                hint="publish the prefix again; if somebody is publishing just now, stage it when that is done",
+            )
 
     def request(self, manifest: Manifest, file: FileEntry) -> HttpRequest:
         """A signed GET; see `origins.ports.Origin.request`."""
@@ -109,7 +164,10 @@ class S3Origin:
         while True:
             page = self._page(query)
             rows = [row for row in page.objects if row.key.startswith(self._base)]
-            paths += [row.key[len(self._base) :] for row in rows if row.size_bytes or not row.key.endswith("/")]
+            here = [row.key[len(self._base) :] for row in rows if row.size_bytes or not row.key.endswith("/")]
+            if KEY in here and self._manifest_denied is not None:
+                raise Denied(f"{self._shown(self._base + KEY)} may not be read", hint="ask for s3:GetObject on the whole prefix")
+            paths += [path for path in here if not path.startswith(FOLDER)]
             if len(paths) > MAX_FILES:
                 raise Misconfigured(f"{self._ref.name} holds more than {MAX_FILES} objects", hint="name a longer prefix")
             if page.next_token is None:
@@ -133,12 +191,12 @@ class S3Origin:
                 f"{self._ref.name}: the answer to a listing is not S3's: {exc}", hint="check AWS_ENDPOINT_URL_S3"
             ) from exc
 
-    def _look_at(self, paths: Sequence[str]) -> list[FileEntry]:
+    def _look_at(self, paths: Sequence[str], look: Callable[[str], FileEntry]) -> list[FileEntry]:
         if len(paths) < 2:
-            return [self._entry(path) for path in paths]
+            return [look(path) for path in paths]
         pool = ThreadPoolExecutor(HEADS_AT_ONCE, thread_name_prefix="prestage-s3-head")
         try:
-            return list(pool.map(self._entry, paths))
+            return list(pool.map(look, paths))
         finally:
             pool.shutdown(cancel_futures=True)
 

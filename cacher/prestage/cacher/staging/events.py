@@ -2,7 +2,7 @@
 
 resolved  artifact files bytes missing_bytes identity        verifying
 progress  bytes total bytes_per_s retries source             trouble   message
-done      artifact path files bytes seconds bytes_by_source retries identity
+done      artifact path files bytes seconds bytes_by_source retries identity (weakness: why it is weak)
 error     kind message hint
 """
 
@@ -71,6 +71,7 @@ def done(staged: Staged) -> Event:
         "bytes_by_source": dict(staged.bytes_by_source),
         "retries": staged.retries,
         "identity": _identity(staged.is_weak),
+        **({"weakness": staged.weakness} if staged.is_weak else {}),
     }
 
 

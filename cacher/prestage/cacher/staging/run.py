@@ -104,7 +104,7 @@ class Run:
             time.monotonic() - began,
             {source: count for source, count in self.sources.items() if count},
             self.retries,
-            manifest.is_weak,
+            manifest.weakness,
         )
 
     def _is_new(self, artifact: ArtifactId) -> bool:
@@ -148,7 +148,7 @@ class Run:
             except OSError as exc:
                 raise Changed(f"{path} is gone") from exc
             if kind not in known:
-                known[kind] = self.store.sharing(path, take=read.is_given)
+                known[kind] = self.store.sources.sharing(path, take=read.is_given)
             self.local[file.path] = LocalFile(path, read.size_bytes, read.modified_ns, known[kind])
 
     def _bring(self, missing: Sequence[FileEntry]) -> None:

@@ -36,8 +36,13 @@ class Staged:
     """`origin` (and later `peer`): fetched now; `clone`, `moved`: a local file's own blocks; `journal`: fetched by an
     earlier run; `store`: was here already."""
     retries: int = 0
-    is_weak: bool = False
-    """Some file is pinned by nothing but its size."""
+    weakness: str = ""
+    """See `Manifest.weakness`; empty when it is pinned."""
+
+    @property
+    def is_weak(self) -> bool:
+        """It may be told from another version by less than it should."""
+        return bool(self.weakness)
 
 
 class Watcher:

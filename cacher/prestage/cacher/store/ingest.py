@@ -260,8 +260,10 @@ class Ingest:
         return target
 
     def close(self) -> None:
-        """Keep what was fetched for the next time. Idempotent."""
+        """Keep what was fetched for the next time; of a file that is still somebody else's, no name. Idempotent."""
         self._close_files()
+        if self._is_linked:
+            drop(self._disk, self.path)
         self._on_close()
 
     def _close_files(self) -> None:

@@ -23,6 +23,8 @@ class Listing:
     holds: Sequence[Mapping[str, object]] = ()
     last_used: float = 0.0
     """Seconds since the epoch."""
+    is_weak: bool = False
+    """See `Manifest.weakness`."""
 
 
 def state_of(parts: Parts, artifact: ArtifactId) -> str:
@@ -52,7 +54,8 @@ def _listing(parts: Parts, artifact: ArtifactId, ref: str | None) -> Listing:
     try:
         manifest = parts.artifacts.manifest(artifact)
         files, size, state = len(manifest.files), manifest.size_bytes, state_of(parts, artifact)
+        is_weak = manifest.is_weak
     except PrestageError:
-        files, size, state = 0, 0, "damaged"
+        files, size, state, is_weak = 0, 0, "damaged", False
     holds = [{"id": hold, **document} for hold, document in parts.holds.live(artifact).items()]
-    return Listing(artifact, ref, files, size, state, holds, parts.views.last_used(artifact))
+    return Listing(artifact, ref, files, size, state, holds, parts.views.last_used(artifact), is_weak)

@@ -36,10 +36,11 @@ from prestage.cacher.store.recovery import recover
 from prestage.cacher.store.room import Reservation, Room
 from prestage.cacher.store.scrub import Scrub
 from prestage.cacher.store.scrubber import Scrubber
-from prestage.cacher.store.sharing import LocalFile, Sharing, probe
+from prestage.cacher.store.sharing import LocalFile
+from prestage.cacher.store.sources import Sources
 from prestage.cacher.store.states import Listing, listings, state_of
 from prestage.cacher.store.trees import Terms, Tree, Trees
-from prestage.cacher.store.verify import VerifyReport, measure
+from prestage.cacher.store.verify import VerifyReport
 from prestage.cacher.store.views import Views
 from prestage.cacher.store.wishes import Wishes
 
@@ -53,6 +54,8 @@ class Store:
         self._parts, self._room, self._closing = parts, room, closing
         self._trusted = trusted
         self._evictor = Evictor(parts)
+        self.sources = Sources(parts, self.state)
+        """Files outside the store: how they can come in, and which have; the owner's."""
         self.root = parts.layout.root
         self.wishes = Wishes(parts.layout, parts.disk)
         self.warnings: list[str] = []
@@ -187,11 +190,6 @@ class Store:
         return self._parts.artifacts.lookup(text, selection)
 
     @disk_errors()
-    def refs_of(self, artifact: ArtifactId) -> Sequence[KnownRef]:
-        """The refs that were last resolved to it."""
-        return [known for known in self._parts.artifacts.refs() if known.artifact == artifact]
-
-    @disk_errors()
     def binding(self, artifact: ArtifactId) -> Mapping[str, BlobId]:
         """Path -> blob as far as known; a blob named here may have been quarantined since."""
         return self._parts.artifacts.binding(artifact)
@@ -279,12 +277,6 @@ class Store:
         return self._owned.reserve(needed, artifact, min(needed, in_place_bytes))
 
     @disk_errors()
-    def sharing(self, path: Path, *, take: bool = False) -> Sharing:
-        """How a local file can come in without being fetched; `take`: it is given away. Tried out, not guessed."""
-        with self._owned.lock:
-            return probe(self._parts.disk, self.root / ".probe.new", path, take=take)
-
-    @disk_errors()
     def ingest(
         self, manifest: Manifest, file: FileEntry, *, local: LocalFile | None = None, archive: BlobId | None = None
     ) -> Ingest:
@@ -318,38 +310,6 @@ class Store:
                     on_publish=room.claimed.add,
                     on_close=lambda: room.busy.discard(name),
                 )
-
-    @disk_errors()
-    def is_blob(self, source: Path) -> bool:
-        """`source` is a second name of a blob: an earlier run linked it in. Reads it, unless it has one name only."""
-        if source.stat().st_nlink < 2:
-            return False
-        return _is_same(self._parts.layout.blob(measure(source, lambda _: None).blob), source)
-
-    @disk_errors()
-    def equals(self, artifact: ArtifactId, path: str, source: Path) -> bool:
-        """The bytes of `source` are those of the artifact's file `path`. Reads them, unless it is the same file."""
-        blob = self.binding(artifact).get(path)
-        if blob is None or not source.is_file():
-            return False
-        return _is_same(self._parts.layout.blob(blob), source) or measure(source, lambda _: None).blob == blob
-
-    @disk_errors()
-    def take_away(self, artifact: ArtifactId, names: Iterable[Path]) -> None:
-        """Remove the old names of files that are given to this store, durably: only of an artifact that is whole and held, so
-        that a kill at any point leaves each file there or here.
-
-        Raises:
-            Bug: it is not.
-        """
-        if self.state(artifact) != "staged" or not self._parts.holds.live(artifact):
-            raise Bug(f"the files of {artifact} are taken away although it is not whole, or not held")
-        folders = set()
-        for name in names:
-            self._parts.disk.unlink(name)
-            folders.add(name.parent)
-        for folder in sorted(folders):
-            self._parts.disk.sync_directory(folder)
 
     @disk_errors()
     def publish_view(self, artifact: ArtifactId) -> Path:
@@ -594,13 +554,6 @@ class Store:
     def damaged(self) -> Sequence[Affected]:
         """Artifacts that lack bytes which were taken out of use: to be staged again if they are wanted, else when asked for."""
         return Quarantine(self._parts, self._owned.lock).damaged()
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False
 
 
 def _allocated(path: Path) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +14,12 @@ from stores.making import content
 
 from prestage.cacher.adopting import Adopted
 from prestage.cacher.errors import Busy, Corrupt, Full, Misconfigured, NotFound
+from prestage.cacher.manifest import Manifest
 from prestage.cacher.origins.file import FileOrigin
 from prestage.cacher.refs import FileRef, HfRef, parse_ref
-from prestage.cacher.staging import Wish
+from prestage.cacher.staging import Watcher, Wish
 from prestage.cacher.store.store import Store
+from prestage.cacher.transfer.ports import Cancelled
 
 FILES = {
     "config.json": b'{"a": 1}',
@@ -218,4 +222,45 @@ def test_an_artifact_that_does_not_fit_the_budget_is_refused_whole(tmp_path: Pat
             with pytest.raises(Full):
                 adopt(store, folder, take=take)
             assert store.list() == []
+    assert read_folder(folder) == FILES
+
+
+class CallingOff(Watcher):
+    """Ends a stage when all bytes were looked at and nothing is published yet."""
+
+    def verifying(self) -> None:
+        raise Cancelled
+
+
+def test_taking_that_is_called_off_leaves_each_file_with_its_one_name(store: Store, folder: Path) -> None:
+    with adopting(store) as adopter, pytest.raises(Cancelled):
+        adopter.adopt(folder, take=True, watcher=CallingOff())
+    assert {path.stat().st_nlink for path in folder.rglob("*") if path.is_file()} == {1}
+    assert adopt(store, folder, take=True).taken == len(FILES)
+
+
+class Writing(Watcher):
+    """Somebody opens a file for writing once it is being taken in; the kernel keeps them waiting."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: subprocess.Popen[bytes] | None = None
+
+    def resolved(self, manifest: Manifest, missing_bytes: int) -> None:
+        self._writer = subprocess.Popen(["sh", "-c", f"exec 3>>'{self._path}'"])
+        while "lease" not in Path(f"/proc/{self._writer.pid}/wchan").read_text():
+            if self._writer.poll() is not None:
+                pytest.fail("the writer was not kept waiting")
+            time.sleep(0.01)
+
+    def wait(self) -> None:
+        assert self._writer is not None
+        self._writer.wait(60)
+
+
+def test_a_writer_that_comes_meanwhile_is_noticed_and_the_files_stay(store: Store, folder: Path) -> None:
+    watcher = Writing(folder / "config.json")
+    with adopting(store) as adopter, pytest.raises(Busy, match=r"opened .*config\.json for writing"):
+        adopter.adopt(folder, take=True, watcher=watcher)
+    watcher.wait()
     assert read_folder(folder) == FILES
