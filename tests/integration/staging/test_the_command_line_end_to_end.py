@@ -130,7 +130,7 @@ def test_ctrl_c_says_that_nothing_is_lost(prestage: Prestage, server: Hostile) -
 
 def test_a_second_process_is_refused_by_name_or_waits_and_finds_it_done(prestage: Prestage, server: Hostile) -> None:
     url = server.url("/model.safetensors")
-    server.choose = lambda request: faults.Drip(12e6) if request.method == "GET" else None
+    server.choose = lambda request: faults.Drip(3e6) if request.method == "GET" else None
     first = prestage.start("stage", url, "--json")
     assert first.stdout is not None
     first.stdout.readline()
@@ -145,7 +145,7 @@ def test_a_second_process_is_refused_by_name_or_waits_and_finds_it_done(prestage
 
 def test_holds_and_reads_work_while_another_process_fetches(prestage: Prestage, server: Hostile, folder: Path) -> None:
     assert prestage("stage", folder.as_uri()).code == 0
-    server.choose = lambda request: faults.Drip(6e6) if request.method == "GET" else None
+    server.choose = lambda request: faults.Drip(5e5) if request.method == "GET" else None
     process = prestage.start("stage", server.url("/model.safetensors"), "--json")
     assert process.stdout is not None
     process.stdout.readline()
