@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -171,11 +172,15 @@ def test_a_lost_context_ends_the_load_with_its_error_and_without_a_hang(view: Vi
 def test_closing_in_the_middle_waits_for_copies_and_keeps_nothing(view: View, fake: FakeCuda) -> None:
     model = open_model(view.folder, framework="dlpack", device="cuda", pinned_bytes=8 * MIB)
     first = model["a"]
+    running = model._running
+    assert running
+    while not running.done:  # everything is on its way, and the last copies are still to come: nobody has waited for them
+        time.sleep(0.01)
     model.close()
     assert read(fake.driver(), first, "a") == expected("a")
     with pytest.raises(Closed):
         model["d"]
-    del first, model
+    del first, model, running
     gc.collect()
     fake.assert_clean()
 
