@@ -32,12 +32,18 @@ class _Landing:
         self.source = Source(shard)
         self.region = Region(shard.size_bytes)
         self.left = plan.count_of(number)
-        self.is_map = destination is Destination.MAPPED or (
-            destination is Destination.AUTO
-            and (readers > 1 or self.source.residency(0, shard.size_bytes, _SHARD_SAMPLES) is Residency.RESIDENT)
-        )
-        if self.is_map:
-            self.region.show_file(self.source.cached(), 0, shard.size_bytes, shard.path)
+        try:
+            self.is_map = self._begins_as_map(destination, readers)
+            if self.is_map:
+                self.region.show_file(self.source.cached(), 0, shard.size_bytes, shard.path)
+        except OSError:
+            self.source.close()
+            raise
+
+    def _begins_as_map(self, destination: Destination, readers: int) -> bool:
+        if destination is not Destination.AUTO:
+            return destination is Destination.MAPPED
+        return readers > 1 or self.source.residency(0, self.region.size_bytes, _SHARD_SAMPLES) is Residency.RESIDENT
 
 
 class HostLoad:

@@ -130,6 +130,7 @@ class Running:
             self._host.close()
         if self._device:
             self._device.close()
+        self._queue.forget()
 
     def report(self) -> ModelReport:
         """As far as it has come."""
