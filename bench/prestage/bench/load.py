@@ -1,8 +1,8 @@
 """`prestage bench load PATH`: our loader against its rivals, hot, cold and half resident, beside the disk's own limit.
 
 One fresh process a run, variants in turns, each round in an order of its own; every loader of a job must come to the same sum
-over all bytes. Cold is proved, half is every other 32 MiB. The files are loaded through a folder of symlinks with fresh chunk sums,
-so that any folder can be measured, staged or not.
+over all bytes. Cold is proved, half is every other 32 MiB. The files are loaded through a folder of symlinks with fresh chunk
+sums, so that any folder can be measured, staged or not.
 
     --json: {"bench": "load", "machine", "framework", "rounds", "files", "bytes", "not_run": {loader: why},
              "rows": [{"loader", "state", "verify", "gb_per_s", "cpu_s_per_gb", "peak_rss_mib", "disk_share", "ratio_to_raw",
