@@ -15,7 +15,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools torch demo bench check style types imports unit test test-all integrations conformance vllm fmt clean
+.PHONY: help setup lock tools torch test-gpu fuzz demo bench check style types imports unit test test-all integrations conformance vllm fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 14
@@ -74,6 +74,12 @@ test: setup tools ## all but the slow tier, on real servers where they can be ha
 test-all: setup tools torch integrations ## the slow tier, the loader on a real torch, the integrations
 	$(TORCH)/bin/python -m pytest tests/contract/loader tests/unit/loader -k torch
 	$(PYTEST) -m slow
+
+fuzz: setup ## a million damaged safetensors headers (a minute or two)
+	PRESTAGE_FUZZ=1000000 $(PYTEST) tests/unit/loader/test_bad_days.py -k damaged_headers
+
+test-gpu: setup ## the loader on a real GPU, with torch where `make torch` made it; says "not run" where there is none
+	@$(if $(wildcard $(TORCH)/.ready),$(TORCH),.venv)/bin/python -m pytest -rP -m "" tests/gpu
 
 torch: setup $(TORCH)/.ready ## a venv of its own with torch (4.6 GB) that sees .venv too: for the loader's torch tests
 

@@ -1,12 +1,13 @@
-"""`prestage bench load PATH`: our loader against the safetensors library's mmap, and verification against a bare hash pass.
+"""`prestage bench load PATH`: our loader against its rivals, hot, cold and half resident, beside the disk's own limit.
 
-One fresh process per run, variants in turns, each round in an order of its own; every run of one round loads the same files
-and must come to the same sum over all bytes. `--cold` drops the page cache before each run and proves it. The files are loaded
-through a folder of symlinks with fresh chunk sums, so that any folder can be measured, staged or not.
+One fresh process a run, variants in turns, each round in an order of its own; every loader of a job must come to the same sum
+over all bytes. Cold is proved, half is every other 32 MiB. The files are loaded through a folder of symlinks with fresh chunk
+sums, so that any folder can be measured, staged or not.
 
-    --json: {"bench": "load", "machine", "framework", "cold", "rounds", "files", "bytes", "variants": {name: {"load_s", "touch_s",
-             "total_s", "cpu_s": Summary}}, "ratios": {name: {"ratio": Summary, "verdict": Verdict, "goal"}}}
-Ratios are speeds: ours/safetensors and verified/safetensors over load + touch, verified/xxh3... over load against the bare pass.
+    --json: {"bench": "load", "machine", "framework", "rounds", "files", "bytes", "not_run": {loader: why},
+             "rows": [{"loader", "state", "verify", "gb_per_s", "cpu_s_per_gb", "peak_rss_mib", "disk_share", "ratio_to_raw",
+                       "ratio_to_mmap", "summaries"}],
+             "goals": [{"name", "asked", "at_most", "measured", "met"}], "noisy": [reasons]}
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -24,24 +24,31 @@ import xxhash
 from rich.console import Console
 from rich.table import Table
 
-from prestage.bench.child import run_measured
+from prestage.bench import load_child
 from prestage.bench.cold import make_cold, make_warm
+from prestage.bench.load_rows import Goal, Row, goals, rows
 from prestage.bench.load_run import CHUNK_BYTES
 from prestage.bench.machine import Machine, describe
-from prestage.bench.rounds import Summary, Verdict, judge, ratios, schedule, summarize
+from prestage.bench.rounds import FOREIGN_CORES_MAX, schedule, summarize
 from prestage.bench.scratch import scratch_folder
 from prestage.cacher.errors import Bug, Misconfigured
 
-_LOADERS = ("safetensors", "ours", "verified")
-_PASSES = ("xxh3", "xxh3-threads")
-_MEASURES = ("load_s", "touch_s", "total_s", "cpu_s")
-_RATIOS: dict[str, tuple[str, str, str, float | None]] = {
-    "ours/safetensors": ("ours", "safetensors", "total_s", 1.0),
-    "verified/safetensors": ("verified", "safetensors", "total_s", None),
-    "verified/xxh3": ("verified", "xxh3", "load_s", 0.5),
-    "verified/xxh3-threads": ("verified", "xxh3-threads", "load_s", 0.5),
-}
-"""Name: numerator, denominator, measure, goal when hot (issue 3, section H)."""
+STATES = ("hot", "cold", "half")
+_RAW = ("raw-4", "raw-8", "raw-16", "raw-32")
+_BY_STATE: dict[str, tuple[str, ...]] = {
+    "hot": (
+        "safetensors", "safetensors-pread", "transformers", "fastsafetensors", "runai", "prestage", "prestage-verified", "xxh3",
+    ),
+    "cold": (
+        "safetensors", "safetensors-pread", "transformers", "fastsafetensors", "runai", "prestage", "prestage-verified", *_RAW,
+    ),
+    "half": ("safetensors", "runai", "prestage", "prestage-mapped", "prestage-private"),
+}  # fmt: skip
+_NEEDS = {"fastsafetensors": "fastsafetensors", "runai": "runai_model_streamer"}
+"""Rivals that are no dependency, and the module of each; both know torch only."""
+_RETURN_NOTHING = ("xxh3", *_RAW)
+_STRIPE_BYTES = 32 << 20
+_SPARE_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,57 +58,60 @@ class LoadJob:
     files: tuple[Path, ...]
     framework: str
     """"pt" or "np"."""
-    cold: bool
+    states: tuple[str, ...]
+    loaders: frozenset[str] | None
+    """None: all that are here."""
     rounds: int
     seed: int
+    ranks: int = 1
+    """Above 1: that many processes load the same files cold at the same time, and nothing else is measured."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LoadResult:
-    """Raw samples by variant and measure, in the order of the rounds."""
+    """Samples by variant and state, then by round."""
 
     job: LoadJob
     machine: Machine
-    samples: Mapping[str, Sequence[Mapping[str, float]]]
+    size_bytes: int
+    not_run: dict[str, str]
+    samples: dict[tuple[str, str], dict[int, dict[str, float]]] = field(default_factory=dict)
 
-    @property
-    def size_bytes(self) -> int:
-        """Of all files."""
-        return sum(file.stat().st_size for file in self.job.files)
+    def rows(self) -> list[Row]:
+        """One for each variant and state."""
+        return rows(self.samples, self.size_bytes)
 
-    def measure(self, variant: str, name: str) -> Summary:
-        """One measure of one variant over the rounds."""
-        return summarize([sample[name] for sample in self.samples[variant]])
+    def goals(self) -> list[Goal]:
+        """Those that can be told from the samples."""
+        found = goals(self.samples)
+        shared = self.samples.get(("prestage-shared", "cold"))
+        if shared:
+            read = [sample["disk_bytes"] / self.size_bytes for sample in shared.values()]
+            found.append(Goal(f"{self.job.ranks} ranks: bytes from disk / checkpoint", 1.05, summarize(read), at_most=True))
+        return found
 
-    def ratio(self, name: str) -> tuple[Summary, Verdict]:
-        """How many times as fast, by round, and whether that may be quoted."""
-        fast, slow, measure, _ = _RATIOS[name]
-        over = {number: sample[measure] for number, sample in enumerate(self.samples[slow])}
-        under = {number: sample[measure] for number, sample in enumerate(self.samples[fast])}
-        found = ratios(over, under)
-        if found is None:
-            raise Bug(f"no round holds both {fast} and {slow}")
-        foreign = [sample["foreign_cores"] for variant in (fast, slow) for sample in self.samples[variant]]
-        return found, judge(found, foreign)
+    def noisy(self) -> list[str]:
+        """Why these figures should not be quoted."""
+        foreign = [sample["foreign_cores"] for by_round in self.samples.values() for sample in by_round.values()]
+        disturbed = sum(cores > FOREIGN_CORES_MAX for cores in foreign)
+        if disturbed * 3 <= len(foreign):
+            return []
+        runs = f"{disturbed} of {len(foreign)} runs (up to {max(foreign):.1f})"
+        return [f"other processes used over {FOREIGN_CORES_MAX} cores in {runs}"]
 
     def to_json(self) -> dict[str, object]:
         """As in the module's docstring."""
-        quoted = {}
-        for name, (*_, goal) in _RATIOS.items():
-            found, verdict = self.ratio(name)
-            quoted[name] = {"ratio": found.to_json(), "verdict": verdict.to_json(), "goal": None if self.job.cold else goal}
         return {
             "bench": "load",
             "machine": self.machine.to_json(),
             "framework": self.job.framework,
-            "cold": self.job.cold,
             "rounds": self.job.rounds,
             "files": len(self.job.files),
             "bytes": self.size_bytes,
-            "variants": {
-                variant: {name: self.measure(variant, name).to_json() for name in _MEASURES} for variant in self.samples
-            },
-            "ratios": quoted,
+            "not_run": self.not_run,
+            "rows": [row.to_json() for row in self.rows()],
+            "goals": [goal.to_json() for goal in self.goals()],
+            "noisy": self.noisy(),
         }
 
 
@@ -110,13 +120,18 @@ class LoadResult:
 @click.option(
     "--framework", type=click.Choice(["auto", "pt", "np"]), default="auto", show_default=True, help="auto: torch if here."
 )
-@click.option("--cold", is_flag=True, help="Drop the page cache before each run, and prove it.")
-@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1, 100))
+@click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="Repeatable; default: all three.")
+@click.option("--loaders", default="all", show_default=True, help="Names separated by commas, as the rows have them.")
+@click.option("--ranks", default=1, show_default=True, type=click.IntRange(1, 16), help="Load cold in so many processes at once.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100))
 @click.option("--seed", default=1, show_default=True, help="Of the order in which variants run.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def load(path: Path, framework: str, cold: bool, rounds: int, seed: int, as_json: bool) -> None:
-    """Load the safetensors files at PATH: ours, verified and not, against the safetensors library."""
-    job = LoadJob(_files(path), _framework(framework), cold, rounds, seed)
+def load(
+    path: Path, framework: str, states: tuple[str, ...], loaders: str, ranks: int, rounds: int, seed: int, as_json: bool
+) -> None:
+    """Load the safetensors files at PATH: ours and its rivals, hot, cold and half in the page cache."""
+    wanted = None if loaders == "all" else frozenset(loaders.split(","))
+    job = LoadJob(_files(path), _framework(framework), states or STATES, wanted, rounds, seed, ranks)
     with scratch_folder(Path.cwd(), ".prestage-bench-") as scratch:
         result = measure(job, scratch, lambda line: click.echo(line, err=True))
     if as_json:
@@ -130,32 +145,69 @@ def measure(job: LoadJob, scratch: Path, tell: Callable[[str], None]) -> LoadRes
     """Run all rounds.
 
     Raises:
-        Bug: two variants of the job came to different sums: one of them loaded wrong bytes.
-        ChildFailed, StillWarm
+        Bug: two loaders of the job came to different sums: one of them loaded wrong bytes.
+        ChildFailed, StillWarm, Misconfigured
     """
     links = _view(job.files, scratch)
-    samples: dict[str, list[dict[str, float]]] = {variant: [] for variant in (*_LOADERS, *_PASSES)}
+    variants, not_run = _variants(job)
+    result = LoadResult(job, describe(job.files[0].parent), sum(file.stat().st_size for file in job.files), not_run)
+    result.samples = {variant: {} for variant in variants}
     sums: set[float] = set()
-    make_warm(job.files)
-    for number, variant in schedule(tuple(samples), job.rounds, job.seed):
-        if job.cold:
-            make_cold(job.files)
-        sample = _run(variant, job.framework, links)
-        samples[variant].append(sample)
-        if variant in _LOADERS:
-            sums.add(sample["sum"])
-        tell(f"round {number + 1} of {job.rounds}: {variant} {sample['total_s']:.3f} s")
-    if len(sums) != 1:
+    names = [f"{variant} {state}" for variant, state in variants]
+    for number, name in schedule(names, job.rounds, job.seed):
+        variant, state = name.split(" ")
+        prepare(job.files, state)
+        memory = result.size_bytes + _SPARE_BYTES if variant not in _RETURN_NOTHING and job.ranks == 1 else _SPARE_BYTES
+        ran = load_child.run([variant] * job.ranks, job.framework, links, memory)
+        result.samples[variant, state][number] = _together(ran)
+        if variant not in _RETURN_NOTHING:
+            sums |= {sample["sum"] for sample in ran}
+        tell(f"round {number + 1} of {job.rounds}: {name} {ran[0]['total_s']:.3f} s")
+    if len(sums) > 1:
         raise Bug(f"the loaders disagree about the bytes of {str(job.files[0])!r}", hint="report it, with the file")
-    return LoadResult(job, describe(job.files[0].parent), samples)
+    return result
 
 
-def _run(variant: str, framework: str, files: Sequence[Path]) -> dict[str, float]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-    command = (sys.executable, "-m", "prestage.bench.load_run", variant, framework, *map(str, files))
-    ran = run_measured(command, cwd=Path.cwd(), environment=environment)
-    sample: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
-    return {**sample, "total_s": sample["load_s"] + sample["touch_s"], "foreign_cores": ran.foreign_cores}
+def prepare(files: Sequence[Path], state: str) -> None:
+    """Have the files hot, cold, or every other 32 MiB resident. Raises: StillWarm."""
+    if state == "hot":
+        make_warm(files)
+        return
+    make_cold(files)
+    if state == "half":
+        stripe = bytearray(_STRIPE_BYTES)
+        for file in files:
+            with open(file, "rb", buffering=0) as source:
+                os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+                for offset in range(0, file.stat().st_size, 2 * _STRIPE_BYTES):
+                    os.preadv(source.fileno(), [stripe], offset)
+
+
+def _together(ran: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of processes that ran at once: the slowest one's time, everybody's bytes."""
+    slowest = max(ran, key=lambda sample: sample["total_s"])
+    summed = {name: sum(sample[name] for sample in ran) for name in ("cpu_s", "disk_bytes")}
+    return {**slowest, **summed, "beyond_bytes": max(sample["beyond_bytes"] for sample in ran)}
+
+
+def _variants(job: LoadJob) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    if job.ranks > 1:
+        return [("prestage-shared", "cold"), ("safetensors", "cold")], {}
+    not_run = {}
+    for name, module in _NEEDS.items():
+        if job.framework == "np":
+            not_run[name] = "knows torch only"
+        elif not importlib.util.find_spec(module):
+            not_run[name] = f"{module} is not installed"
+    found = [
+        (variant, state)
+        for state in job.states
+        for variant in _BY_STATE[state]
+        if variant not in not_run and (job.loaders is None or variant in job.loaders)
+    ]
+    if not found:
+        raise Misconfigured("none of these loaders can run here", hint="see `prestage bench load --help`")
+    return found, not_run
 
 
 def _files(path: Path) -> tuple[Path, ...]:
@@ -196,20 +248,29 @@ def _chunk_sums(file: Path) -> str:
 
 
 def _show(result: LoadResult, console: Console) -> None:
-    job, gigabytes = result.job, result.size_bytes / 1e9
-    console.print(f"[bold]{len(job.files)} files, {gigabytes:.2f} GB, {job.framework}, {'cold' if job.cold else 'hot'}[/bold]")
+    job = result.job
+    console.print(f"[bold]{len(job.files)} files, {result.size_bytes / 1e9:.2f} GB, {job.framework}, {job.rounds} rounds[/bold]")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("VARIANT", "LOAD", "TOUCH", "TOTAL", "RANGE", "GB/S", "CPU S/GB"):
-        table.add_column(name, justify="left" if name == "VARIANT" else "right")
-    for variant in result.samples:
-        load_s, touch_s, total_s, cpu_s = (result.measure(variant, name) for name in _MEASURES)
-        times = (f"{summary.median * 1000:.0f} ms" for summary in (load_s, touch_s, total_s))
-        spread = f"{total_s.low * 1000:.0f} - {total_s.high * 1000:.0f} ms"
-        table.add_row(variant, *times, spread, f"{gigabytes / total_s.median:.1f}", f"{cpu_s.median / gigabytes:.3f}")
+    for name in ("STATE", "LOADER", "VERIFY", "GB/S", "RANGE", "CPU S/GB", "RSS MIB", "DISK", "VS RAW", "VS MMAP"):
+        table.add_column(name, justify="left" if name in ("STATE", "LOADER", "VERIFY") else "right")
+    for row in result.rows():
+        speed = row.gb_per_s
+        table.add_row(
+            row.state, row.loader, row.verify, f"{speed.median:.2f}", f"{speed.low:.2f}-{speed.high:.2f}",
+            f"{row.cpu_s_per_gb:.3f}", f"{row.peak_rss_mib:.0f}", f"{row.disk_share:.2f}x",
+            f"{row.ratio_to_raw.median:.2f}x" if row.ratio_to_raw else "-",
+            f"{row.ratio_to_mmap.median:.2f}x" if row.ratio_to_mmap else "-",
+        )  # fmt: skip
     console.print(table)
-    for name, (*_, goal) in _RATIOS.items():
-        found, verdict = result.ratio(name)
-        wanted = f", goal {goal:.1f}x" if goal and not job.cold else ""
-        doubt = f"  [yellow]noisy: {'; '.join(verdict.reasons)}[/yellow]" if verdict.noisy else ""
-        console.print(f"{name}: [bold]{found.median:.2f}x[/bold] ({found.low:.2f} - {found.high:.2f}){wanted}{doubt}")
+    for goal in result.goals():
+        found = goal.measured
+        sign = "<=" if goal.at_most else ">="
+        met = "met" if goal.met else "[red]missed[/red]"
+        console.print(
+            f"{goal.name}: [bold]{found.median:.2f}[/bold] ({found.low:.2f}-{found.high:.2f}), {sign} {goal.asked}: {met}"
+        )
+    for name, why in result.not_run.items():
+        console.print(f"not run: {name} ({why})", style="dim")
+    for reason in result.noisy():
+        console.print(f"noisy: {reason}", style="yellow")
     console.print(result.machine.line(), style="dim")

@@ -1,61 +1,189 @@
-"""One load in a process of its own: `python -m prestage.bench.load_run VARIANT FRAMEWORK FILE...` prints one JSON line.
+"""One load in a process of its own: `python -m prestage.bench.load_run VARIANT FRAMEWORK FILE...`.
 
-    {"load_s": …, "touch_s": …, "cpu_s": …, "sum": …}      imports come before the clock; the sum is over all bytes, as int64
+Imports come before the clock. It prints READY, waits for a line (meanwhile the parent hands over memory that was just faulted
+in), loads, reads every byte of what was returned, and prints one JSON line:
 
-Variants: `ours` (verify off), `verified` (verify require), `safetensors` (its default, mmap), `xxh3` (the chunk sums of the
-mapped files and nothing else, on one thread), `xxh3-threads` (the same on as many threads as ours uses).
+    {"load_s", "touch_s", "cpu_s", "sum", "beyond_bytes": peak of resident memory above what was there before and the tensors,
+     "disk_bytes": what /proc/self/io says was fetched from the disk}
+
+Variants: `VARIANTS`; `raw-N` (N threads, O_DIRECT, 8 MiB each into a buffer of its own, nothing kept) and `xxh3` (the chunk sums
+of the mapped files on one thread) return nothing and read every byte.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import mmap
+import os
+import queue
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 CHUNK_BYTES = 4 << 20
-Load = Callable[[str], dict[str, Any]]
+_BLOCK_BYTES = 8 << 20
+Load = Callable[[list[str]], dict[str, Any]]
 
 
-def measure(variant: str, framework: str, files: list[str]) -> dict[str, float]:
-    """Load every file, then read every byte of what was returned."""
-    load, total = _loader(variant, framework), _sum_of(variant, framework)
-    cpu = time.process_time()
-    began = time.perf_counter()
-    loaded = [load(file) for file in files]
-    ready = time.perf_counter()
-    checksum = total(tensor for tensors in loaded for tensor in tensors.values())
+def measure(variant: str, framework: str, files: list[str], *, ready: Callable[[], object] = lambda: None) -> dict[str, float]:
+    """Load every file, then read every byte of what was returned; `ready` is called when all is imported."""
+    load, total = _loader(variant, framework), _sum_of(framework)
+    ready()
+    with open("/proc/self/clear_refs", "w") as peak:
+        peak.write("5")
+    before, fetched = _status("VmRSS"), _fetched()
+    cpu, began = time.process_time(), time.perf_counter()
+    loaded = load(files)
+    there = time.perf_counter()
+    checksum = total(loaded.values())
     done = time.perf_counter()
-    return {"load_s": ready - began, "touch_s": done - ready, "cpu_s": time.process_time() - cpu, "sum": checksum}
+    tensors = sum(getattr(tensor, "nbytes", 0) for tensor in loaded.values())
+    return {
+        "load_s": there - began,
+        "touch_s": done - there,
+        "cpu_s": time.process_time() - cpu,
+        "sum": checksum,
+        "beyond_bytes": max(_status("VmHWM") - before - tensors, 0),
+        "disk_bytes": _fetched() - fetched,
+    }
 
 
-def _loader(variant: str, framework: str) -> Load:
-    if variant.startswith("xxh3"):
-        return _hash_threads if variant.endswith("threads") else _hash
-    if framework == "np":
-        _know_bfloat16()
-    if variant == "safetensors":
-        return _safetensors(framework)
-    verify = "require" if variant == "verified" else "off"
-    if framework == "pt":
-        from prestage.loader import torch as ours_torch
+def _prestage(framework: str, *, verify: str, destination: str = "auto", readers: int = 1) -> Load:
+    from prestage.loader import open_model, started  # noqa: F401 - imported before the clock, as the rivals are
 
-        return lambda file: ours_torch.load_file(file, verify=verify)
-    from prestage.loader import numpy as ours_numpy
+    __import__("prestage.loader.torch_tensors" if framework == "pt" else "prestage.loader.numpy_arrays")
 
-    return lambda file: ours_numpy.load_file(file, verify=verify)
+    def load(files: list[str]) -> dict[str, Any]:
+        folder = os.path.split(files[0])[0]
+        with open_model(folder, framework=framework, verify=verify, destination=destination, readers=readers) as model:
+            return dict(model.items())
+
+    return load
 
 
-def _safetensors(framework: str) -> Load:
+def _safetensors(framework: str, backend: str) -> Load:
     if framework == "pt":
         from safetensors.torch import load_file as load_torch
 
-        return lambda file: dict(load_torch(file))
+        return lambda files: {name: each for file in files for name, each in load_torch(file, backend=backend).items()}
     from safetensors.numpy import load_file as load_numpy
 
-    return lambda file: dict(load_numpy(file))
+    return lambda files: {name: each for file in files for name, each in load_numpy(file, backend=backend).items()}
+
+
+def _slices(framework: str) -> Load:
+    """As transformers 5 loads: a job for each tensor, `get_slice(name)[...]` on four threads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    opener: Any = importlib.import_module("safetensors").safe_open
+
+    def load(files: list[str]) -> dict[str, Any]:
+        handles = [opener(file, framework) for file in files]
+        jobs = [(name, handle.get_slice(name)) for handle in handles for name in handle.offset_keys()]
+        with ThreadPoolExecutor(4) as pool:
+            return dict(pool.map(lambda job: (job[0], job[1][...]), jobs))
+
+    return load
+
+
+def _fastsafetensors(_: str) -> Load:
+    from fastsafetensors import fastsafe_open
+
+    kept: list[object] = []
+
+    def load(files: list[str]) -> dict[str, Any]:
+        handle = fastsafe_open(files, nogds=True, device="cpu")
+        kept.append(handle)
+        handle.__enter__()
+        return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - no mapping
+
+    return load
+
+
+def _runai(_: str) -> Load:
+    from runai_model_streamer import SafetensorsStreamer
+
+    def load(files: list[str]) -> dict[str, Any]:
+        with SafetensorsStreamer() as streamer:
+            streamer.stream_files(files)
+            return dict(streamer.get_tensors())
+
+    return load
+
+
+def _hash(_: str) -> Load:
+    import xxhash
+
+    def load(files: list[str]) -> dict[str, Any]:
+        for file in files:
+            with (
+                open(file, "rb") as source,
+                mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as pages,
+                memoryview(pages) as view,
+            ):
+                for offset in range(0, len(view), CHUNK_BYTES):
+                    with view[offset : offset + CHUNK_BYTES] as chunk:
+                        xxhash.xxh3_128_digest(chunk)
+        return {}
+
+    return load
+
+
+def _raw(depth: int) -> Load:
+    def load(files: list[str]) -> dict[str, Any]:
+        jobs: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
+        handles = [os.open(file, os.O_RDONLY | os.O_DIRECT) for file in files]
+        for handle in handles:
+            for offset in range(0, os.fstat(handle).st_size, _BLOCK_BYTES):
+                jobs.put((handle, offset))
+        for _ in range(depth):
+            jobs.put(None)
+
+        def read() -> None:
+            with mmap.mmap(-1, _BLOCK_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as buffer:
+                while job := jobs.get():
+                    os.preadv(job[0], [buffer], job[1])
+
+        threads = [threading.Thread(target=read) for _ in range(depth)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for handle in handles:
+            os.close(handle)
+        return {}
+
+    return load
+
+
+VARIANTS: dict[str, Callable[[str], Load]] = {
+    "safetensors": lambda framework: _safetensors(framework, "mmap"),
+    "safetensors-pread": lambda framework: _safetensors(framework, "pread"),
+    "transformers": _slices,
+    "fastsafetensors": _fastsafetensors,
+    "runai": _runai,
+    "prestage": lambda framework: _prestage(framework, verify="off"),
+    "prestage-verified": lambda framework: _prestage(framework, verify="require"),
+    "prestage-mapped": lambda framework: _prestage(framework, verify="off", destination="mapped"),
+    "prestage-private": lambda framework: _prestage(framework, verify="off", destination="private"),
+    "prestage-shared": lambda framework: _prestage(framework, verify="off", readers=4),
+    "xxh3": _hash,
+}  # fmt: skip
+
+
+def _loader(variant: str, framework: str) -> Load:
+    if framework == "np":
+        _know_bfloat16()
+    else:
+        import torch
+
+        torch.set_num_threads(1)
+    if variant.startswith("raw-"):
+        return _raw(int(variant.removeprefix("raw-")))
+    return VARIANTS[variant](framework)
 
 
 def _know_bfloat16() -> None:
@@ -65,36 +193,8 @@ def _know_bfloat16() -> None:
         return
 
 
-def _hash(file: str) -> dict[str, Any]:
-    import xxhash
-
-    with open(file, "rb") as source, mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as pages, memoryview(pages) as view:
-        for offset in range(0, len(view), CHUNK_BYTES):
-            with view[offset : offset + CHUNK_BYTES] as chunk:
-                xxhash.xxh3_128_digest(chunk)
-    return {}
-
-
-def _hash_threads(file: str) -> dict[str, Any]:
-    import xxhash
-
-    from prestage.loader.sweep import sweep, windows
-
-    with open(file, "rb") as source, mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as pages, memoryview(pages) as view:
-
-        def work(start: int, stop: int) -> None:
-            for offset in range(start, stop, CHUNK_BYTES):
-                with view[offset : min(offset + CHUNK_BYTES, stop)] as chunk:
-                    xxhash.xxh3_128_digest(chunk)
-
-        sweep(windows(0, len(view), CHUNK_BYTES), work)
-    return {}
-
-
-def _sum_of(variant: str, framework: str) -> Callable[[Iterable[Any]], int]:
-    """The framework is imported by the loader already, so nothing but the sum is on the clock."""
-    if variant.startswith("xxh3"):
-        return lambda _: 0
+def _sum_of(framework: str) -> Callable[[Iterable[Any]], int]:
+    """Over all bytes, as int64. The framework is imported already, so nothing but the sum is on the clock."""
     return _torch_sum if framework == "pt" else _numpy_sum
 
 
@@ -120,5 +220,20 @@ def _numpy_sum(arrays: Iterable[Any]) -> int:
     return total % 2**64
 
 
+def _status(field: str) -> int:
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field + ":"))
+
+
+def _fetched() -> int:
+    with open("/proc/self/io") as counters:
+        return next(int(line.split()[1]) for line in counters if line.startswith("read_bytes:"))
+
+
+def _wait_for_go() -> None:
+    print("READY", flush=True)  # noqa: T201 - to the parent
+    sys.stdin.readline()
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], sys.argv[2], sys.argv[3:])))  # noqa: T201 - the answer to the parent
+    print(json.dumps(measure(sys.argv[1], sys.argv[2], sys.argv[3:], ready=_wait_for_go)))  # noqa: T201 - the answer

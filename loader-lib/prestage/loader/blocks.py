@@ -79,6 +79,10 @@ class BlockQueue:
             self._stopped = True
             self._changed.notify_all()
 
+    def forget(self) -> None:
+        """After the end: the failure, whose traceback would keep the readers' memory until the next garbage collection."""
+        self._failure = None
+
     def nudge(self) -> None:
         """There may be room now."""
         with self._changed:

@@ -7,10 +7,8 @@ import errno
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 
-from prestage.loader.errors import Closed
 from prestage.loader.memory.budget import Budget
 from prestage.loader.memory.region import Piece, Region
 from prestage.loader.pages import PAGE
@@ -34,12 +32,18 @@ class _Landing:
         self.source = Source(shard)
         self.region = Region(shard.size_bytes)
         self.left = plan.count_of(number)
-        self.is_map = destination is Destination.MAPPED or (
-            destination is Destination.AUTO
-            and (readers > 1 or self.source.residency(0, shard.size_bytes, _SHARD_SAMPLES) is Residency.RESIDENT)
-        )
-        if self.is_map:
-            self.region.show_file(self.source.cached(), 0, shard.size_bytes, shard.path)
+        try:
+            self.is_map = self._begins_as_map(destination, readers)
+            if self.is_map:
+                self.region.show_file(self.source.cached(), 0, shard.size_bytes, shard.path)
+        except OSError:
+            self.source.close()
+            raise
+
+    def _begins_as_map(self, destination: Destination, readers: int) -> bool:
+        if destination is not Destination.AUTO:
+            return destination is Destination.MAPPED
+        return readers > 1 or self.source.residency(0, self.region.size_bytes, _SHARD_SAMPLES) is Residency.RESIDENT
 
 
 class HostLoad:
@@ -54,8 +58,6 @@ class HostLoad:
         self._lock = threading.Lock()
         self._landings: dict[int, _Landing] = {}
         self._private = bytearray(len(plan.blocks))
-        self._lent = weakref.WeakValueDictionary[str, Piece]()
-        self._gone: set[str] = set()
         self.on_room: Callable[[], None] | None = None
         """Called when memory was given back, on whatever thread that is."""
 
@@ -91,21 +93,10 @@ class HostLoad:
                 landing.source.close()
 
     def piece(self, name: str) -> Piece:
-        """The bytes from the part's first to its last; its blocks have landed. The same memory as long as anybody holds it.
-
-        Raises:
-            Closed: it was returned before and let go: its memory is gone.
-        """
+        """The bytes from the part's first to its last, once; its blocks have landed. They go with the last reference."""
         part = self._plan.parts[name]
         with self._lock:
-            piece = self._lent.get(name)
-            if piece is None:
-                if name in self._gone:
-                    raise Closed(f"tensor {name!r} was handed over and let go", hint="keep it, or open the model again")
-                self._gone.add(name)
-                piece = self._landings[part.shard].region.lend(part.start, part.stop, self._returned(part))
-                self._lent[name] = piece
-            return piece
+            return self._landings[part.shard].region.lend(part.start, part.stop, self._returned(part))
 
     @property
     def huge(self) -> bool:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from prestage.loader.errors import Closed, UnknownTensor
-from prestage.loader.ports import Framework, is_castable
+from prestage.loader.ports import ModelFramework, is_castable
 from prestage.loader.running import Running
 
 
@@ -21,7 +21,7 @@ class Model:
     stays valid after `close`, and what it alone holds is given back when it goes.
     """
 
-    def __init__(self, running: Running, framework: Framework, dtype: object) -> None:
+    def __init__(self, running: Running, framework: ModelFramework, dtype: object) -> None:
         """For `open_model`."""
         for part in running.plan.parts.values():
             framework.refuse(part)
@@ -32,6 +32,7 @@ class Model:
         self._lock = threading.RLock()
         self._kept: dict[str, Any] = {}
         self._alive = weakref.WeakValueDictionary[str, Any]()
+        self._handed: set[str] = set()
         self._told = False
         self._finalize = weakref.finalize(self, running.close)
 
@@ -130,11 +131,18 @@ class Model:
         alive = self._alive.get(name)
         if alive is not None:
             return alive
+        if name in self._handed:
+            raise Closed(f"tensor {name!r} was handed over and let go", hint="keep it, or open the model again")
         part = self._plan.parts[name]
-        tensor = self._framework.of_part(running.piece(name), part)
+        if running.on_device:
+            tensor = self._framework.of_buffer(running.buffer(name), part, running.device_number)
+            running.forget(name)
+        else:
+            tensor = self._framework.of_part(running.piece(name), part)
         if self._dtype is not None and is_castable(part.info.dtype):
             tensor = self._framework.cast(tensor, self._dtype)
         self._alive[name] = tensor
+        self._handed.add(name)
         return tensor
 
     def _opened(self) -> Running:

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from prestage.loader.errors import UnsupportedDtype
+from prestage.loader.errors import Unsupported, UnsupportedDtype
 from prestage.loader.header import TensorInfo
 from prestage.loader.mapped import MappedFile
+from prestage.loader.memory.device import Buffer
 from prestage.loader.memory.region import Piece
 from prestage.loader.plan import Part
 from prestage.loader.slicing import checked_index
@@ -43,6 +44,10 @@ class NumpyArrays:
             raw = np.ascontiguousarray(runs).reshape(-1)
         array: Array = raw.view(dtype).reshape(part.shape)
         return array if array.flags.aligned and not self._private else array.copy()
+
+    def of_buffer(self, buffer: Buffer | None, part: Part, device: tuple[int, int]) -> Array:
+        """Numpy knows no device. Raises: Unsupported."""
+        raise Unsupported("numpy has no arrays on a device", hint='use framework="pt" or "dlpack"')
 
     def cast(self, tensor: Array, dtype: object) -> Array:
         """As numpy's astype; `dtype` is what numpy.dtype() takes."""

@@ -37,6 +37,16 @@ class Options:
         return self.device == "cpu"
 
 
+def index_of(device: str | int) -> int:
+    """The number of a CUDA device: 0 for "cuda", 1 for "cuda:1" or 1. Raises: Unsupported: it is none."""
+    if isinstance(device, int) and device >= 0:
+        return device
+    kind, colon, index = str(device).partition(":")
+    if kind != "cuda" or (colon and not index.isdecimal()):
+        raise Unsupported(f"device {device!r} is invalid", hint='use "cpu", "cuda", "cuda:<index>" or an index')
+    return int(index or 0)
+
+
 def options(
     path: str | os.PathLike[str],
     *,

@@ -111,6 +111,17 @@ class Plan:
         first = max(bisect.bisect_right(self.starts, (shard, start)) - 1, 0)
         return range(first, bisect.bisect_left(self.starts, (shard, stop)))
 
+    def within(self, block: Block) -> Iterator[tuple[str, Part]]:
+        """Parts that have bytes between a block's first and last."""
+        parts = self.by_shard[block.shard]
+        first = max(bisect.bisect_right(parts, block.start, key=lambda part: part.start) - 1, 0)
+        for at in range(first, len(parts)):
+            part = parts[at]
+            if part.start >= block.stop:
+                return
+            if part.stop > block.start:
+                yield part.info.name, part
+
     def count_of(self, shard: int) -> int:
         """How many blocks a shard has."""
         return bisect.bisect_left(self.starts, (shard + 1, 0)) - bisect.bisect_left(self.starts, (shard, 0))

@@ -1,8 +1,10 @@
 """Whether bytes of a file are in the page cache, asked in the one way that is right for every reader.
 
-`preadv2(RWF_NOWAIT)` of single bytes on a descriptor set to FADV_RANDOM: answers from memory or not at all, and starts no
-read-ahead. mincore and cachestat are not asked while loading: to other users than the owner mincore calls everything resident,
-cachestat is refused, and on overlayfs it counts 0. `counted_bytes` asks them where they may be believed, for a person to read.
+`preadv2(RWF_NOWAIT)` of single bytes on a descriptor set to FADV_RANDOM: answers from memory or not at all. The kernel does
+fetch the one absent page behind an answer's back (no more: FADV_RANDOM stops read-ahead), so a place that was asked says
+"resident" the next time. Hence places are drawn anew for every question: two that ask about one file do not fool each other.
+mincore and cachestat are not asked while loading: to other users than the owner mincore calls everything resident, cachestat is
+refused, and on overlayfs it counts 0. `counted_bytes` asks cachestat where it may be believed, for a person to read.
 """
 
 from __future__ import annotations
@@ -49,9 +51,10 @@ def is_resident(probe: int, offset: int) -> bool | None:
 
 
 def sampled(probe: int, start: int, stop: int, samples: int = _SAMPLES) -> Residency:
-    """What evenly spread samples of [start, stop) say, its first and last page among them. Raises: OSError."""
-    last = stop - 1
-    places = {start + (last - start) * number // max(samples - 1, 1) for number in range(samples)}
+    """What samples of [start, stop) say: one place drawn in each of as many equal parts. Raises: OSError."""
+    draws = memoryview(os.urandom(4 * samples)).cast("I")
+    size = stop - start
+    places = {start + (size * number + size * draw // (1 << 32)) // samples for number, draw in enumerate(draws)}
     found = {is_resident(probe, place) for place in places}
     if None in found:
         return Residency.UNKNOWN

@@ -6,6 +6,7 @@ checkpoint.read ─▶ plan ─▶ BlockQueue ─▶ Crew: HostLoad.read(block) 
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from prestage.loader import checkpoint as checkpoints
 from prestage.loader import report
@@ -15,52 +16,107 @@ from prestage.loader.host_load import HostLoad
 from prestage.loader.memory.budget import Budget, default_host_bytes
 from prestage.loader.memory.region import Piece
 from prestage.loader.model_report import ModelReport
-from prestage.loader.options import Options
-from prestage.loader.plan import Plan
+from prestage.loader.options import Options, index_of
 from prestage.loader.plan import plan as planned
 from prestage.loader.report import Outcome
 from prestage.loader.tally import Tally
 from prestage.loader.ways import Destination
 
+if TYPE_CHECKING:
+    from prestage.loader.device_load import DeviceLoad
+    from prestage.loader.memory.device import Allocator, Buffer
+
 
 class Running:
     """One load. Thread-safe."""
 
-    def __init__(self, options: Options, plan: Plan | None = None) -> None:
-        """Read the headers, unless the plan is given, and begin.
+    def __init__(self, options: Options, allocator: Allocator | None = None) -> None:
+        """Read the headers and begin. `allocator`: of device memory, default the driver's.
 
         Raises:
-            as `checkpoint.read` and `plan`.
+            as `checkpoint.read` and `plan`; OverBudget, DeviceError, Unsupported (no driver) for a device.
         """
         self.options = options
         self._tally = Tally()
-        self.plan = plan or planned(checkpoints.read(options.path, options.verify), options.names, options.slices)
-        limit = default_host_bytes() if options.host_bytes is None else options.host_bytes
-        self._budget = Budget(limit)
-        self._load = HostLoad(
+        self.plan = planned(checkpoints.read(options.path, options.verify), options.names, options.slices)
+        self._threads = min(THREADS, len(self.plan.blocks))
+        self._budget = Budget(default_host_bytes() if options.host_bytes is None else options.host_bytes)
+        self._host: HostLoad | None = None
+        self._device: DeviceLoad | None = None
+        self.device_number = (1, 0)
+        """As DLPack numbers it."""
+        if options.on_host:
+            self._begin_on_host()
+        else:
+            self._begin_on_device(allocator)
+
+    def _begin_on_host(self) -> None:
+        options = self.options
+        self._host = host = HostLoad(
             self.plan, destination=options.destination, readers=options.readers, budget=self._budget, tally=self._tally
         )
         waits = options.destination is Destination.PRIVATE
-        self._queue = BlockQueue(len(self.plan.blocks), self._load if waits else None)
+        self._queue = BlockQueue(len(self.plan.blocks), host if waits else None)
         if waits:
-            self._load.on_room = self._queue.nudge
-        self._threads = min(THREADS, len(self.plan.blocks))
-        self._crew = Crew(self._queue, self._load.read, self._threads)
+            host.on_room = self._queue.nudge
+        self._crew = Crew(self._queue, host.read, self._threads)
+
+    def _begin_on_device(self, allocator: Allocator | None) -> None:
+        # not with the rest: 3 ms that a load to the host never needs
+        from prestage.loader.device_load import DeviceLoad
+        from prestage.loader.memory import cuda
+        from prestage.loader.memory.device import DriverMemory
+
+        driver = cuda.driver(index_of(self.options.device))
+        self.device_number = driver.device
+        self._device = DeviceLoad(
+            self.plan,
+            driver,
+            allocator or DriverMemory(driver),
+            threads=self._threads,
+            readers=self.options.readers,
+            pinned_bytes=self.options.pinned_bytes,
+            device_bytes=self.options.device_bytes,
+            tally=self._tally,
+        )
+        self._queue = BlockQueue(len(self.plan.blocks))
+        self._crew = Crew(self._queue, self._device.read, self._threads, enter=self._device.attach)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether results are buffers, not pieces."""
+        return self._device is not None
 
     def piece(self, name: str) -> Piece | None:
-        """The verified bytes of a part, when they have landed; None for an empty one.
+        """The verified bytes of a part on the host, when they have landed; None for an empty one.
 
         Raises:
             what the readers met; Closed; OverBudget
         """
-        part = self.plan.parts[name]
-        if not part.size_bytes:
-            self._queue.wait([self.plan.heads(part.shard)])
+        assert self._host
+        return self._host.piece(name) if self._landed(name) else None
+
+    def buffer(self, name: str) -> Buffer | None:
+        """The same on the device. Raises: as `piece`; DeviceError."""
+        assert self._device
+        if not self._landed(name):
             return None
+        began = time.perf_counter()
+        found = self._device.buffer(name)
+        self._tally.waited(began)
+        return found
+
+    def forget(self, name: str) -> None:
+        """The caller holds the only reference now."""
+        if self._device:
+            self._device.forget(name)
+
+    def _landed(self, name: str) -> bool:
+        part = self.plan.parts[name]
         began = time.perf_counter()
         self._queue.wait([self.plan.heads(part.shard), self.plan.needed(part)])
         self._tally.waited(began)
-        return self._load.piece(name)
+        return bool(part.size_bytes)
 
     @property
     def done(self) -> bool:
@@ -70,7 +126,11 @@ class Running:
     def close(self) -> None:
         """Stop reading; what was returned stays. Idempotent."""
         self._crew.end()
-        self._load.close()
+        if self._host:
+            self._host.close()
+        if self._device:
+            self._device.close()
+        self._queue.forget()
 
     def report(self) -> ModelReport:
         """As far as it has come."""

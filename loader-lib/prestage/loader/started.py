@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 
+from prestage.loader.errors import Unsupported
 from prestage.loader.model import Model
 from prestage.loader.options import Options
 from prestage.loader.report import say_unverified
 from prestage.loader.running import Running
-from prestage.loader.tensors import framework as framework_of
+from prestage.loader.tensors import TORCH, model_framework
 
 _waiting: dict[str, _Started] = {}
 _lock = threading.Lock()
@@ -66,10 +68,10 @@ def opened(options: Options, framework: str, dtype: object) -> Model:
     Raises:
         as `open_model`.
     """
-    maker = framework_of(framework, options.device, private=False)
+    maker = model_framework(framework, options.device)
     with _lock:
         waiting = _waiting.pop(options.path, None)
-    running = (waiting.taken(options) if waiting else None) or Running(options)
+    running = (waiting.taken(options) if waiting else None) or _running(options, framework)
     try:
         model = Model(running, maker, dtype)
     except BaseException:
@@ -80,3 +82,18 @@ def opened(options: Options, framework: str, dtype: object) -> Model:
             if shard.sums is None:
                 say_unverified(shard.path)
     return model
+
+
+def _running(options: Options, framework: str) -> Running:
+    """To CUDA by the driver, in torch's memory where torch will show it; to what only torch knows by way of the host."""
+    if options.on_host or framework not in TORCH:
+        return Running(options)
+    from prestage.loader.memory import cuda
+    from prestage.loader.torch_tensors import TorchMemory, cuda_index
+
+    try:
+        index = cuda_index(options.device)
+        cuda.driver(index)
+    except (Unsupported, RuntimeError):
+        return Running(replace(options, device="cpu"))
+    return Running(replace(options, device=index), TorchMemory(index))

@@ -41,6 +41,8 @@ class FileSums:
     chunk_bytes: int
     digests: bytes
     """16 bytes a chunk, big-endian xxh3-128."""
+    place: str
+    """Path of the file that says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ def _file_sums(view: _View, inside: str, place: str) -> FileSums:
         raise _unusable(place, f"the chunks of {inside!r} are not hex") from exc
     if len(digests) != DIGEST_BYTES * -(-size // view.chunk_bytes):
         raise _unusable(place, f"{inside!r} has {len(digests) // DIGEST_BYTES} chunk sums for {size} bytes")
-    return FileSums(view.artifact, size, view.chunk_bytes, digests)
+    return FileSums(view.artifact, size, view.chunk_bytes, digests, place)
 
 
 def _unusable(place: str, why: str) -> VerifyUnavailable:

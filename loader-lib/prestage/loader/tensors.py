@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from prestage.loader.errors import Unsupported
-from prestage.loader.ports import Framework
+from prestage.loader.ports import FullFramework, ModelFramework
 
 TORCH = ("pt", "torch", "pytorch")
 NUMPY = ("np", "numpy")
+RAW = "dlpack"
+"""No framework: tensors that are handed on by DLPack. Of `open_model` only."""
 
 
-def framework(name: str, device: str | int | None, *, private: bool) -> Framework:
+def framework(name: str, device: str | int | None, *, private: bool) -> FullFramework:
     """The framework's side. Raises: Unsupported: no such name, or it does not know the device."""
     if not isinstance(name, str):
         raise TypeError(f"framework: {type(name).__name__!r} object is not an instance of 'str'")
@@ -24,3 +26,12 @@ def framework(name: str, device: str | int | None, *, private: bool) -> Framewor
 
         return NumpyArrays(private=private)
     raise Unsupported(f"framework {name} is invalid", hint='use "pt" or "np"')
+
+
+def model_framework(name: str, device: str | int | None) -> ModelFramework:
+    """The framework's side for `open_model`. Raises: as `framework`."""
+    if name == RAW:
+        from prestage.loader.raw_tensors import RawTensors
+
+        return RawTensors()
+    return framework(name, device, private=False)

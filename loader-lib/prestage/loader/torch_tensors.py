@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
+from prestage.loader.dtypes import DTYPES
 from prestage.loader.errors import Unsupported, UnsupportedDtype
 from prestage.loader.header import TensorInfo
 from prestage.loader.mapped import MappedFile
+from prestage.loader.memory.device import Buffer
+from prestage.loader.memory.dlpack import RawTensor
 from prestage.loader.memory.region import Piece
 from prestage.loader.plan import Part
 
@@ -45,6 +50,19 @@ class TorchTensors:
             raw = raw.as_strided((part.runs, part.run_bytes), (part.stride_bytes, 1)).reshape(-1)
         return self._placed(raw.view(dtype).reshape(shape))
 
+    def of_buffer(self, buffer: Buffer | None, part: Part, device: tuple[int, int]) -> torch.Tensor:
+        """The tensor on the device, in torch's own memory or, where `start` read before torch was there, in the driver's."""
+        dtype = _dtype(part.info)
+        shape = _packed_shape(part.info, part.shape)
+        if buffer is None:
+            return torch.zeros(shape, dtype=dtype, device=self._device)
+        if isinstance(buffer, TorchBuffer):
+            raw = buffer.tensor
+        else:
+            # as bytes: torch before 2.6 knows no 8-bit float in DLPack
+            raw = torch.from_dlpack(RawTensor(buffer.address, (part.size_bytes,), DTYPES["U8"], device=device, owner=buffer))
+        return raw.view(dtype).reshape(shape)
+
     def cast(self, tensor: torch.Tensor, dtype: object) -> torch.Tensor:
         """As torch's `to`; `dtype` is a torch.dtype or its name."""
         wanted = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
@@ -61,6 +79,36 @@ class TorchTensors:
         if self._device != "cpu":
             return tensor.to(self._device)
         return tensor.clone() if self._private else tensor
+
+
+class TorchBuffer:
+    """Bytes of torch's caching allocator."""
+
+    def __init__(self, size_bytes: int, device: torch.device) -> None:
+        self.tensor = torch.empty(size_bytes, dtype=torch.uint8, device=device)
+        self.address = self.tensor.data_ptr()
+
+
+class TorchMemory:
+    """An `Allocator` of a load's results in torch's own memory, so that torch counts, pools and frees it."""
+
+    def __init__(self, index: int) -> None:
+        self._device = torch.device("cuda", index)
+
+    def allocate(self, sizes: Iterable[tuple[str, int]]) -> dict[str, Buffer]:
+        """Idle: kernels that still use what the allocator hands out again are waited for. Raises: torch.OutOfMemoryError."""
+        buffers: dict[str, Buffer] = {name: TorchBuffer(size, self._device) for name, size in sizes}
+        torch.cuda.current_stream(self._device).synchronize()
+        return buffers
+
+
+def cuda_index(device: str | int) -> int:
+    """The number behind "cuda", "cuda:1" or 1, as torch counts. Raises: Unsupported, RuntimeError: it is no CUDA device."""
+    found = torch.device(device)
+    if found.type != "cuda" or torch.version.hip:
+        raise Unsupported(f"device {device!r} has no CUDA driver")
+    index = found.index
+    return torch.cuda.current_device() if index is None else int(index)
 
 
 def checked_device(device: str | int | None) -> str | int:

@@ -13,6 +13,7 @@ import threading
 
 import xxhash
 
+from prestage.loader import damage
 from prestage.loader.errors import CorruptFile
 from prestage.loader.mapped import MappedFile
 from prestage.loader.sums import DIGEST_BYTES, FileSums
@@ -89,7 +90,8 @@ def refuse_size(path: str, size_bytes: int, sums: FileSums) -> None:
 
 
 def corrupt(path: str, where: Window, sums: FileSums, what: str) -> CorruptFile:
-    """The error for wrong bytes in `where` ([start, stop) of the file)."""
+    """The error for wrong bytes in `where` ([start, stop) of the file). The node's agent is told of them."""
+    damage.tell(sums.artifact, path, where[0], sums.place)
     return CorruptFile(
         f"{path!r} {what} (artifact {sums.artifact})",
         path=path,

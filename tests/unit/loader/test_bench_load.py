@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -12,6 +13,7 @@ from loading import bytes_tensors
 from prestage.bench import load_run
 from prestage.bench.cold import StillWarm, make_cold
 from prestage.bench.load import load
+from prestage.bench.load_rows import goals, rows
 from prestage.cacher.errors import Misconfigured
 
 pytest.importorskip("safetensors", reason="`bench load` compares with the safetensors library")
@@ -24,48 +26,91 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
     for number in (1, 2):
-        content = bytes_tensors({"a": (5 << 20) + 3, "b": 1 << 20}, seed=number)
+        content = bytes_tensors({f"a{number}": (5 << 20) + 3, f"b{number}": 1 << 20}, seed=number)
         (folder / f"model-0000{number}-of-00002.safetensors").write_bytes(content)
+    try:
+        make_cold(sorted(folder.iterdir()))
+    except StillWarm:
+        pytest.skip("the temporary folder lies in memory (tmpfs), which has no cold state")
     return folder
 
 
-@pytest.mark.parametrize("cold", [False, True])
-def test_a_folder_is_measured_by_every_variant_and_left_as_it_was(model: Path, cold: bool) -> None:
-    before = sorted(model.iterdir())
-    try:
-        make_cold(before)
-    except StillWarm:
-        pytest.skip("the temporary folder lies in memory (tmpfs), which has no cold state")
-    done = CliRunner().invoke(load, [str(model), "--framework", "np", "--rounds", "2", "--json", *(["--cold"] if cold else [])])
+def run(model: Path, *options: str) -> dict[str, Any]:
+    done = CliRunner().invoke(load, [str(model), "--framework", "np", "--json", *options])
     assert done.exit_code == 0, done.output
-    result = json.loads(done.stdout)
-    assert (result["files"], result["framework"], result["cold"], result["rounds"]) == (2, "np", cold, 2)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+FIELDS = {
+    "loader", "state", "verify", "gb_per_s", "cpu_s_per_gb", "peak_rss_mib", "disk_share", "ratio_to_raw", "ratio_to_mmap",
+    "summaries",
+}  # fmt: skip
+
+
+def test_a_folder_is_measured_by_every_loader_in_every_state_and_left_as_it_was(model: Path) -> None:
+    before = sorted(model.iterdir())
+    result = run(model, "--rounds", "1")
+    assert (result["files"], result["framework"], result["rounds"]) == (2, "np", 1)
     assert result["bytes"] == sum(file.stat().st_size for file in before)
-    assert set(result["variants"]) == {"safetensors", "ours", "verified", "xxh3", "xxh3-threads"}
-    for measured in result["variants"].values():
-        assert len(measured["load_s"]["values"]) == 2
-        assert all(value > 0 for value in measured["load_s"]["values"])
-    assert result["ratios"]["verified/xxh3"]["goal"] == (None if cold else 0.5)
+    assert set(result["not_run"]) == {"fastsafetensors", "runai"}
+    assert all(set(row) == FIELDS and row["gb_per_s"] > 0 for row in result["rows"])
+    by = {(row["state"], row["loader"], row["verify"]): row for row in result["rows"]}
+    for state in ("hot", "cold"):
+        assert {(state, "prestage", "on"), (state, "prestage", "off"), (state, "safetensors", "off")} <= set(by)
+    assert ("half", "prestage-private", "off") in by
+    assert by["cold", "raw-8", "off"]["disk_share"] >= 0.99
+    assert by["cold", "prestage", "off"]["disk_share"] >= 0.9
+    assert by["hot", "prestage", "off"]["disk_share"] <= 0.1
+    assert {goal["name"] for goal in result["goals"]} >= {"hot, verify off / safetensors mmap", "half / mapped only"}
     assert (sorted(model.iterdir()), list(Path.cwd().iterdir())) == (before, [])
 
 
-def test_the_table_names_each_ratio(model: Path) -> None:
-    done = CliRunner().invoke(load, [str(model), "--framework", "np", "--rounds", "1"])
+def test_ranks_load_at_once_and_their_bytes_from_disk_add_up(model: Path) -> None:
+    result = run(model, "--rounds", "1", "--ranks", "2")
+    (goal,) = [goal for goal in result["goals"] if "ranks" in goal["name"]]
+    assert (goal["name"], goal["at_most"]) == ("2 ranks: bytes from disk / checkpoint", True)
+    assert 0.9 <= goal["measured"]["median"] < 2
+
+
+def test_the_table_names_loaders_and_goals(model: Path) -> None:
+    options = ["--framework", "np", "--rounds", "1", "--state", "hot", "--loaders", "safetensors,prestage,xxh3,prestage-verified"]
+    done = CliRunner().invoke(load, [str(model), *options])
     assert done.exit_code == 0, done.output
-    for said in ("2 files", "ours/safetensors", "verified/xxh3-threads", "goal 0.5x", "one round only"):
+    for said in ("2 files", "VS MMAP", "hot, verified / a pure xxh3 pass (load)", "not run: runai (knows torch only)"):
         assert said in done.stdout
 
 
+def test_ratios_are_taken_inside_rounds_and_raw_is_the_best_depth() -> None:
+    def sample(total_s: float) -> dict[str, float]:
+        return {"load_s": total_s, "total_s": total_s, "cpu_s": 1.0, "beyond_bytes": 10 << 20, "disk_bytes": 5e8, "sum": 1}
+
+    samples = {
+        ("safetensors", "cold"): {0: sample(2.0), 1: sample(4.0)},
+        ("prestage", "cold"): {0: sample(1.0), 1: sample(1.0)},
+        ("raw-4", "cold"): {0: sample(0.9), 1: sample(2.0)},
+        ("raw-8", "cold"): {0: sample(1.5), 1: sample(0.8)},
+    }
+    row = next(row for row in rows(samples, 10**9) if row.loader == "prestage")
+    assert row.ratio_to_mmap is not None
+    assert row.ratio_to_raw is not None
+    assert row.ratio_to_mmap.values == (2.0, 4.0)
+    assert row.ratio_to_raw.values == (0.9, 0.8)
+    assert (row.gb_per_s.median, row.cpu_s_per_gb, row.peak_rss_mib, row.disk_share) == (1.0, 1.0, 10.0, 0.5)
+    met = {goal.name: goal.met for goal in goals(samples)}
+    assert met == {"cold, verify off / raw (load)": False, "peak RSS beyond the tensors, MiB": True}
+
+
 def test_the_sum_covers_every_byte(model: Path) -> None:
-    file = str(model / "model-00001-of-00002.safetensors")
-    right = load_run.measure("safetensors", "np", [file])["sum"]
-    assert load_run.measure("ours", "np", [file])["sum"] == right
-    with open(file, "r+b") as changed:
+    files = [str(file) for file in sorted(model.iterdir())]
+    right = load_run.measure("safetensors", "np", files)["sum"]
+    assert load_run.measure("prestage", "np", files)["sum"] == right
+    with open(files[0], "r+b") as changed:
         changed.seek(-1, 2)
         last = changed.read(1)[0]
         changed.seek(-1, 2)
         changed.write(bytes([last ^ 1]))
-    assert load_run.measure("ours", "np", [file])["sum"] != right
+    assert load_run.measure("prestage", "np", files)["sum"] != right
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:

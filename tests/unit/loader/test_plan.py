@@ -31,7 +31,7 @@ def shard(name: str, sizes: dict[str, list[int]], *, chunk_bytes: int | None = N
             count *= size
         tensors[tensor] = TensorInfo(tensor, DTYPES["BF16"], tuple(shape), at, at + count)
         at += count
-    sums = FileSums("sha256:" + "0" * 64, at, chunk_bytes, bytes(16 * -(-at // chunk_bytes))) if chunk_bytes else None
+    sums = FileSums("sha256:" + "0" * 64, at, chunk_bytes, bytes(16 * -(-at // chunk_bytes)), "") if chunk_bytes else None
     return Shard(name, Identity(1, 1, at, 1), Header(tensors, None), head, sums)
 
 

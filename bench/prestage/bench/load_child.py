@@ -1,0 +1,89 @@
+"""Fresh processes for `bench load`, each handed memory that was faulted in just before.
+
+In a virtual machine whose hypervisor takes free pages back, the first touch of memory costs 0.2-2 s/GB and would swamp every
+loader alike; on bare metal this changes nothing. Bounded: a child that outlives its time is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from prestage.bench.child import ChildFailed
+from prestage.bench.machine import LoadWatch
+
+_TIMEOUT_S = 900
+_MADV_HUGEPAGE = 14
+
+
+def run(variants: Sequence[str], framework: str, files: Sequence[Path], memory_bytes: int) -> list[dict[str, float]]:
+    """Run one child for each variant, all at the same time; what each of them measured, and `foreign_cores`.
+
+    Raises:
+        ChildFailed
+    """
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+        "PRESTAGE_LOADER_QUIET": "1",
+        "RUNAI_STREAMER_LOG_TO_STDERR": "0",
+    }
+    with ExitStack() as stack:
+        children = []
+        for variant in variants:
+            command = [sys.executable, "-m", "prestage.bench.load_run", variant, framework, *map(str, files)]
+            child = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            stack.callback(child.wait)
+            stack.callback(child.kill)
+            children.append(child)
+        for child in children:
+            _wait_until_ready(child)
+        _faulted(memory_bytes).close()
+        watch = LoadWatch()
+        for child in children:
+            assert child.stdin
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        samples = [_answer(child) for child in children]
+        foreign = watch.foreign_cores(sum(sample["cpu_s"] for sample in samples))
+        return [{**sample, "total_s": sample["load_s"] + sample["touch_s"], "foreign_cores": foreign} for sample in samples]
+
+
+def _wait_until_ready(child: subprocess.Popen[str]) -> None:
+    assert child.stdout
+    for line in child.stdout:
+        if line.strip() == "READY":
+            return
+    raise _failure(child, child.stderr.read() if child.stderr else "")
+
+
+def _answer(child: subprocess.Popen[str]) -> dict[str, float]:
+    try:
+        said, errors = child.communicate(timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired as exc:
+        raise ChildFailed(f"{child.args!r} took over {_TIMEOUT_S} s and was killed") from exc
+    if child.returncode:
+        raise _failure(child, errors)
+    answer: dict[str, float] = json.loads(said.splitlines()[-1])
+    return answer
+
+
+def _failure(child: subprocess.Popen[str], errors: str) -> ChildFailed:
+    words = " | ".join(line for line in errors.splitlines()[-3:] if line.strip())
+    return ChildFailed(f"{child.args!r} ended early: {words or 'it said nothing'}", hint="run it by hand to see more")
+
+
+def _faulted(size_bytes: int) -> mmap.mmap:
+    memory = mmap.mmap(-1, max(size_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(_MADV_HUGEPAGE)
+    for offset in range(0, size_bytes, mmap.PAGESIZE):
+        memory[offset] = 1
+    return memory
