@@ -19,7 +19,7 @@ from prestage.cacher.errors import Corrupt, Unavailable
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.serving.peer import IngestId, Peer, PeerSource
-from prestage.cacher.serving.protocol import Meta
+from prestage.cacher.serving.protocol import Meta, Progress
 from prestage.cacher.serving.supervisor import Serving
 from prestage.cacher.store.ingest import Ingest
 from prestage.cacher.store.layout import Layout
@@ -274,6 +274,24 @@ def test_a_peer_whose_ingest_stands_still_is_left(
             with pytest.raises(Unavailable, match="made no progress"):
                 move(wanted, source(client, [as_peer(running)], ingest_id(MODEL, "big.bin")))
     assert list(wanted.journaled()) == [0]
+
+
+def test_a_peer_that_answers_nothing_new_at_once_is_not_asked_without_end(
+    wanted: Ingest, client: HttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prestage.cacher.serving.peer._STALL_S", 1.0)
+    nothing = Progress(len(BIG), 0, 0).to_bytes()
+    asked: list[int] = []
+
+    def answer(connection: socket.socket, number: int) -> None:
+        while connection.recv(4096):
+            asked.append(number)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(nothing) + nothing)
+
+    with Listening(answer) as server, pytest.raises(Unavailable, match="made no progress"):
+        move(wanted, source(client, [Peer(f"http://127.0.0.1:{server.port}", TOKEN)], ingest_id(MODEL, "big.bin")))
+    client.close()
+    assert 1 < len(asked) < 200
 
 
 def test_a_peer_that_gives_up_its_ingest_has_it_no_more(tmp_path: Path, wanted: Ingest, client: HttpClient) -> None:

@@ -59,6 +59,8 @@ class _Seat:
     peer: Peer
     streams: int = 0
     failures: int = 0
+    suspicions: int = 0
+    """Pieces that came wrong, with bytes of it among them."""
     busy_until: float = 0.0
     """It said so; another is asked first until then."""
     left_because: str | None = None
@@ -67,7 +69,8 @@ class _Seat:
     pieces: dict[int, bytes] = field(default_factory=dict)
     """By ingest: what it has, by its own words."""
     records: int = 0
-    grew_at: float = field(default_factory=time.monotonic)
+    grew_at: float | None = None
+    """By ingest: when it last had more than before, or was first asked."""
     polling: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -118,8 +121,8 @@ class PeerSource:
                 return
             for seat in liars:
                 # Of several one may be innocent: alone, or a second time, is proof enough.
-                seat.failures += _FAILURES if len(liars) == 1 else _FAILURES - 1
-                if seat.failures >= _FAILURES:
+                seat.suspicions += 1
+                if len(liars) == 1 or seat.suspicions > 1:
                     seat.lied, seat.left_because = True, f"its bytes of piece {piece} are not what their digest says"
         self._still_somebody()
         names = ", ".join(sorted(seat.peer.url for seat in liars))
@@ -209,17 +212,25 @@ class PeerSource:
                     break
             self._still_somebody()
             for seat in seats:
-                self._poll(seat, piece, _WAIT_S if len(seats) == 1 else 0)
-            if len(seats) > 1:
-                aborted.wait(0.2)
+                self._poll(seat, piece, _WAIT_S if len(seats) == 1 else 0, aborted)
+            aborted.wait(self._pause_s(seats, piece))
         if aborted.is_set():
             raise Retry("aborted")
         return self._choose(piece)
 
-    def _poll(self, seat: _Seat, piece: int, wait_s: int) -> None:
+    def _pause_s(self, seats: Sequence[_Seat], piece: int) -> float:
+        """Between two rounds of questions: next to none where the peer itself holds its answer back, and says nothing wrong."""
+        with self._lock:
+            if any(piece in seat.pieces for seat in seats):
+                return 0.0
+            busy = min(max(seat.busy_until - time.monotonic(), 0.0) for seat in seats)
+            failures = min(seat.failures for seat in seats)
+        return max(0.02 if len(seats) == 1 else 0.2, min(busy, 1.0), 0.25 * failures)
+
+    def _poll(self, seat: _Seat, piece: int, wait_s: int, aborted: threading.Event) -> None:
         """Learn what a peer has journaled since; one thread asks, the others profit."""
         with seat.polling:
-            if piece in seat.pieces or seat.left_because is not None:
+            if piece in seat.pieces or seat.left_because is not None or aborted.is_set():
                 return
             request = seat.peer.request(f"ingests/{self._of}?after={seat.records}&wait={wait_s}")
             try:
@@ -236,13 +247,13 @@ class PeerSource:
 
     def _learn(self, seat: _Seat, progress: Progress) -> None:
         with self._lock:
-            now = time.monotonic()
+            now, before = time.monotonic(), len(seat.pieces)
             if progress.first != seat.records:
                 seat.pieces.clear()  # it began anew
-            if progress.pieces or progress.blob is not None:
-                seat.grew_at = now
             seat.pieces.update(progress.pieces)
-            seat.records = progress.records
+            seat.records, seat.failures = progress.records, 0
+            if seat.grew_at is None or len(seat.pieces) > before:
+                seat.grew_at = now
             if now - seat.grew_at > _STALL_S:
                 seat.left_because = f"it made no progress for {_STALL_S:.0f} s"
 
