@@ -35,13 +35,26 @@ def check_invariants(
     for view in (root / "views").iterdir():
         artifact = f"sha256:{view.name}"
         _check_view(root, view, known[artifact], blobs, may_be_damaged=artifact in damaged)
-    for tree in (root / "mounts").iterdir():
-        _check_tree(root, tree, known, blobs, damaged=damaged)
+    _check_trees(root, known, blobs, damaged=damaged)
     _check_names(root, known)
 
 
 def _git_sha1(data: bytes) -> str:
     return f"git-sha1:{hashlib.sha1(b'blob %d' % len(data) + bytes(1) + data, usedforsecurity=False).hexdigest()}"
+
+
+def check_trees(root: Path, known: Mapping[str, Mapping[str, bytes]]) -> int:
+    """Assert that each tree is complete or absent, also before anybody has started after a crash; how many there are."""
+    return _check_trees(root, known, _check_blobs(root, ()), damaged=())
+
+
+def _check_trees(
+    root: Path, known: Mapping[str, Mapping[str, bytes]], blobs: Mapping[str, Path], *, damaged: Collection[str]
+) -> int:
+    trees = [path for path in (root / "mounts").iterdir() if not path.name.startswith((".new-", ".gone-"))]
+    for tree in trees:
+        _check_tree(root, tree, known, blobs, damaged=damaged)
+    return len(trees)
 
 
 def _check_blobs(root: Path, rotten: Collection[str]) -> dict[str, Path]:
@@ -124,17 +137,16 @@ def _check_tree(
     assert {path.name for path in tree.iterdir()} == expected
     for part in account["parts"]:
         artifact = part["artifact"]
-        assert (root / "holds" / artifact.partition(":")[2] / f"{tree.name}.json").exists(), f"{tree.name}: not held"
+        hold = json.loads((root / "holds" / artifact.partition(":")[2] / f"{tree.name}.json").read_bytes())
+        assert (hold["tree"], hold["artifact"]) == (True, artifact)
         side = tree / ".prestage" / part["name"]
         assert hashlib.sha256((side / "manifest.json").read_bytes()).hexdigest() == artifact.partition(":")[2]
         files = known[artifact]
         places = {name: tree / part["name"] / name for name in files}
         assert json.loads((side / "sums").read_bytes())["files"] == sums_of(files)
         if part["repo"]:
-            repository = tree / ".hf" / f"models--{part['repo'].replace('/', '--')}"
-            commit = (repository / "refs" / (part["revision"] or "main")).read_text()
-            assert (repository / "trees" / f"{commit}.json").exists()
-            places |= {f"hub {name}": repository / "snapshots" / commit / name for name in files}
+            snapshot = _check_hub(tree / ".hf" / f"models--{part['repo'].replace('/', '--')}", part["revision"], files)
+            places |= {f"hub {name}": snapshot / name for name in files}
         for name, place in places.items():
             assert place.resolve().is_relative_to(tree), f"{place} leads out of the tree"
             if artifact not in damaged:
@@ -144,6 +156,17 @@ def _check_tree(
         assert path.is_symlink() or stat.S_IMODE(path.stat().st_mode) == (0o555 if path.is_dir() else 0o444)
         assert not path.is_symlink() or not path.readlink().is_absolute()
     assert stat.S_IMODE(tree.stat().st_mode) == 0o555
+
+
+def _check_hub(repository: Path, revision: str | None, files: Mapping[str, bytes]) -> Path:
+    """The small files of a model repository say what is there. Returns its snapshot."""
+    assert len((repository / "refs" / "main").read_text()) == 40
+    commit = (repository / "refs" / (revision or "main")).read_text()
+    listed = json.loads((repository / "trees" / f"{commit}.json").read_bytes())["files"]
+    assert {name: listed[name]["size"] for name in files} == {name: len(data) for name, data in files.items()}
+    sums = json.loads((repository / ".prestage" / "sums").read_bytes())["files"]
+    assert all(sums[f"snapshots/{commit}/{name}"].items() >= row.items() for name, row in sums_of(files).items())
+    return repository / "snapshots" / commit
 
 
 def sums_of(files: Mapping[str, bytes]) -> dict[str, dict[str, object]]:

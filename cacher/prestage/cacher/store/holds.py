@@ -125,6 +125,11 @@ class Holds:
         found = self.all(artifact).get(hold)
         return found is not None and self._lives(found)
 
+    def of(self, hold: HoldId) -> list[ArtifactId]:
+        """What has a hold of this name, over or not, readable or not."""
+        folders = sorted(self._layout.holds.iterdir())
+        return [ArtifactId(f"sha256:{folder.name}") for folder in folders if (folder / f"{hold}.json").exists()]
+
     def of_trees(self) -> dict[HoldId, list[ArtifactId]]:
         """The holds that belong to trees, over or not, and what each holds."""
         found: dict[HoldId, list[ArtifactId]] = {}

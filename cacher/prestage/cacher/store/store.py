@@ -2,7 +2,6 @@
 
 It refuses to run on another file system, beside another owner, on a newer layout. Any process of the store's user may open it to
 read, to hold and to let go of holds; one, the owner, fetches, evicts and repairs. Everything it says is done is durable.
-Long because it is the one face of many parts: what decides and what acts lies in them.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from prestage.cacher.digests import ArtifactId, BlobId
-from prestage.cacher.errors import Bug, Busy, Corrupt, Misconfigured, NotFound, PrestageError
+from prestage.cacher.errors import Bug, Busy, Corrupt, Misconfigured, NotFound
 from prestage.cacher.manifest import FileEntry, Manifest
 from prestage.cacher.store import format as formats
 from prestage.cacher.store import ingest as ingests
@@ -33,6 +32,7 @@ from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.locks import OwnerLock, gate
 from prestage.cacher.store.quarantine import Affected, Quarantine, Suspicion
 from prestage.cacher.store.recovery import recover
+from prestage.cacher.store.reuse import reusable
 from prestage.cacher.store.room import Reservation, Room
 from prestage.cacher.store.scrub import Scrub
 from prestage.cacher.store.scrubber import Scrubber
@@ -238,25 +238,11 @@ class Store:
         knowing a digest grants nothing.
         """
         room = self._owned
-        names = [file.digest] if file.digest is not None and file.digest.startswith("sha256:") else []
-        if file.is_pinned:
-            names.append(ingests.identity(manifest, file))  # type: ignore[arg-type] # an alias is a digest or an identity
         with room.lock:
-            for alias in names:
-                for blob in self._parts.blobs.named(alias):
-                    if self._may_stand_for(blob, alias, manifest, file):
-                        room.claimed.add(blob)
-                        return blob
-        return None
-
-    def _may_stand_for(self, blob: BlobId, alias: str, manifest: Manifest, file: FileEntry) -> bool:
-        try:
-            meta = self._parts.blobs.meta(blob)
-        except PrestageError:
-            return False
-        if meta.size_bytes != file.size_bytes or alias not in meta.digests | meta.files:
-            return False
-        return manifest.authority in meta.authorities or manifest.authority in self._trusted
+            blob = reusable(self._parts, manifest, file, self._trusted)
+            if blob is not None:
+                room.claimed.add(blob)
+            return blob
 
     # -- fetching
 

@@ -154,15 +154,17 @@ class Trees:
         """Each of its artifacts is held by the hold of its name; without an account of itself: any."""
         if tree.parts:
             return all(self._holds.lives(part.artifact, tree.hold) for part in tree.parts)
-        return any(self._holds.lives(artifact, tree.hold) for artifact in self._holds.of_trees().get(tree.hold, ()))
+        return any(self._holds.lives(artifact, tree.hold) for artifact in self._holds.of(tree.hold))
 
     def remove(self, hold: HoldId) -> Sequence[ArtifactId]:
         """The tree of `hold`, then its holds on every artifact, durably. Idempotent. Returns what it held."""
+        if not HOLD.fullmatch(hold):
+            return ()
         path, gone = self._layout.mount(hold), self._layout.mounts / f"{GONE}{hold}"
         if path.exists():
             self._disk.rename(path, gone)
             self._disk.sync_directory(self._layout.mounts)
-        held = self._holds.of_trees().get(hold, [])
+        held = self._holds.of(hold)
         for artifact in held:
             self._holds.drop(artifact, hold)
         remove_tree(self._disk, gone)

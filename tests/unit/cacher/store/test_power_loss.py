@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 from stores.making import Steps
-from stores.oracle import check_invariants
+from stores.oracle import check_invariants, check_trees
 from stores.powerloss import Cut, RecordingDisk, cuts
 from stores.scenarios import CREATE, KNOWN, SCENARIOS, Scenario
 
@@ -86,7 +86,6 @@ def test_a_journal_that_is_not_synced_after_its_data_is_caught(fast_path: Path) 
         ("publish a view", 0),
         ("heal", 0),
         ("quarantine", 0),
-        ("compose", 0),
         ("heal a tree", 0),
         ("hold", 0),
         ("unpin", 0),
@@ -98,6 +97,39 @@ def test_there_is_no_fsync_that_could_be_left_out(name: str, needless: int, fast
     syncs = recorded(scenario, fast_path / "whole").syncs
     caught = [is_caught(scenario, partial(_is, left_out), fast_path) for left_out in range(syncs)]
     assert syncs - sum(caught) == needless
+
+
+@pytest.mark.parametrize("name", ["compose", "drop a tree"])
+def test_a_tree_is_complete_or_absent_before_anybody_starts(name: str, fast_path: Path) -> None:
+    counts = set(judge_trees(cuts(recorded(BY_NAME[name], fast_path / "run"), samples=3, seed=SEED, every=2), fast_path / "cut"))
+    assert counts == {0, 1}
+
+
+@pytest.mark.slow
+def test_there_is_no_fsync_of_a_tree_that_could_be_left_out(fast_path: Path) -> None:
+    """The next start would heal much of it; nobody need wait for that."""
+    scenario = BY_NAME["compose"]
+    syncs = recorded(scenario, fast_path / "whole").syncs
+    needless = []
+    for left_out in range(syncs):
+        subprocess.run(["rm", "-rf", str(fast_path / "run")], check=True)
+        disk = recorded(scenario, fast_path / "run", partial(_is, left_out))
+        try:
+            list(judge_trees(cuts(disk, samples=6, seed=SEED), fast_path / "cut"))
+        except (AssertionError, OSError, ValueError):
+            continue
+        needless.append(left_out)
+    assert needless == [0], "that of holds/ after the first of two artifacts: it is synced again after the second"
+
+
+def judge_trees(states: Iterable[Cut], root: Path) -> Iterator[int]:
+    """How many trees each state has; asserts that they are whole, and that none is lost that was acknowledged."""
+    for cut in states:
+        subprocess.run(["rm", "-rf", str(root)], check=True)
+        cut.tree.write(root)
+        count = check_trees(root, KNOWN)
+        assert count or not any(ack.startswith("tree ") for ack in cut.acks)
+        yield count
 
 
 def _is(left_out: int, number: int, _kind: str) -> bool:

@@ -180,6 +180,24 @@ def test_an_unreadable_account_keeps_a_tree_as_long_as_its_hold(store: Store) ->
     assert store.trees() == []
 
 
+def test_a_damaged_hold_keeps_its_tree_and_goes_with_it(store: Store) -> None:
+    tree = store.compose(PARTS, Terms("run"))
+    hold = store.root / "holds" / hex_of(SMALL.artifact) / f"{tree.hold}.json"
+    hold.write_bytes(b"{")
+    assert store.sweep() == []
+    store.drop_tree(tree.hold)
+    assert store.trees() == []
+    assert not is_held(store, SMALL)
+
+
+@pytest.mark.parametrize("name", ["", "*", "../x", "pin-*", "pin-0123456789abcde", "/etc"])
+def test_what_names_no_tree_drops_nothing(name: str, store: Store) -> None:
+    tree = store.compose(PARTS, Terms("pin"))
+    store.drop_tree(HoldId(name))
+    assert [found.hold for found in store.trees()] == [tree.hold]
+    assert is_held(store, SMALL)
+
+
 def test_a_healed_blob_is_in_every_tree_and_an_open_map_keeps_its_bytes(store: Store) -> None:
     trees = [store.compose(PARTS, Terms("pin")), store.compose([Part("b", SHARING.artifact)], Terms("pin"))]
     damage(store, SMALL, PATH)
