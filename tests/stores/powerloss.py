@@ -335,7 +335,7 @@ def _write_torn(tree: Tree, inode: int, data: bytes, *, offset: int, chance: ran
     """The file has its new length; of the bytes only the first sectors are there, or none."""
     _grow(tree, inode, offset + len(data))
     sectors = range(0, len(data), SECTOR_BYTES)
-    _write(tree, inode, data[: chance.choice(sectors)], offset)
+    _write(tree, inode, data[: chance.choice(sectors)] if data else b"", offset)
 
 
 @dataclass(frozen=True, slots=True)

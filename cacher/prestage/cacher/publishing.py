@@ -39,15 +39,16 @@ if TYPE_CHECKING:
     from botocore.exceptions import ClientError
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
+    from s3transfer.manager import TransferManager
 
 DIGEST_FIELD = "prestage-sha256"
 """Metadata of an object that we put."""
-PART_BYTES = 64 << 20
+PART_BYTES = 16 << 20
 _PARTS_MAX = 9000
 """S3 allows 10,000."""
 FILES_AT_ONCE = 4
-PARTS_AT_ONCE = 4
-"""Of one file."""
+PARTS_AT_ONCE = 8
+"""Of all files together."""
 _PROGRESS_S = 0.2
 _ALL = Selection(include=("*",), exclude=(".git/*", ".cache/huggingface/*"))
 
@@ -83,7 +84,7 @@ def open_client(environ: Mapping[str, str]) -> S3Client:
         connect_timeout=10,
         read_timeout=60,
         retries={"mode": "standard", "total_max_attempts": 6},
-        max_pool_connections=FILES_AT_ONCE * (PARTS_AT_ONCE + 1),
+        max_pool_connections=FILES_AT_ONCE + PARTS_AT_ONCE,
         s3={"addressing_style": _style(settings)},
     )
     verify = environ.get("PRESTAGE_CA_BUNDLE") or None
@@ -157,18 +158,26 @@ class _Publishing:
 
     def upload(self) -> list[FileEntry]:
         """Every file, each as its object is now."""
+        from boto3.s3.transfer import TransferConfig, create_transfer_manager
+
+        largest = max(file.size_bytes for file in self.files.files)
+        part = max(PART_BYTES, -(-largest // _PARTS_MAX))
+        config = TransferConfig(multipart_threshold=part, multipart_chunksize=part, max_concurrency=PARTS_AT_ONCE)
         pool = ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="prestage-publish")
         try:
-            return list(pool.map(self._file, self.files.files))
+            # Left by an exception: parts under way end, nothing new is begun, incomplete uploads are aborted.
+            with create_transfer_manager(self.client, config) as manager:
+                return list(pool.map(lambda file: self._file(file, manager), self.files.files))
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _file(self, file: FileEntry) -> FileEntry:
+    def _file(self, file: FileEntry, manager: TransferManager) -> FileEntry:
         path, key = self.folder / file.path, self.ref.key + file.path
         sha256 = _sha256(path)
         head = self._head(key)
         if head is None or not _is_same(head, file, sha256):
-            self._put(path, key, file, sha256)
+            self._put(path, key, manager, sha256)
+            self.count(file)
             head = self._head(key)
         else:
             self._moved(file.size_bytes)
@@ -188,18 +197,14 @@ class _Publishing:
             version=version if version != "null" else None,
         )
 
-    def _put(self, path: Path, key: str, file: FileEntry, sha256: str) -> None:
-        from boto3.s3.transfer import TransferConfig
+    def _put(self, path: Path, key: str, manager: TransferManager, sha256: str) -> None:
+        from boto3.s3.transfer import ProgressCallbackInvoker
 
-        part = max(PART_BYTES, -(-file.size_bytes // _PARTS_MAX))
-        self.client.upload_file(
-            str(path),
-            self.ref.bucket,
-            key,
-            ExtraArgs={"Metadata": {DIGEST_FIELD: sha256}, "ChecksumAlgorithm": "CRC64NVME"},
-            Callback=self._moved,
-            Config=TransferConfig(multipart_threshold=part, multipart_chunksize=part, max_concurrency=PARTS_AT_ONCE),
-        )
+        more = {"Metadata": {DIGEST_FIELD: sha256}, "ChecksumAlgorithm": "CRC64NVME"}
+        manager.upload(str(path), self.ref.bucket, key, more, [ProgressCallbackInvoker(self._moved)]).result()
+
+    def count(self, file: FileEntry) -> None:
+        """One more was uploaded."""
         with self._lock:
             self.uploaded_files += 1
             self.uploaded_bytes += file.size_bytes

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bringing import mounted, read_folder, write_folder
+from bringing import adopting, mounted, read_folder, write_folder
 from commands import Prestage
+from stores.disks import CountingDisk, KillingDisk
 from stores.making import content
+from stores.oracle import check_invariants
+from stores.powerloss import RecordingDisk, cuts
+
+from prestage.cacher.store.store import Store
 
 FILES = {"config.json": b"{}", "model.safetensors": content(150 << 20, "w"), "odd": content(12_345, "odd"), "empty": b""}
 
@@ -73,3 +79,51 @@ def test_a_stage_of_a_directory_shares_its_blocks_too(disk: Path) -> None:
     source = write_folder(disk / "model", FILES)
     staged = Prestage(disk / "store", {"NO_COLOR": "1"})("stage", source.as_uri(), "--json")
     assert staged.last["bytes_by_source"] == {"clone": sum(map(len, FILES.values()))}
+
+
+SMALL = {"config.json": b"{}", "model.safetensors": content(9001, "w")}
+
+
+@pytest.mark.slow
+def test_a_power_cut_at_any_step_of_cloning_publishes_nothing_wrong(disk: Path) -> None:
+    top = disk / "top"
+    write_folder(top / "source", SMALL)
+    Store.open(top / "store", own=True).close()
+    recorder = RecordingDisk(top)
+    with Store.open(top / "store", own=True, disk=recorder) as store, adopting(store) as adopter:
+        assert set(adopter.adopt(top / "source").staged.bytes_by_source) == {"clone"}
+    for cut in cuts(recorder, samples=2, seed=7, every=4):
+        subprocess.run(["rm", "-rf", str(top)], check=True)
+        cut.tree.write(top)
+        with Store.open(top / "store", own=True) as store:
+            check_invariants(top / "store", {row.artifact: SMALL for row in store.list()})
+            assert all(read_folder(store.path(row.artifact)) == SMALL for row in store.list() if row.state == "staged"), cut.point
+            with adopting(store) as adopter:
+                assert read_folder(adopter.adopt(top / "source").staged.path) == SMALL
+        assert read_folder(top / "source") == SMALL
+
+
+def test_a_kill_at_any_step_of_cloning_is_gone_on_from(disk: Path) -> None:
+    def adopt(killer: CountingDisk) -> None:
+        with Store.open(disk / "store", own=True, disk=killer) as store, adopting(store) as adopter:
+            killer.armed = True
+            adopter.adopt(disk / "source")
+            killer.armed = False
+
+    write_folder(disk / "source", SMALL)
+    counter = CountingDisk()
+    adopt(counter)
+    for number in range(0, counter.calls, 9):
+        subprocess.run(["rm", "-rf", str(disk / "store")], check=True)
+        child = os.fork()
+        if child == 0:
+            try:
+                adopt(KillingDisk(number, after=bool(number % 2)))
+            finally:
+                os._exit(3)
+        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        with Store.open(disk / "store", own=True) as store:
+            assert store.warnings == []
+            check_invariants(disk / "store", {row.artifact: SMALL for row in store.list()})
+            with adopting(store) as adopter:
+                assert read_folder(adopter.adopt(disk / "source").staged.path) == SMALL
