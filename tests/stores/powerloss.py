@@ -305,7 +305,7 @@ def _write(tree: Tree, inode: int, data: bytes, offset: int) -> None:
 def _write_torn(tree: Tree, inode: int, data: bytes, *, offset: int, chance: random.Random) -> None:
     """The file has its new length; of the bytes only the first sectors are there, or none."""
     _grow(tree, inode, offset + len(data))
-    sectors = range(0, len(data), SECTOR_BYTES)
+    sectors = range(0, max(1, len(data)), SECTOR_BYTES)
     _write(tree, inode, data[: chance.choice(sectors)], offset)
 
 
