@@ -14,7 +14,7 @@ TORCH := .tools/torch
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools torch demo bench check style types imports unit test test-all fmt clean
+.PHONY: help setup lock tools torch demo bench check style types imports unit test test-all soak fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 12
@@ -73,6 +73,9 @@ test: setup tools ## all but the slow tier, on real servers where they can be ha
 test-all: setup tools torch ## the slow tier, and the loader on a real torch
 	$(TORCH)/bin/python -m pytest tests/contract/loader tests/unit/loader -k torch
 	$(PYTEST) -m slow
+
+soak: setup ## the agent under four clients and faults for two hours (SOAK_S=600: ten minutes); nothing may grow; prints a table
+	PYTHONPATH=cacher:tests $(BIN)/python -m agents.soak
 
 torch: setup $(TORCH)/.ready ## a venv of its own with torch (4.6 GB) that sees .venv too: for the loader's torch tests
 

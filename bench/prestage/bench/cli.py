@@ -1,6 +1,6 @@
 """`prestage bench`: the composition root of the bench, and the only reader of its flags.
 
-Progress goes to stderr, results to stdout: a table, or with `--json` one JSON object (its schema: `start.py`, `fetch.py`).
+Progress goes to stderr, results to stdout: a table, or with `--json` one JSON object (its schema: `start.py`, `fetch.py`, `agent.py`).
 """
 
 from __future__ import annotations
@@ -128,6 +128,21 @@ def fetch(ref: str, directory: Path | None, rivals: str, connections: int, round
         job = fetching.FetchJob(target, scratch, tools, rounds, output["seed"])
         result = fetching.measure(job, reference, _tell)
     _put(result.to_json(), output, fetches=[result])
+
+
+@bench.command()
+@_dir_option
+@click.option("--idle", "idle_s", default=30.0, show_default=True, type=click.FloatRange(1), help="Seconds at rest.")
+@click.option("--resolves", default=2000, show_default=True, type=click.IntRange(10))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def agent(directory: Path | None, idle_s: float, resolves: int, as_json: bool) -> None:
+    """What the agent costs at rest, how soon it resolves a warm ref, how old a progress it shows can be."""
+    from prestage.bench.agent import measure
+    from prestage.bench.scratch import scratch_folder
+
+    with scratch_folder(directory or Path.cwd(), ".prestage-bench-") as scratch:
+        result = measure(scratch.absolute(), idle_s=idle_s, resolves=resolves, tell=_tell)
+    click.echo(json.dumps(result.to_json()) if as_json else "\n".join(result.lines()))
 
 
 @bench.command("make-model")

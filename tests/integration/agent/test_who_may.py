@@ -48,7 +48,9 @@ def shared(tmp_path: Path) -> Iterator[Agent]:
         yield agent
 
 
-def start(agent: Agent, uid: int, method: str, target: str, body: Mapping[str, object] | None, *words: str) -> subprocess.Popen[str]:
+def start(
+    agent: Agent, uid: int, method: str, target: str, body: Mapping[str, object] | None, *words: str
+) -> subprocess.Popen[str]:
     command = [_interpreter(), "-I", "-c", _ASK, str(agent.socket), method, target, json.dumps(body) if body else "", *words]
     return subprocess.Popen(
         command, user=uid, group=uid, extra_groups=[], cwd="/", text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -78,7 +80,9 @@ def _reachable(path: str) -> bool:
     return all(parent.stat().st_mode & 0o001 for parent in Path(path).resolve().parents)
 
 
-def asked(agent: Agent, uid: int, method: str, target: str, body: Mapping[str, object] | None = None) -> tuple[int, dict[str, Any]]:
+def asked(
+    agent: Agent, uid: int, method: str, target: str, body: Mapping[str, object] | None = None
+) -> tuple[int, dict[str, Any]]:
     process = start(agent, uid, method, target, body)
     out, _ = process.communicate(timeout=60)
     status, said = out.splitlines()[:2]
