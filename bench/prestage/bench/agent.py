@@ -7,10 +7,12 @@ progress  the longest time between two progress events of a stage whose rate is 
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,17 +97,24 @@ def measure(scratch: Path, *, idle_s: float, resolves: int, tell: Callable[[str]
 
 @contextmanager
 def _agent(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], AgentClient]]:
-    """A fresh agent at `root`, ended by SIGTERM."""
-    command = [sys.executable, "-m", "prestage.cacher.cli", "agent", "--root", str(root), "--listen", "127.0.0.1:0"]
-    process = subprocess.Popen([*command, "--rate", str(_RATE_BYTES_PER_S)], stderr=subprocess.DEVNULL)
-    try:
-        client = AgentClient.awaited(root, _READY_S)
-        if client is None:
-            raise Unavailable(f"the agent did not answer in {_READY_S:.0f} s", hint="start `prestage agent` by hand and look")
-        yield process, client
-    finally:
-        process.terminate()
-        process.wait()
+    """A fresh agent at `root`, ended by SIGTERM. Its socket is elsewhere: a socket's path must be short."""
+    with tempfile.TemporaryDirectory(prefix="prestage-") as folder:
+        command = [sys.executable, "-m", "prestage.cacher.cli", "agent", "--root", str(root), "--socket", f"{folder}/agent.sock"]
+        command += ["--listen", "none", "--rate", str(_RATE_BYTES_PER_S)]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            yield process, _answering(root, process)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _answering(root: Path, process: subprocess.Popen[bytes]) -> AgentClient:
+    deadline = time.monotonic() + _READY_S
+    while process.poll() is None and time.monotonic() < deadline:
+        if (client := AgentClient.awaited(root, 0.2)) is not None:
+            return client
+    raise Unavailable("the agent did not come up", hint="start `prestage agent` by hand and look at its log")
 
 
 def _folder(path: Path, size_bytes: int) -> Path:
@@ -124,7 +133,7 @@ def _progress_gap_s(client: AgentClient, ref: str) -> float:
     at: list[float] = [
         time.monotonic() for event in client.stream("POST", "/v1/stage", {"ref": ref}) if event["event"] == "progress"
     ]
-    return max(after - before for before, after in zip(at, at[1:], strict=False))
+    return max(after - before for before, after in itertools.pairwise(at))
 
 
 def _status_bytes(pid: int, name: str) -> int:

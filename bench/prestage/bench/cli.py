@@ -1,6 +1,6 @@
 """`prestage bench`: the composition root of the bench, and the only reader of its flags.
 
-Progress goes to stderr, results to stdout: a table, or with `--json` one JSON object (its schema: `start.py`, `fetch.py`, `agent.py`).
+Progress goes to stderr, results to stdout: a table, or with `--json` one JSON object (schema: `start.py`, `fetch.py`, …).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from servers import faults
 from servers.answers import Request
 from servers.hostile import Hostile
 
-KILLS = 12
+KILLS = 8
 REFS = 6
 HELD = "/held"
 
@@ -103,7 +103,7 @@ def test_killed_at_any_moment_of_any_verb_it_comes_back_whole(tmp_path: Path) ->
         for client in clients:
             client.start()
         for _ in range(KILLS):
-            time.sleep(dice.uniform(0.2, 5.0))
+            time.sleep(dice.uniform(0.2, 4.0))
             agent.kill()
             agent.start()
         verbs.over.set()
