@@ -56,6 +56,7 @@ class Agent:
         self.prestage = Prestage(root, self.env)
         self.process: subprocess.Popen[bytes] | None = None
         self.logs: list[Path] = []
+        self.logs_in = root.parent
         self._contract: Contract | None = None
 
     def __enter__(self) -> Self:
@@ -79,7 +80,7 @@ class Agent:
 
     def launch(self) -> subprocess.Popen[bytes]:
         """Start it; ready later."""
-        log = self.root.parent / f"{self.root.name}-{len(self.logs)}.log"
+        log = self.logs_in / f"{self.root.name}-{len(self.logs)}.log"
         self.logs.append(log)
         if self.settings is not None:
             command = [sys.executable, "-c", _WITH_SETTINGS, str(self.root), json.dumps(self.settings)]

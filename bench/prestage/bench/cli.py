@@ -1,6 +1,6 @@
 """`prestage bench`: the composition root of the bench, and the only reader of its flags.
 
-Progress goes to stderr, results to stdout: a table, or with `--json` one JSON object (its schema: `start.py`, `fetch.py`).
+Progress goes to stderr, results to stdout: a table, or with `--json` one JSON object (schema: `start.py`, `fetch.py`, …).
 """
 
 from __future__ import annotations
@@ -163,6 +163,21 @@ def store(directory: Path | None, blobs: int, artifacts: int, size: int, rounds:
     with scratch_folder(directory or Path.cwd(), ".prestage-bench-") as scratch:
         result = storing.measure(storing.StoreJob(scratch, blobs, artifacts, size, rounds), _tell)
     _show(result.to_json(), storing.store_table(result), as_json=as_json)
+
+
+@bench.command()
+@_dir_option
+@click.option("--idle", "idle_s", default=30.0, show_default=True, type=click.FloatRange(1), help="Seconds at rest.")
+@click.option("--resolves", default=2000, show_default=True, type=click.IntRange(10))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def agent(directory: Path | None, idle_s: float, resolves: int, as_json: bool) -> None:
+    """What the agent costs at rest, how soon it resolves a warm ref, how old a progress it shows can be."""
+    from prestage.bench.agent import measure
+    from prestage.bench.scratch import scratch_folder
+
+    with scratch_folder(directory or Path.cwd(), ".prestage-bench-") as scratch:
+        result = measure(scratch.absolute(), idle_s=idle_s, resolves=resolves, tell=_tell)
+    click.echo(json.dumps(result.to_json()) if as_json else "\n".join(result.lines()))
 
 
 @bench.command("make-model")

@@ -91,7 +91,7 @@ def test_everything_is_told_to_who_listens_to_events(agent: Agent, origin: Hosti
         events.until("resumed")
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[str, str, dict[str, object] | None, dict[str, object], int, str]] = {
     "an unknown stage": ("GET", "/v1/stages/none", None, {}, 404, "none"),
     "pausing an unknown stage": ("POST", "/v1/stages/none/pause", None, {}, 404, "none"),
     "taking back an unknown stage": ("DELETE", "/v1/stages/none", None, {}, 404, "none"),
@@ -222,8 +222,8 @@ def test_every_route_was_judged_at_least_once(agent: Agent, origin: Hostile) -> 
     held = agent.ask("POST", "/v1/holds", {"ref": url}).good
     assert agent.ask("DELETE", f"/v1/holds/{done['artifact']}/{held['hold']}").status == 204
     assert agent.ask("POST", "/v1/evict", {"ref": url}).status == 200
-    for method, path, body in (("GET", f"/v1/stages/{stage}", None), ("POST", "/v1/verify", {}), ("GET", "/v1/events", None)):
-        with agent.stream(method, path, body) as events:
+    for method, path in (("GET", f"/v1/stages/{stage}"), ("POST", "/v1/verify"), ("GET", "/v1/events")):
+        with agent.stream(method, path, {} if method == "POST" else None) as events:
             next(iter(events))
     wait_for(lambda: agent.stages()[origin.url(MODEL)]["state"] == "failed")
     judged = {(method, path) for method, path, status in agent.contract.seen if status < 300}

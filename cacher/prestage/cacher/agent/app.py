@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import threading
 import time
@@ -54,6 +55,7 @@ def run(config: AgentConfig) -> None:
         Busy: another agent owns the store, or a command that does not make way.
         Misconfigured: the socket is in use, an address cannot be bound, or the store must not be touched.
     """
+    _allow_descriptors()
     try:
         asyncio.run(_Agent(config).run())
     except BaseExceptionGroup as group:
@@ -61,6 +63,13 @@ def run(config: AgentConfig) -> None:
         if told is None or bugs is not None:
             raise
         raise _first(told) from None
+
+
+def _allow_descriptors() -> None:
+    """As many as we may: each client is one, and a shell's default of 1024 is for programs that use select(2)."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _first(group: BaseExceptionGroup[PrestageError]) -> PrestageError:

@@ -21,7 +21,7 @@ from prestage.cacher.agent.messages import Problem, Request
 from prestage.cacher.agent.openapi import STATUS_OF_KIND, document
 from prestage.cacher.agent.routes import Call, Route
 from prestage.cacher.agent.service import Service
-from prestage.cacher.errors import Bug, Misconfigured, PrestageError
+from prestage.cacher.errors import Bug, Misconfigured, PrestageError, Unavailable
 from prestage.cacher.staging.events import Event, error
 
 WRITE_S = 30.0
@@ -79,8 +79,10 @@ class Api:
                 return web.Response(status=204) if answer is None else _json(answer, 200)
             except PrestageError as exc:
                 return _problem(exc)
-            except (ConnectionError, web.HTTPException):
+            except web.HTTPException:
                 raise
+            except ConnectionError:
+                return _problem(Unavailable("the caller has gone"))  # before he had said it all: nobody reads this
             except Exception as exc:  # noqa: BLE001 - the edge of a request: one call's bug must not end the others
                 log("request_bug", exc=exc, fields={"path": route.path})
                 return _problem(Bug(f"{type(exc).__name__}: {exc}", hint="please report it"))

@@ -290,10 +290,7 @@ class Stages:
                 continue
             self._end(stage, outcome)
             break
-        try:
-            await self._forget(stage)
-        except PrestageError as exc:  # the next start stages it again, and finds it done
-            log("wish_not_dropped", fields={"ref": stage.wish.ref.name, "message": exc.message})
+        await self._forget(stage)
 
     async def _try(self, stage: Stage) -> Staged | PrestageError | None:
         """None: it was asked to stop; why is in its flags."""
@@ -382,7 +379,10 @@ class Stages:
     async def _forget(self, stage: Stage) -> None:
         if stage.id in self._active:
             return
-        await self._on_disk(lambda: self._wishes.drop(_kept(stage.wish)))
+        try:
+            await self._on_disk(lambda: self._wishes.drop(_kept(stage.wish)))
+        except PrestageError as exc:  # the next start stages it again, and finds it done
+            log("wish_not_dropped", fields={"ref": stage.wish.ref.name, "message": exc.message})
 
 
 def _kept(wish: Wish) -> KeptWish:
