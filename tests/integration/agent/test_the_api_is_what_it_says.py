@@ -199,7 +199,7 @@ def test_the_client_tells_an_agent_that_has_gone_from_one_that_says_no(standing:
     assert time.monotonic() - began < 10
 
 
-def test_every_route_was_judged_at_least_once(agent: Agent, origin: Hostile) -> None:
+def test_every_route_was_judged_at_least_once(agent: Agent, origin: Hostile, tmp_path: Path) -> None:
     """A route that is added must be asked here: by its good answer, not only by a problem."""
     url = origin.url("/small-4")
     done = agent.stage(url)
@@ -219,11 +219,23 @@ def test_every_route_was_judged_at_least_once(agent: Agent, origin: Hostile) -> 
         ("DELETE", "/v1/pins", None, {"ref": url}),
     ):
         assert agent.ask(method, path, body, query=query).status < 300, path
+    sock = str(tmp_path / "pod.sock")
+    assert agent.ask("POST", "/v1/sockets", {"path": sock, "artifacts": {"m": done["artifact"]}}).status == 204
+    assert agent.ask("DELETE", "/v1/sockets", query={"path": sock}).status == 204
+    assert agent.ask("POST", "/v1/report", {"artifact": done["artifact"], "path": "small-4"}).status == 200
     held = agent.ask("POST", "/v1/holds", {"ref": url}).good
     assert agent.ask("DELETE", f"/v1/holds/{done['artifact']}/{held['hold']}").status == 204
     assert agent.ask("POST", "/v1/evict", {"ref": url}).status == 200
-    for method, path in (("GET", f"/v1/stages/{stage}"), ("POST", "/v1/verify"), ("GET", "/v1/events")):
-        with agent.stream(method, path, {} if method == "POST" else None) as events:
+    here = {"path": str(tmp_path / "nothing")}
+    streams: tuple[tuple[str, str, dict[str, str] | None], ...] = (
+        ("GET", f"/v1/stages/{stage}", None),
+        ("GET", "/v1/events", None),
+        ("POST", "/v1/verify", {}),
+        ("POST", "/v1/adopt", here),
+        ("POST", "/v1/import", here),
+    )
+    for method, path, body in streams:
+        with agent.stream(method, path, body) as events:
             next(iter(events))
     wait_for(lambda: agent.stages()[origin.url(MODEL)]["state"] == "failed")
     judged = {(method, path) for method, path, status in agent.contract.seen if status < 300}
