@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bringing import archive_of, descriptor_of
 
@@ -18,7 +18,7 @@ from prestage.cacher.errors import Busy
 from prestage.cacher.store.composing import Part
 from prestage.cacher.store.store import Store
 from prestage.cacher.store.trees import Terms
-from prestage.cacher.store.wishes import KeptWish
+from stores import wishes
 from stores.making import Model, Patterns, Steps, blob_of, content, fetch, fill, ingesting, stage
 
 SMALL = Model({"config.json": b'{"a": 1}', "sub/dir/weights.bin": content(9001, "w"), "empty": b""})
@@ -185,7 +185,7 @@ def _check_verify(store: Store, acks: Acks) -> None:
 
 
 def _act_scrub(store: Store, steps: Steps) -> None:
-    scrubber, events = store.scrubber(), 0
+    scrubber, events = store.damage.scrubber(), 0
     while not (step := scrubber.step(1)).is_idle:
         events += len(step.events)
     assert events + len(step.events) == 1
@@ -287,7 +287,7 @@ def _check_pressure(store: Store, acks: Acks) -> None:
     if OTHER.artifact in listed:
         assert not any(ack.startswith("sharing piece") for ack in acks), "fetched before there was room"
         assert is_whole(store, OTHER)
-    usage = store.usage()
+    usage = store.room.usage()
     assert usage.used + usage.reserved <= usage.limit
 
 
@@ -371,71 +371,6 @@ def _check_evict_after_tree(store: Store, acks: Acks) -> None:
     _check_evict(store, acks)
 
 
-WISH = KeptWish("hf://org/name@main", ("*.safetensors",), (), 10)
-LATER = replace(WISH, priority=0, is_paused=True, is_kept=False)
-"""The same wish, asked for again: replaces the first."""
-
-
-def _act_keep_wish(store: Store, steps: Steps) -> None:
-    store.wishes.keep(WISH)
-    steps.ack("kept")
-    store.wishes.keep(LATER)
-    steps.ack("replaced")
-
-
-def _check_keep_wish(store: Store, acks: Acks) -> None:
-    kept = list(store.wishes.all())
-    if "replaced" in acks:
-        assert kept == [LATER]
-    elif "kept" in acks:
-        assert kept in ([WISH], [LATER]), "an acknowledged wish was lost"
-    else:
-        assert kept in ([], [WISH])
-    store.wishes.keep(LATER)
-    assert list(store.wishes.all()) == [LATER]
-
-
-def _prepare_wish(store: Store) -> None:
-    store.wishes.keep(WISH)
-
-
-def _act_drop_wish(store: Store, steps: Steps) -> None:
-    store.wishes.drop(LATER)
-    steps.ack("dropped")
-
-
-def _check_drop_wish(store: Store, acks: Acks) -> None:
-    assert list(store.wishes.all()) in ([[]] if acks else [[WISH], []])
-    store.wishes.drop(WISH)
-    assert list(store.wishes.all()) == []
-
-
-def _act_pause(store: Store, steps: Steps) -> None:
-    store.wishes.pause()
-    steps.ack("paused")
-
-
-def _check_pause(store: Store, acks: Acks) -> None:
-    assert store.wishes.are_paused or not acks
-    store.wishes.pause()
-    assert store.wishes.are_paused
-
-
-def _prepare_pause(store: Store) -> None:
-    store.wishes.pause()
-
-
-def _act_resume(store: Store, steps: Steps) -> None:
-    store.wishes.resume()
-    steps.ack("resumed")
-
-
-def _check_resume(store: Store, acks: Acks) -> None:
-    assert not (store.wishes.are_paused and acks)
-    store.wishes.resume()
-    assert not store.wishes.are_paused
-
-
 def _check_create(store: Store, acks: Acks) -> None:
     stage(store, SMALL)
     assert is_whole(store, SMALL)
@@ -494,10 +429,10 @@ SCENARIOS = (
     Scenario("evict what a dead tree shows", _staged(SMALL, SHARING), _act_evict_after_tree, _check_evict_after_tree),
     Scenario("record a ref", _staged(SMALL, SHARING), _act_record_ref, _check_record_ref),
     Scenario("import", _nothing, _act_import, _check_import),
-    Scenario("keep a wish", _nothing, _act_keep_wish, _check_keep_wish),
-    Scenario("drop a wish", _prepare_wish, _act_drop_wish, _check_drop_wish),
-    Scenario("pause", _nothing, _act_pause, _check_pause),
-    Scenario("resume", _prepare_pause, _act_resume, _check_resume),
+    Scenario("keep a wish", _nothing, wishes.act_keep_wish, wishes.check_keep_wish),
+    Scenario("drop a wish", wishes.prepare_wish, wishes.act_drop_wish, wishes.check_drop_wish),
+    Scenario("pause", _nothing, wishes.act_pause, wishes.check_pause),
+    Scenario("resume", wishes.prepare_pause, wishes.act_resume, wishes.check_resume),
     Scenario("make room", _prepare_pressure, _act_pressure, _check_pressure, budget_bytes=PRESSURE_BYTES),
 )
 CREATE = Scenario("create", _nothing, lambda store, steps: steps.ack("created"), _check_create)

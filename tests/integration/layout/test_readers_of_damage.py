@@ -78,7 +78,7 @@ def test_a_loader_that_reports_gets_the_healed_file_at_its_next_open(store: Stor
         load_file(paths[1])
     with paths[1].open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as running:
         before = running[:]
-        found = store.suspect(MODEL.artifact, FILE, caught.value.start)
+        found = store.damage.suspect(MODEL.artifact, FILE, caught.value.start)
         assert found.verdict is Verdict.DAMAGED
         assert found.event is not None
         assert found.event.chunk_offset == CHUNK_BYTES
@@ -89,12 +89,12 @@ def test_a_loader_that_reports_gets_the_healed_file_at_its_next_open(store: Stor
         assert running[:] == before, "who has it mapped keeps its bytes"
     for place in paths:
         assert len(load_file(place, verify="require")) == 2
-    assert store.suspect(MODEL.artifact, FILE, caught.value.start).verdict is Verdict.SOUND
+    assert store.damage.suspect(MODEL.artifact, FILE, caught.value.start).verdict is Verdict.SOUND
 
 
 def test_who_works_in_the_old_generation_is_told_there_too(store: Store, tree: Tree) -> None:
     rot(store)
-    scrubber = store.scrubber()
+    scrubber = store.damage.scrubber()
     assert [event.blob for event in scrubber.step(1 << 30).events] == [blob_of(MODEL.contents[FILE])]
     stage(store, MODEL)
     view = store.path(MODEL.artifact)
@@ -127,7 +127,7 @@ def test_a_read_only_mount_made_before_the_damage_shows_the_healed_file(store: S
         assert seen() == right
         rot(store)
         assert seen() != right
-        assert store.suspect(MODEL.artifact, FILE, AT).verdict is Verdict.DAMAGED
+        assert store.damage.suspect(MODEL.artifact, FILE, AT).verdict is Verdict.DAMAGED
         stage(store, MODEL)
         assert seen() == right
         client.stdin.close()

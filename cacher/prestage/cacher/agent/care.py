@@ -40,7 +40,7 @@ class Care:
             await self._once("give_room_back", self._give_back)
 
     def _give_back(self) -> None:
-        self._store.give_back()
+        self._store.room.give_back()
 
     async def sweep(self) -> None:
         """Holds whose time or process is over, and the trees that only they kept."""
@@ -62,7 +62,7 @@ class Care:
         rate, portion = self._config.scrub_bytes_per_s, SCRUB_PORTION_BYTES
         if rate <= 0:
             return
-        scrubber = self._store.scrubber()
+        scrubber = self._store.damage.scrubber()
         await self._service.healer.heal_what_is_held()
         while True:
             began = time.monotonic()

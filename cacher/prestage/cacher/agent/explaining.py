@@ -42,7 +42,7 @@ def _kept(store: Store, artifact: ArtifactId, state: str) -> list[str]:
     holds = store.holds(artifact)
     if holds:
         return [words[state], f"it stays because of {described(holds)}"]
-    ahead = store.goes_after(artifact)
+    ahead = store.room.goes_after(artifact)
     if ahead is None:
         return [words[state]]
     return [words[state], f"nobody holds it: it would go once {shown(ahead)} more are needed than are free"]

@@ -45,7 +45,7 @@ class Healer:
     async def report(self, request: ReportRequest) -> Reported:
         """A reader says that a chunk has wrong bytes: look again; what is damaged is quarantined and fetched anew."""
         artifact = artifact_id(request.artifact)
-        suspicion = await self._blocking(lambda: self._store.suspect(artifact, request.path, request.offset))
+        suspicion = await self._blocking(lambda: self._store.damage.suspect(artifact, request.path, request.offset))
         verdict = suspicion.verdict
         self._history.add("reported", artifact=artifact, path=request.path, offset=request.offset, verdict=verdict.value)
         if suspicion.event is not None:
@@ -64,7 +64,7 @@ class Healer:
 
     async def heal_what_is_held(self) -> None:
         """Whatever was taken out of use, now or before a restart, and is held: fetch it anew."""
-        for one in await self._blocking(self._store.damaged):
+        for one in await self._blocking(self._store.damage.affected):
             if one.is_wanted:
                 await self._heal(one.artifact)
 

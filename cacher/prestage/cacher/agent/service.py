@@ -104,7 +104,7 @@ class Service:
         self.sockets: NarrowSockets
         """Set by the composition root: narrow sockets answer by this very service."""
         stages.on_end = self._stage_ended
-        store.on_evict(self._evicted)
+        store.room.on_evict = self._evicted
 
     def end(self) -> None:
         """Not ready any more; calls that read for long stop."""
@@ -152,7 +152,7 @@ class Service:
 
     async def usage(self) -> Usage:
         """The disk."""
-        return await self.blocking(self._store.usage)
+        return await self.blocking(self._store.room.usage)
 
     @property
     def is_idle(self) -> bool:
@@ -165,7 +165,7 @@ class Service:
 
     async def status(self) -> Status:
         """The agent at a glance."""
-        usage, rows = await self.blocking(lambda: (self._store.usage(), self._store.count()))
+        usage, rows = await self.blocking(lambda: (self._store.room.usage(), self._store.count()))
         return Status(
             version=VERSION,
             pid=os.getpid(),

@@ -17,7 +17,9 @@ from prestage.cacher.digests import ArtifactId, BlobId
 from prestage.cacher.errors import Busy, Full
 from prestage.cacher.store import ingest as ingests
 from prestage.cacher.store.budget import Candidate, Policy, Usage, shown, to_evict, to_give_back
+from prestage.cacher.store.disk import disk_errors
 from prestage.cacher.store.eviction import Evictor, Parts, free_bytes, settled
+from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.margin import default_margin
 
 KUBELET_FOLDER = Path("/var/lib/kubelet")
@@ -66,6 +68,7 @@ class Room:
         self.busy: set[str] = set()
         """Ingests that are open."""
 
+    @disk_errors()
     def usage(self) -> Usage:
         """One look at the disk."""
         layout = self._parts.layout
@@ -108,6 +111,7 @@ class Room:
         usage = self.usage()
         return replace(usage, free=usage.free + in_place_bytes)
 
+    @disk_errors()
     def give_back(self) -> int:
         """Let go of what nobody holds while less is free than the margin: somebody else writes to this disk. Returns what was
         freed; 0 when all is well, or nothing can go."""
@@ -118,6 +122,7 @@ class Room:
             going = to_give_back(usage, self._candidates(set()), self._policy)
             return settled(self._parts.layout.root, usage.free, self._let_go(going, "because the disk is filling up"))
 
+    @disk_errors()
     def goes_after(self, artifact: ArtifactId) -> int | None:
         """What must be lacking before `artifact` is let go of: the room that is left and all that goes before it."""
         with self.lock:
@@ -179,3 +184,16 @@ def margin_of(root: Path) -> int:
     with suppress(OSError):
         shared = root.stat().st_dev == KUBELET_FOLDER.stat().st_dev
     return default_margin(stat.f_blocks * stat.f_frsize, is_shared=shared)
+
+
+def used_bytes(layout: Layout) -> int:
+    """What blobs, ingests and quarantine take on disk, by looking at each: for whoever is not the owner."""
+    files = [*layout.blobs.glob("*/*"), *layout.ingests.glob("*/data"), *layout.quarantine.iterdir()]
+    return sum(_allocated(path) for path in files if path.suffix != ".meta")
+
+
+def _allocated(path: Path) -> int:
+    try:
+        return path.lstat().st_blocks * 512
+    except FileNotFoundError:
+        return 0

@@ -20,8 +20,9 @@ from prestage.cacher.store import format as formats
 from prestage.cacher.store import ingest as ingests
 from prestage.cacher.store.artifacts import Artifacts, KnownRef, Patterns
 from prestage.cacher.store.blobs import BlobMeta, Blobs
-from prestage.cacher.store.budget import Candidate, LeastRecentlyUsed, Policy, Usage
+from prestage.cacher.store.budget import LeastRecentlyUsed, Policy
 from prestage.cacher.store.composing import Part
+from prestage.cacher.store.damage import Damage
 from prestage.cacher.store.disk import Disk, disk_errors
 from prestage.cacher.store.eviction import Evictor, Parts, free_bytes, settled
 from prestage.cacher.store.holds import Clocks, HoldId, Holds, Kind
@@ -30,12 +31,10 @@ from prestage.cacher.store.index import Index
 from prestage.cacher.store.ingest import Ingest
 from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.locks import OwnerLock, gate
-from prestage.cacher.store.quarantine import Affected, Quarantine, Suspicion
 from prestage.cacher.store.recovery import recover
 from prestage.cacher.store.reuse import reusable
-from prestage.cacher.store.room import Reservation, Room
+from prestage.cacher.store.room import Reservation, Room, used_bytes
 from prestage.cacher.store.scrub import Scrub
-from prestage.cacher.store.scrubber import Scrubber
 from prestage.cacher.store.sharing import LocalFile
 from prestage.cacher.store.sources import Sources
 from prestage.cacher.store.states import Listing, listings, state_of
@@ -133,28 +132,22 @@ class Store:
         """What blobs, ingests and quarantine take on disk."""
         if self._room is not None:
             return self._room.usage().used
-        layout = self._parts.layout
-        files = [*layout.blobs.glob("*/*"), *layout.ingests.glob("*/data"), *layout.quarantine.iterdir()]
-        return sum(_allocated(path) for path in files if path.suffix != ".meta")
+        return used_bytes(self._parts.layout)
 
     @disk_errors()
     def free_bytes(self) -> int:
         """What the file system has left, margin not deducted."""
         return free_bytes(self.root)
 
-    @disk_errors()
-    def usage(self) -> Usage:
-        """The owner's account of the disk."""
-        return self._owned.usage()
+    @property
+    def room(self) -> Room:
+        """What is promised and let go of; the owner's."""
+        return self._owned
 
-    @disk_errors()
-    def give_back(self) -> int:
-        """Let go of what nobody holds while somebody else fills the disk; returns the bytes freed. See `Room.give_back`."""
-        return self._owned.give_back()
-
-    def on_evict(self, told: Callable[[Candidate, int, str], None]) -> None:
-        """`told(what, its bytes, why)` is called of everything that is let go of to make room. Be quick."""
-        self._owned.on_evict = told
+    @property
+    def damage(self) -> Damage:
+        """What is done about wrong bytes; the owner's."""
+        return Damage(self._parts, self._owned.lock, heal=self.publish_view)
 
     # -- what is known of artifacts
 
@@ -389,11 +382,6 @@ class Store:
         return self._parts.holds.live(artifact)
 
     @disk_errors()
-    def goes_after(self, artifact: ArtifactId) -> int | None:
-        """Bytes that must be lacking before it is let go of, as things stand; None when it is not among what can go."""
-        return self._owned.goes_after(artifact)
-
-    @disk_errors()
     def count(self) -> int:
         """How many artifacts, whole or not."""
         return sum(1 for _ in self._parts.artifacts.all())
@@ -510,40 +498,3 @@ class Store:
             NotFound: unknown here.
         """
         return Scrub(self._parts, repair=self._room is not None, on_progress=on_progress).run(artifact)
-
-    # -- damage
-
-    @disk_errors()
-    def suspect(self, artifact: ArtifactId, path: str, offset: int) -> Suspicion:
-        """A reader says that the bytes of `path` around `offset` are wrong: look, and do what helps. Reads one chunk, holding no
-        lock; takes the blob out of use if it is damaged; puts right a view that does not show the published blob.
-
-        Raises:
-            NotFound: no such artifact or file here.
-            Misconfigured: an offset outside of the file.
-        """
-        quarantine = Quarantine(self._parts, self._owned.lock)
-        blob = self.binding(artifact).get(path)
-        if blob is None:
-            self.manifest(artifact)
-            raise NotFound(f"{artifact} has no file {path[:120]!r}", hint="report the path as it stands in the manifest")
-        suspicion = quarantine.suspect(blob, offset)
-        if suspicion.event is None and not self.missing(artifact) and self.state(artifact) == "damaged":
-            self.publish_view(artifact)
-        return suspicion
-
-    def scrubber(self) -> Scrubber:
-        """A cursor that reads every blob again, for the owner to drive when it is idle."""
-        return Scrubber(self._parts, Quarantine(self._parts, self._owned.lock))
-
-    @disk_errors()
-    def damaged(self) -> Sequence[Affected]:
-        """Artifacts that lack bytes which were taken out of use: to be staged again if they are wanted, else when asked for."""
-        return Quarantine(self._parts, self._owned.lock).damaged()
-
-
-def _allocated(path: Path) -> int:
-    try:
-        return path.lstat().st_blocks * 512
-    except FileNotFoundError:
-        return 0

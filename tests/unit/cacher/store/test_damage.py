@@ -64,7 +64,7 @@ def whole_pass(scrubber: Scrubber, budget_bytes: int = 1 << 30) -> list[Step]:
 
 
 def test_a_pass_reads_every_blob_once_in_small_steps(store: Store) -> None:
-    steps = whole_pass(store.scrubber(), 1)
+    steps = whole_pass(store.damage.scrubber(), 1)
     distinct = {blob_of(data): len(data) for model in ALL for data in model.contents.values()}
     assert sum(step.bytes for step in steps) == sum(distinct.values())
     assert sum(step.blobs for step in steps) == len(distinct)
@@ -73,14 +73,14 @@ def test_a_pass_reads_every_blob_once_in_small_steps(store: Store) -> None:
 
 
 def test_a_step_ends_once_its_budget_is_spent_and_the_next_goes_on(store: Store) -> None:
-    scrubber = store.scrubber()
+    scrubber = store.damage.scrubber()
     sizes = [step.bytes for step in whole_pass(scrubber, 2 * CHUNK_BYTES)]
     assert all(size <= 3 * CHUNK_BYTES for size in sizes)
     assert len(sizes) >= 2
 
 
 def test_what_was_verified_longest_ago_goes_first_and_what_is_fresh_is_not_due(store: Store, clock: list[float]) -> None:
-    scrubber = store.scrubber()
+    scrubber = store.damage.scrubber()
     assert scrubber.step(1 << 30, older_than_s=2_000_000_000).bytes == 0
     whole_pass(scrubber)
     assert scrubber.oldest_verified_at() == clock[0]
@@ -97,14 +97,14 @@ def test_when_it_was_verified_outlives_a_restart_and_its_loss_costs_only_time(fa
     root = fast_path / "store"
     with Store.open(root, own=True) as store:
         stage(store, SMALL)
-        whole_pass(store.scrubber())
-        oldest = store.scrubber().oldest_verified_at()
+        whole_pass(store.damage.scrubber())
+        oldest = store.damage.scrubber().oldest_verified_at()
     with Store.open(root, own=True) as store:
-        assert store.scrubber().oldest_verified_at() == oldest
+        assert store.damage.scrubber().oldest_verified_at() == oldest
     (root / "index.db").unlink()
     with Store.open(root, own=True) as store:
-        assert (store.scrubber().oldest_verified_at() or 0) <= (oldest or 0)
-        assert sum(step.blobs for step in whole_pass(store.scrubber())) == 3
+        assert (store.damage.scrubber().oldest_verified_at() or 0) <= (oldest or 0)
+        assert sum(step.blobs for step in whole_pass(store.damage.scrubber())) == 3
 
 
 def test_an_index_without_the_table_gets_it(fast_path: Path) -> None:
@@ -116,23 +116,23 @@ def test_an_index_without_the_table_gets_it(fast_path: Path) -> None:
     db.commit()
     db.close()
     with Store.open(root, own=True) as store:
-        whole_pass(store.scrubber())
-        assert store.scrubber().oldest_verified_at() is not None
+        whole_pass(store.damage.scrubber())
+        assert store.damage.scrubber().oldest_verified_at() is not None
 
 
 def test_a_store_of_nothing_or_of_empty_files_comes_to_an_end(fast_path: Path) -> None:
     with Store.open(fast_path / "store", own=True) as store:
-        assert store.scrubber().step(1) == Step(is_idle=True)
-        assert store.scrubber().oldest_verified_at() is None
+        assert store.damage.scrubber().step(1) == Step(is_idle=True)
+        assert store.damage.scrubber().oldest_verified_at() is None
         stage(store, Model({"a": b"", "b": b""}))
-        assert store.scrubber().step(1) == Step(blobs=1, is_idle=True)
+        assert store.damage.scrubber().step(1) == Step(blobs=1, is_idle=True)
 
 
 def test_damage_is_found_taken_out_of_use_and_said_to_whom_it_concerns(store: Store, clock: list[float]) -> None:
     tree = store.compose(PARTS[:1], Terms("pin"))
     damage(store, SMALL, PATH)
     damage_at(store, TWO_PIECES.contents["big.bin"], (16 << 20) + 3)
-    events = {event.blob: event for step in whole_pass(store.scrubber()) for event in step.events}
+    events = {event.blob: event for step in whole_pass(store.damage.scrubber()) for event in step.events}
     shared, big = events[blob_of(SMALL.contents[PATH])], events[blob_of(TWO_PIECES.contents["big.bin"])]
     assert len(events) == 2
     assert {one.artifact: one.paths for one in shared.affected} == {
@@ -147,12 +147,12 @@ def test_damage_is_found_taken_out_of_use_and_said_to_whom_it_concerns(store: St
     for event in (shared, big):
         (why,) = (store.root / "quarantine").glob(f"{hex_of(event.blob)}.*.why")
         assert why.read_text() == f"{event.why}, at byte {event.chunk_offset}\n"
-    assert {one.artifact for one in store.damaged()} == {SMALL.artifact, SHARING.artifact, TWO_PIECES.artifact}
+    assert {one.artifact for one in store.damage.affected()} == {SMALL.artifact, SHARING.artifact, TWO_PIECES.artifact}
     steps = Steps()
     stage(store, SMALL, steps)
     stage(store, TWO_PIECES, steps)
     assert steps.fetched == [PATH, "big.bin"]
-    assert store.damaged() == ()
+    assert store.damage.affected() == ()
     assert is_whole(store, SHARING)
     check_invariants(store.root, KNOWN)
 
@@ -162,12 +162,12 @@ def test_a_blob_of_another_length_is_damaged(store: Store, change: bytes) -> Non
     path = blob_path(store, OTHER.contents["other.bin"])
     path.chmod(0o600)
     path.write_bytes(change)
-    (event,) = [event for step in whole_pass(store.scrubber()) for event in step.events]
+    (event,) = [event for step in whole_pass(store.damage.scrubber()) for event in step.events]
     assert "20000" in event.why
 
 
 def test_a_blob_that_is_evicted_while_it_is_read_is_no_damage_and_its_room_is_free_at_once(store: Store) -> None:
-    scrubber = store.scrubber()
+    scrubber = store.damage.scrubber()
     for model in (SMALL, SHARING, OTHER):
         store.evict(model.artifact)
     assert scrubber.step(CHUNK_BYTES).bytes == CHUNK_BYTES
@@ -178,7 +178,7 @@ def test_a_blob_that_is_evicted_while_it_is_read_is_no_damage_and_its_room_is_fr
 def test_a_blob_that_came_anew_while_it_was_read_is_left_alone(store: Store) -> None:
     for model in (SMALL, SHARING, OTHER):
         store.evict(model.artifact)
-    scrubber = store.scrubber()
+    scrubber = store.damage.scrubber()
     scrubber.step(CHUNK_BYTES)
     keep = os.open(blob_path(store, TWO_PIECES.contents["big.bin"]), os.O_PATH)
     store.evict(TWO_PIECES.artifact)
@@ -195,7 +195,7 @@ def test_a_lost_meta_is_made_again_from_the_bytes(store: Store, raw: bytes | Non
         meta.unlink()
         if raw is not None:
             meta.write_bytes(raw)
-    steps = whole_pass(store.scrubber(), 1)
+    steps = whole_pass(store.damage.scrubber(), 1)
     assert not any(step.events for step in steps)
     assert all(store.state(model.artifact) == "staged" for model in ALL)
     check_invariants(store.root, KNOWN)
@@ -204,7 +204,7 @@ def test_a_lost_meta_is_made_again_from_the_bytes(store: Store, raw: bytes | Non
 def test_a_lost_meta_of_damaged_bytes_is_damage(store: Store) -> None:
     damage(store, OTHER, "other.bin")
     blob_path(store, OTHER.contents["other.bin"]).with_suffix(".meta").unlink()
-    (event,) = [event for step in whole_pass(store.scrubber()) for event in step.events]
+    (event,) = [event for step in whole_pass(store.damage.scrubber()) for event in step.events]
     assert event.blob == blob_of(OTHER.contents["other.bin"])
 
 
@@ -229,7 +229,7 @@ def unreadable(monkeypatch: pytest.MonkeyPatch) -> type[Unreadable]:
 
 
 def test_what_the_medium_has_lost_is_damage(store: Store, unreadable: type[Unreadable]) -> None:
-    events = [event for step in whole_pass(store.scrubber()) for event in step.events]
+    events = [event for step in whole_pass(store.damage.scrubber()) for event in step.events]
     assert len(events) == len({blob_of(data) for model in ALL for data in model.contents.values() if data})
     unreadable.times = 0
     for model in ALL:
@@ -239,12 +239,12 @@ def test_what_the_medium_has_lost_is_damage(store: Store, unreadable: type[Unrea
 
 def test_another_failure_of_the_disk_is_said_and_condemns_nothing(store: Store, unreadable: type[Unreadable]) -> None:
     unreadable.number = errno.ENXIO
-    scrubber = store.scrubber()
+    scrubber = store.damage.scrubber()
     with pytest.raises(Unavailable):
         whole_pass(scrubber)
     unreadable.times = 0
     assert not any(step.events for step in whole_pass(scrubber))
-    assert store.damaged() == ()
+    assert store.damage.affected() == ()
 
 
 def test_a_chunk_that_reads_right_at_the_second_attempt_is_no_damage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +257,7 @@ def test_a_chunk_that_reads_right_at_the_second_attempt_is_no_damage(store: Stor
             return memoryview(bytes(len(view))) if type(self).reads % 2 else view
 
     monkeypatch.setattr(chunks, "ChunkFile", Flickers)
-    assert not any(step.events for step in whole_pass(store.scrubber()))
+    assert not any(step.events for step in whole_pass(store.damage.scrubber()))
     assert Flickers.reads > 8
 
 
@@ -273,8 +273,8 @@ def test_the_store_can_be_used_while_a_blob_is_read(store: Store, monkeypatch: p
             return super().from_disk(at)
 
     monkeypatch.setattr(chunks, "ChunkFile", Waits)
-    assert sum(step.bytes for step in whole_pass(store.scrubber())) > 16 << 20
-    assert store.suspect(OTHER.artifact, "other.bin", 0).verdict is Verdict.SOUND
+    assert sum(step.bytes for step in whole_pass(store.damage.scrubber())) > 16 << 20
+    assert store.damage.suspect(OTHER.artifact, "other.bin", 0).verdict is Verdict.SOUND
 
 
 # -- what a reader says
@@ -282,34 +282,34 @@ def test_the_store_can_be_used_while_a_blob_is_read(store: Store, monkeypatch: p
 
 def test_a_report_of_sound_bytes_changes_nothing(store: Store) -> None:
     for offset in (0, CHUNK_BYTES + 17, (16 << 20) + 4):
-        assert store.suspect(TWO_PIECES.artifact, "big.bin", offset).verdict is Verdict.SOUND
-    assert store.damaged() == ()
+        assert store.damage.suspect(TWO_PIECES.artifact, "big.bin", offset).verdict is Verdict.SOUND
+    assert store.damage.affected() == ()
 
 
 def test_a_report_of_damage_is_looked_at_where_it_is_said_to_be(store: Store) -> None:
     damage_at(store, TWO_PIECES.contents["big.bin"], 5 << 20)
-    assert store.suspect(TWO_PIECES.artifact, "big.bin", 0).verdict is Verdict.SOUND
-    found = store.suspect(TWO_PIECES.artifact, "big.bin", (5 << 20) + 9)
+    assert store.damage.suspect(TWO_PIECES.artifact, "big.bin", 0).verdict is Verdict.SOUND
+    found = store.damage.suspect(TWO_PIECES.artifact, "big.bin", (5 << 20) + 9)
     assert found.verdict is Verdict.DAMAGED
     assert found.event is not None
     assert found.event.chunk_offset == 4 << 20
     assert [one.paths for one in found.event.affected] == [("big.bin",)]
-    assert store.suspect(TWO_PIECES.artifact, "big.bin", (5 << 20) + 9).verdict is Verdict.GONE
+    assert store.damage.suspect(TWO_PIECES.artifact, "big.bin", (5 << 20) + 9).verdict is Verdict.GONE
     stage(store, TWO_PIECES)
-    assert store.suspect(TWO_PIECES.artifact, "big.bin", 5 << 20).verdict is Verdict.SOUND
+    assert store.damage.suspect(TWO_PIECES.artifact, "big.bin", 5 << 20).verdict is Verdict.SOUND
     check_invariants(store.root, KNOWN)
 
 
 def test_a_report_of_what_is_not_there_is_refused(store: Store) -> None:
     for offset in (-1, len(OTHER.contents["other.bin"])):
         with pytest.raises(Misconfigured, match="20000"):
-            store.suspect(OTHER.artifact, "other.bin", offset)
+            store.damage.suspect(OTHER.artifact, "other.bin", offset)
     with pytest.raises(NotFound, match="no file"):
-        store.suspect(OTHER.artifact, "none", 0)
+        store.damage.suspect(OTHER.artifact, "none", 0)
     with pytest.raises(NotFound, match="stage it"):
-        store.suspect(Model({"x": b"x"}).artifact, "x", 0)
+        store.damage.suspect(Model({"x": b"x"}).artifact, "x", 0)
     with pytest.raises(Misconfigured):
-        store.suspect(SMALL.artifact, "empty", 0)
+        store.damage.suspect(SMALL.artifact, "empty", 0)
 
 
 def test_a_report_heals_a_view_that_does_not_show_the_published_blob(store: Store) -> None:
@@ -317,14 +317,14 @@ def test_a_report_heals_a_view_that_does_not_show_the_published_blob(store: Stor
     tree.chmod(0o755)
     (tree / "other.bin").unlink()
     (tree / "other.bin").write_bytes(b"something else")
-    assert store.suspect(OTHER.artifact, "other.bin", 0).verdict is Verdict.SOUND
+    assert store.damage.suspect(OTHER.artifact, "other.bin", 0).verdict is Verdict.SOUND
     assert is_whole(store, OTHER)
 
 
 def test_an_old_generation_keeps_what_it_verifies_against_and_goes_with_its_hold(store: Store) -> None:
     hold = store.hold(SMALL.artifact, kind="pin")
     damage(store, SMALL, PATH)
-    whole_pass(store.scrubber())
+    whole_pass(store.damage.scrubber())
     fetch(store, SMALL, PATH)
     store.publish_view(SMALL.artifact)
     view = store.root / "views" / hex_of(SMALL.artifact)

@@ -46,7 +46,7 @@ def test_a_fault_at_any_call_is_a_clear_error_and_costs_nothing_that_was_done(
                 assert "\n" not in str(exc)
             disk.armed = False
             assert disk.hit
-            assert store.usage().reserved == 0, "a reservation was not released"
+            assert store.room.usage().reserved == 0, "a reservation was not released"
             stage(store, OTHER)
             assert is_whole(store, OTHER)
             store.evict(OTHER.artifact)
@@ -117,7 +117,7 @@ def test_what_does_not_fit_leaves_no_ingest_behind(fast_path: Path) -> None:
         with pytest.raises(Full), store.reserve(model.size_bytes, artifact=model.artifact), ingesting(store, model, "a"):
             raise AssertionError("it was opened")
         assert list((store.root / "ingest").iterdir()) == []
-        assert store.usage().reserved == 0
+        assert store.room.usage().reserved == 0
 
 
 def test_a_file_system_without_direct_io_is_written_through_the_page_cache(fast_path: Path) -> None:

@@ -150,7 +150,7 @@ with Store.open(Path(sys.argv[1]), own=True, margin_bytes=0, budget_bytes=None) 
     except Full as exc:
         print("full midway:", exc)
     filler.unlink()
-    print(is_whole(store, SMALL), store.usage().reserved, list((store.root / "ingest").iterdir()))
+    print(is_whole(store, SMALL), store.room.usage().reserved, list((store.root / "ingest").iterdir()))
 ' {tmp_path}/disk/store
 """
     done = in_a_mount_namespace(script)
@@ -232,7 +232,7 @@ def test_an_index_that_is_damaged_in_the_middle_loses_nothing(root: Path) -> Non
         assert is_whole(store, SMALL)
         stage(store, SHARING)
         assert is_whole(store, SHARING)
-        assert store.usage().used >= 0
+        assert store.room.usage().used >= 0
 
 
 def test_foreign_files_are_reported_and_left_alone(root: Path) -> None:

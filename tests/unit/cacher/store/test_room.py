@@ -49,7 +49,7 @@ def test_what_does_not_fit_is_refused_before_its_first_byte_and_says_what_holds_
         assert "unpin" in said
         assert is_whole(store, ONE)
         assert is_whole(store, TWO), "what would not have helped was evicted"
-        assert store.usage().reserved == 0
+        assert store.room.usage().reserved == 0
 
 
 def test_the_longest_unused_goes_first_and_a_use_counts(fast_path: Path) -> None:
@@ -92,14 +92,14 @@ def test_preallocated_bytes_count_once(fast_path: Path) -> None:
     with Store.open(fast_path / "store", own=True, budget_bytes=BLOCKS, margin_bytes=0) as store:
         artifact = store.put_manifest(ONE.manifest)
         with store.reserve(BLOCKS, artifact=artifact):
-            assert (store.usage().used, store.usage().reserved) == (0, BLOCKS)
+            assert (store.room.usage().used, store.room.usage().reserved) == (0, BLOCKS)
             with ingesting(store, ONE, "one.bin") as ingest:
-                assert (store.usage().used, store.usage().reserved) == (BLOCKS, 0)
+                assert (store.room.usage().used, store.room.usage().reserved) == (BLOCKS, 0)
                 fill(ingest, ONE.contents["one.bin"])
-                assert store.usage().used == BLOCKS
+                assert store.room.usage().used == BLOCKS
                 ingest.finish()
-                assert store.usage().used == BLOCKS
-        assert store.usage().reserved == 0
+                assert store.room.usage().used == BLOCKS
+        assert store.room.usage().reserved == 0
 
 
 def test_an_interrupted_fetch_is_resumed_in_the_room_it_has(fast_path: Path) -> None:
@@ -126,16 +126,16 @@ def test_promises_to_others_are_kept(fast_path: Path) -> None:
                 with pytest.raises(Busy, match="being staged"):
                     store.evict(ONE.artifact)
             first.release(BLOCKS // 2)
-            assert store.usage().reserved == BLOCKS // 2
+            assert store.room.usage().reserved == BLOCKS // 2
             first.release()
-            assert store.usage().reserved == 0
+            assert store.room.usage().reserved == 0
 
 
 def test_what_is_half_fetched_and_not_asked_for_goes_under_pressure(fast_path: Path) -> None:
     with Store.open(fast_path / "store", own=True, budget_bytes=BLOCKS, margin_bytes=0) as store:
         artifact = store.put_manifest(ONE.manifest)
         with store.reserve(BLOCKS, artifact=artifact), ingesting(store, ONE, "one.bin"):
-            assert store.usage().used == BLOCKS
+            assert store.room.usage().used == BLOCKS
         stage(store, TWO)
         assert [row.artifact for row in store.list()] == [TWO.artifact]
         assert list((store.root / "ingest").iterdir()) == []
@@ -151,7 +151,7 @@ def test_quarantine_goes_before_anything_that_is_of_use(fast_path: Path) -> None
         assert store.verify().quarantined
         stage(store, ONE)
         stage(store, TWO)
-        assert store.usage().used == 3 * BLOCKS
+        assert store.room.usage().used == 3 * BLOCKS
         stage(store, THREE)
         assert list((store.root / "quarantine").iterdir()) == []
         assert all(is_whole(store, one) for one in (ONE, TWO, THREE))
@@ -174,9 +174,9 @@ with Store.open(Path(sys.argv[1]), own=True) as store:
     stage(store, free)
     with (store.path(mapped.artifact) / "mapped").open("rb") as file:
         view = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-    before = store.usage()
+    before = store.room.usage()
     freed = store.evict(mapped.artifact)
-    after = store.usage()
+    after = store.room.usage()
     print(freed < 1 << 20, view[:16] == mapped.contents["mapped"][:16], before.used - after.used >= 8 << 20)
     print(after.limit <= before.limit - (7 << 20))
     view.close()
@@ -193,7 +193,7 @@ def test_the_margin_is_left_free(fast_path: Path) -> None:
     with Store.open(fast_path / "store", own=True, margin_bytes=1 << 60) as store:
         with pytest.raises(Full, match="margin"):
             stage(store, ONE)
-        assert store.usage().room < 0
+        assert store.room.usage().room < 0
 
 
 def test_the_default_margin_is_small_on_small_disks_and_bounded_on_large_ones() -> None:

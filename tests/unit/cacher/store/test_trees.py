@@ -53,9 +53,9 @@ def test_a_tree_is_one_read_only_directory_of_everything(store: Store) -> None:
 
 
 def test_it_takes_no_room_and_holds_what_it_shows(store: Store) -> None:
-    before = store.usage().used
+    before = store.room.usage().used
     tree = store.compose(PARTS, Terms("pin"))
-    assert store.usage().used == before
+    assert store.room.usage().used == before
     assert is_held(store, SMALL)
     assert is_held(store, SHARING)
     assert not is_held(store, OTHER)
