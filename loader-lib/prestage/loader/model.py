@@ -34,7 +34,7 @@ class Model:
         self._alive = weakref.WeakValueDictionary[str, Any]()
         self._handed: set[str] = set()
         self._told = False
-        self._finalize = weakref.finalize(self, running.close)
+        self._finalize = weakref.finalize(self, running.abandon)
 
     def __enter__(self) -> Self:
         return self

@@ -5,6 +5,7 @@ checkpoint.read ─▶ plan ─▶ BlockQueue ─▶ Crew: HostLoad.read(block) 
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -131,6 +132,14 @@ class Running:
         if self._device:
             self._device.close()
         self._queue.forget()
+
+    def abandon(self) -> None:
+        """Nobody will close it. Safe in a finalizer, which may run on one of our own threads: closing is left to another one."""
+        self._queue.stop()
+        try:
+            threading.Thread(target=self.close, name="prestage-loader-close", daemon=True).start()
+        except RuntimeError:
+            return  # the interpreter is ending, and takes everything with it
 
     def report(self) -> ModelReport:
         """As far as it has come."""
