@@ -70,6 +70,9 @@ class Shards:
         """In the order of the files and of their bytes."""
         return list(self._places)
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
     def __getitem__(self, name: str) -> torch.Tensor:
         """The whole tensor. Raises: UnknownTensor, UnsupportedDtype, CorruptFile, Closed."""
         tensor: torch.Tensor = self._file(name).get_tensor(name)
@@ -92,7 +95,30 @@ class Shards:
         return self._places[name][1]
 
 
-def files_of(folder: str) -> list[str]:
+Weights = Shards
+"""A checkpoint's tensors by name; a context manager."""
+Slice = TensorSlice
+"""A tensor not read yet: get_shape(), get_dtype(), [...]."""
+
+
+def opened(folder: str, *, verify: str = "auto") -> Weights:
+    """The checkpoint in `folder`. Raises: as `Shards`; FileNotFoundError: there is none."""
+    return Shards(_files_of(folder), verify=verify)
+
+
+def weights(files: Sequence[str], *, names: Wanted | None = None, verify: str = "auto") -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and tensor of each tensor in `files` that `names` says yes to, in the order of the bytes. Raises: as `Shards`."""
+    with Shards(files, names=names, verify=verify) as shards:
+        yield from shards.items()
+
+
+def first_dtypes(folder: str) -> list[str]:
+    """The dtype codes of the checkpoint's first file, in the order of the names. Raises: as `opened`."""
+    with safe_open(_files_of(folder)[0], "pt", verify="off") as file:
+        return [file.get_slice(name).get_dtype() for name in file.keys()]  # noqa: SIM118 - the names are sorted
+
+
+def _files_of(folder: str) -> list[str]:
     """The safetensors files that make up the checkpoint in `folder`, in their order.
 
     Raises:
