@@ -18,7 +18,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from vllm.logger import init_logger
-from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER as _FORMATS
+from vllm.model_executor import model_loader
 from vllm.model_executor.model_loader import weight_utils
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.ep_weight_filter import should_skip_weight
@@ -83,8 +83,9 @@ class PrestageModelLoader(DefaultModelLoader):  # type: ignore[misc] # vLLM is n
 
 
 def is_registered(load_format: str) -> bool:
-    """Whether this process' vLLM has this loader under that name already."""
-    return _FORMATS.get(load_format) is PrestageModelLoader
+    """Whether this process' vLLM has this loader under that name already: registering twice is allowed, and warned of."""
+    known = getattr(model_loader, "_LOAD_FORMAT_TO_MODEL_LOADER", {})
+    return known.get(load_format) is PrestageModelLoader
 
 
 def _natural(path: str) -> list[int | str]:
