@@ -15,7 +15,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools torch demo bench check style types imports unit test test-all integrations conformance vllm fmt clean
+.PHONY: help setup lock tools torch demo bench check style types imports unit test test-all fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 14
@@ -83,6 +83,7 @@ $(TORCH)/.ready: requirements-torch.lock
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$($(TORCH)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/prestage.pth
 	@touch $@
 
+.PHONY: integrations conformance vllm
 integrations: conformance vllm .tools/transformers4/.ready ## the loader in serving code: transformers 5 and 4, accelerate, diffusers, vLLM, safetensors' own tests
 	$(TORCH)/bin/python -m pytest -m "not slow" tests/contract/integrations
 	.tools/transformers4/bin/python -m pytest -m "not slow" tests/contract/integrations
