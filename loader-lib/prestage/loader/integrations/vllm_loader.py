@@ -18,13 +18,13 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from vllm.logger import init_logger
-from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER as _FORMATS
+from vllm.model_executor import model_loader
 from vllm.model_executor.model_loader import weight_utils
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.ep_weight_filter import should_skip_weight
 
 from prestage.loader.errors import Unsupported
-from prestage.loader.integrations.shards import VERIFY_MODES, Shards
+from prestage.loader.integrations.shards import VERIFY_MODES, weights
 
 if TYPE_CHECKING:
     import torch
@@ -64,9 +64,8 @@ class PrestageModelLoader(DefaultModelLoader):  # type: ignore[misc] # vLLM is n
         return self._read(sorted(self._needed(files, folder, index, source), key=_natural), source.prefix)
 
     def _read(self, files: list[str], prefix: str) -> Weights:
-        with Shards(files, names=self._is_local, verify=self._verify) as shards:
-            for name, tensor in shards.items():
-                yield prefix + name, tensor
+        for name, tensor in weights(files, names=self._is_local, verify=self._verify):
+            yield prefix + name, tensor
 
     def _is_local(self, name: str) -> bool:
         return not should_skip_weight(name, self.local_expert_ids)
@@ -84,8 +83,9 @@ class PrestageModelLoader(DefaultModelLoader):  # type: ignore[misc] # vLLM is n
 
 
 def is_registered(load_format: str) -> bool:
-    """Whether this process' vLLM has this loader under that name already."""
-    return _FORMATS.get(load_format) is PrestageModelLoader
+    """Whether this process' vLLM has this loader under that name already: registering twice is allowed, and warned of."""
+    known = getattr(model_loader, "_LOAD_FORMAT_TO_MODEL_LOADER", {})
+    return known.get(load_format) is PrestageModelLoader
 
 
 def _natural(path: str) -> list[int | str]:
