@@ -15,6 +15,8 @@ from prestage.cacher.serving.tree import Tree
 
 _SOUND_BYTES = 16 << 20
 """How much is sent before looking again whether the blob was quarantined."""
+_WINDOW_BYTES = 2 * STEP_BYTES
+"""How much is taken for resident when its first and its last byte are."""
 
 
 class Step(Enum):
@@ -86,12 +88,12 @@ class Outgoing:
             self._sound_until = self._at + _SOUND_BYTES
             if not tree.is_sound(content):
                 return Step.BROKEN, 0
-        if self._at >= self._warm_until:
-            end = min(self._at + STEP_BYTES, content.stop)
+        size_bytes = min(size_bytes, content.stop - self._at)
+        if self._at + size_bytes > self._warm_until:
+            end = min(self._at + _WINDOW_BYTES, content.stop)
             if not is_resident(content.fd, self._at) or not is_resident(content.fd, end - 1):
                 return Step.COLD, 0
             self._warm_until = end
-        size_bytes = min(size_bytes, self._warm_until - self._at)
         return self.went(send_step(self._sock.fileno(), content.fd, self._at, size_bytes))
 
     def cold_step(self, size_bytes: int) -> int | None:
