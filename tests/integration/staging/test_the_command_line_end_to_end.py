@@ -145,7 +145,7 @@ def test_a_second_process_is_refused_by_name_or_waits_and_finds_it_done(prestage
 
 def test_holds_and_reads_work_while_another_process_fetches(prestage: Prestage, server: Hostile, folder: Path) -> None:
     assert prestage("stage", folder.as_uri()).code == 0
-    server.choose = lambda request: faults.Drip(6e6) if request.method == "GET" else None
+    server.choose = lambda request: faults.Drip(6e5) if request.method == "GET" else None
     process = prestage.start("stage", server.url("/model.safetensors"), "--json")
     assert process.stdout is not None
     process.stdout.readline()
