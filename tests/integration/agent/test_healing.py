@@ -55,6 +55,13 @@ def test_a_reader_who_reports_a_wrong_chunk_finds_the_right_file_at_his_next_ope
     }
 
 
+def test_a_reader_in_the_hugging_face_layout_reports_the_path_he_sees(agent: Agent, staged: tuple[str, Path]) -> None:
+    artifact, file = staged
+    damage(file)
+    seen = f"snapshots/{'0' * 40}/model.safetensors"
+    assert agent.ask("POST", "/v1/report", {"artifact": artifact, "path": seen, "offset": OFFSET}).good["damaged"]
+
+
 def test_what_nobody_holds_is_damaged_until_it_is_staged_again(agent: Agent, staged: tuple[str, Path], origin: Hostile) -> None:
     artifact, file = staged
     damage(file)

@@ -3,6 +3,7 @@ reported it, or a holder. Everybody else finds the artifact `damaged`, and a sta
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -19,6 +20,8 @@ from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.limits import Priority
 
 _T = TypeVar("_T")
+_SNAPSHOT = re.compile(r"^snapshots/[0-9a-f]{40}/")
+"""What stands before a file's path where it is read in the Hugging Face layout of a tree."""
 _SAID = {
     Verdict.SOUND: "its bytes are right, on the disk and in memory: open it again; if it stays, look at the reader's memory",
     Verdict.CURED: "the disk is right, the page cache was not, and was dropped: read it again",
@@ -44,10 +47,10 @@ class Healer:
 
     async def report(self, request: ReportRequest) -> Reported:
         """A reader says that a chunk has wrong bytes: look again; what is damaged is quarantined and fetched anew."""
-        artifact = artifact_id(request.artifact)
-        suspicion = await self._blocking(lambda: self._store.damage.suspect(artifact, request.path, request.offset))
+        artifact, path = artifact_id(request.artifact), _SNAPSHOT.sub("", request.path)
+        suspicion = await self._blocking(lambda: self._store.damage.suspect(artifact, path, request.offset))
         verdict = suspicion.verdict
-        self._history.add("reported", artifact=artifact, path=request.path, offset=request.offset, verdict=verdict.value)
+        self._history.add("reported", artifact=artifact, path=path, offset=request.offset, verdict=verdict.value)
         if suspicion.event is not None:
             await self.found(suspicion.event, wanted=artifact)
         elif verdict is Verdict.GONE:
