@@ -30,7 +30,7 @@ from prestage.cacher.store.views import Views
 
 QUARANTINED = re.compile(r"[0-9a-f]{64}\.[0-9]+(\.why)?")
 """Names of what lies in quarantine: of a blob or an ingest, a number, and why."""
-SETTLE_S = 0.5
+_SETTLE_S = 0.5
 """How long a file system may take to account for what was unlinked (xfs frees in the background)."""
 
 
@@ -181,7 +181,7 @@ def _ref_names(artifacts: Artifacts) -> dict[str, str]:
 
 def settled(root: Path, before_bytes: int, expected_bytes: int) -> int:
     """What unlinking `expected_bytes` really freed since `before_bytes` were free: less where files are still open or mapped."""
-    deadline = time.monotonic() + SETTLE_S
+    deadline = time.monotonic() + _SETTLE_S
     while (freed := free_bytes(root) - before_bytes) < expected_bytes and time.monotonic() < deadline:
         time.sleep(0.02)
     return max(0, min(freed, expected_bytes))

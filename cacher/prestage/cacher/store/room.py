@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -18,7 +17,7 @@ from prestage.cacher.digests import ArtifactId, BlobId
 from prestage.cacher.errors import Busy, Full
 from prestage.cacher.store import ingest as ingests
 from prestage.cacher.store.budget import Candidate, Policy, Usage, shown, to_evict, to_give_back
-from prestage.cacher.store.eviction import SETTLE_S, Evictor, Parts, free_bytes, settled
+from prestage.cacher.store.eviction import Evictor, Parts, free_bytes, settled
 from prestage.cacher.store.margin import default_margin
 
 KUBELET_FOLDER = Path("/var/lib/kubelet")
@@ -89,21 +88,13 @@ class Room:
             if usage.room >= size_bytes:
                 return
             going = to_evict(size_bytes, usage, self._candidates(staying), self._policy)
-            self._let_go(going, f"to make room for {shown(size_bytes)}")
-            self._settle(size_bytes)
+            settled(self._parts.layout.root, usage.free, self._let_go(going, f"to make room for {shown(size_bytes)}"))
         usage = self.usage()
         if usage.room < size_bytes:
             raise Full(
                 f"{shown(size_bytes)} do not fit, {shown(max(0, usage.room))} are free although enough was evicted",
                 hint="some process still has evicted files open or mapped: end it, then try again",
             )
-
-    def _settle(self, size_bytes: int) -> None:
-        """Until there is so much room, or the file system has had its time to account for what was unlinked. Others write to the
-        disk meanwhile, our own stages too: what was freed in all is not waited for."""
-        deadline = time.monotonic() + SETTLE_S
-        while self.usage().room < size_bytes and time.monotonic() < deadline:
-            time.sleep(0.02)
 
     def give_back(self) -> int:
         """Let go of what nobody holds while less is free than the margin: somebody else writes to this disk. Returns what was
