@@ -18,13 +18,12 @@ from servers.hostile import Hostile
 
 from .conftest import MODEL
 
-SLOW = faults.Drip(6e6)
 ONE_PIECE_AND_MORE = PIECE_BYTES + 8_000_000
 """One piece whole and its second of journal over, on one connection."""
 
 
-def slowly(origin: Hostile) -> None:
-    origin.choose = lambda request: SLOW if request.method == "GET" else None
+def slowly(origin: Hostile, rate_bytes_per_s: float = 6e6) -> None:
+    origin.choose = lambda request: faults.Drip(rate_bytes_per_s) if request.method == "GET" else None
 
 
 def progress_beyond(lines: IO[str], size_bytes: int) -> None:
@@ -154,7 +153,7 @@ def test_what_an_agent_cannot_listen_on_is_told_on_one_line(agent: Agent, tmp_pa
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["term", "kill"])
 def test_a_paused_stage_and_a_pause_of_all_last_over_a_restart(number: signal.Signals, tmp_path: Path, origin: Hostile) -> None:
-    slowly(origin)
+    slowly(origin, 5e5)
     with Agent(tmp_path / "store") as agent:
         view = agent.ask("POST", "/v1/stages", {"ref": origin.url(MODEL), "keep": True}).good
         small = origin.url("/small-0")
@@ -178,7 +177,7 @@ def test_a_paused_stage_and_a_pause_of_all_last_over_a_restart(number: signal.Si
 
 
 def test_a_stage_that_is_not_kept_stays_so_over_a_restart(tmp_path: Path, origin: Hostile) -> None:
-    slowly(origin)
+    slowly(origin, 5e5)
     with Agent(tmp_path / "store") as agent:
         agent.ask("POST", "/v1/stages", {"ref": origin.url(MODEL)}).good  # noqa: B018 - it must be
         agent.wait_for_stage(origin.url(MODEL), lambda stage: stage["bytes"] > 0)

@@ -34,7 +34,7 @@ def test_a_warm_ref_is_resolved_in_milliseconds(standing: Agent, origin: Hostile
         began = time.perf_counter()
         assert standing.ask("GET", "/v1/resolve", query={"ref": url}).status == 200
         times.append(time.perf_counter() - began)
-    assert statistics.median(times) < 0.02
+    assert statistics.median(times) < 0.1
 
 
 def test_progress_is_told_several_times_a_second(standing: Agent, origin: Hostile, data: bytes) -> None:

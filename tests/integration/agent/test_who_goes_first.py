@@ -11,7 +11,7 @@ from servers.hostile import Hostile
 from .conftest import MODEL
 
 
-def slowly(origin: Hostile, rate_bytes_per_s: float = 6e6) -> None:
+def slowly(origin: Hostile, rate_bytes_per_s: float = 2e6) -> None:
     origin.choose = lambda request: faults.Drip(rate_bytes_per_s) if request.method == "GET" else None
 
 
@@ -66,12 +66,12 @@ def test_a_waiting_pod_makes_the_declared_stage_it_needs_as_urgent_as_itself(age
 def test_a_waiting_pods_model_overtakes_a_declared_one(agent: Agent, origin: Hostile, data: bytes) -> None:
     """Both want all connections of one host: the pod's bytes come first."""
     origin.put("/pod", data)
-    slowly(origin, 1.5e6)
+    slowly(origin, 3e5)
     keep(agent, origin.url(MODEL))
     agent.wait_for_stage(origin.url(MODEL), lambda stage: stage["bytes"] > 0)
 
     def pod_is_quick(request: Request) -> faults.Fault | None:
-        return faults.Drip(1.5e6) if request.path == MODEL and request.method == "GET" else None
+        return faults.Drip(3e5) if request.path == MODEL and request.method == "GET" else None
 
     origin.choose = pod_is_quick
     assert agent.stage(origin.url("/pod"), priority="waiting-pod")["event"] == "done"
@@ -118,7 +118,7 @@ def test_a_stage_that_nobody_keeps_ends_with_what_was_wrong(agent: Agent) -> Non
 
 def test_a_queued_stage_can_be_taken_back_paused_and_urged(agent: Agent, origin: Hostile, data: bytes) -> None:
     """16 declared stages run at once; the 17th waits for its turn, but not to be told what to do."""
-    slowly(origin, 2e4)
+    slowly(origin, 4e3)
     for number in range(16):
         origin.put(f"/{number}", data[:200_000] + bytes([number]))
         keep(agent, origin.url(f"/{number}"))

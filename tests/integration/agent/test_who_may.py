@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,14 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become 
 @pytest.fixture
 def shared(tmp_path: Path) -> Iterator[Agent]:
     """An agent that lets a reader and an admin in, on a socket outside the store, which is root's."""
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(parent.stat().st_mode | 0o011)
-    socket = tmp_path / "agent.sock"
-    options = ("--socket", str(socket), "--reader-uid", str(READER), "--admin-uid", str(ADMIN))
-    agent = Agent(tmp_path / "store", *options)
-    agent.socket = socket
-    with agent:
-        yield agent
+    with tempfile.TemporaryDirectory(prefix="prestage-") as folder:  # pytest keeps its own for one user
+        Path(folder).chmod(0o755)
+        socket = Path(folder) / "agent.sock"
+        options = ("--socket", str(socket), "--reader-uid", str(READER), "--admin-uid", str(ADMIN))
+        agent = Agent(tmp_path / "store", *options)
+        agent.socket = socket
+        with agent:
+            yield agent
 
 
 def start(
