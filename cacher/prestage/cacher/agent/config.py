@@ -57,6 +57,8 @@ class AgentConfig:
     """How long a blob that was found right is left alone."""
     requests_max: int = 256
     """Requests in work at once; more are answered 503."""
+    listeners_max: int = 1024
+    """Streams followed at once, beside those; more are answered 503."""
     idle_connection_s: float = 60.0
     """A connection without a request for so long is closed."""
 

@@ -1,7 +1,7 @@
 """The API on a unix socket: routes dispatched, bodies checked, errors in our words, streams with heartbeats, floods bounded.
 
 A reader who does not read is cut off after `WRITE_S`; a connection that asks nothing is closed after `idle_connection_s`; more
-than `requests_max` requests at once are answered 503 with Retry-After.
+than `requests_max` requests, or `listeners_max` streams, at once are answered 503 with Retry-After.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class Api:
     def __init__(self, service: Service, config: AgentConfig, routes: Sequence[Route]) -> None:
         self._service, self._config, self._routes = service, config, routes
         self.active = 0
+        """Requests in work, listeners apart."""
+        self.listeners = 0
         self.refused = 0
         self.requests = 0
         """Since the start."""
@@ -73,7 +75,7 @@ class Api:
             try:
                 call = await self._call(route, request)
                 if route.stream is not None:
-                    return await _stream(request, await route.stream(call))
+                    return await self._listened(request, await route.stream(call))
                 assert route.handler is not None
                 answer = await route.handler(call)
                 return web.Response(status=204) if answer is None else _json(answer, 200)
@@ -88,6 +90,21 @@ class Api:
                 return _problem(Bug(f"{type(exc).__name__}: {exc}", hint="please report it"))
 
         return handle
+
+    async def _listened(self, request: web.Request, events: AsyncGenerator[Event]) -> web.StreamResponse:
+        """Who only listens takes none of the places of those who ask, but one of `listeners_max`."""
+        if self.listeners >= self._config.listeners_max:
+            self.refused += 1
+            await events.aclose()
+            problem = Problem("busy", f"{self.listeners} streams are followed", "follow fewer, or ask again later")
+            return _json(problem, 503, headers={"Retry-After": "5"})
+        self.active -= 1
+        self.listeners += 1
+        try:
+            return await _stream(request, events)
+        finally:
+            self.listeners -= 1
+            self.active += 1
 
     async def _call(self, route: Route, request: web.Request) -> Call:
         caller = _caller(request)

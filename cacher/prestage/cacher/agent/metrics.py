@@ -63,6 +63,7 @@ class AgentCollector(Collector):
         yield CounterMetricFamily("prestage_scrubbed_bytes", "Bytes read again at idle.", value=tally.scrubbed_bytes)
         yield CounterMetricFamily("prestage_requests", "Requests on the admin socket.", value=self._api.requests)
         yield CounterMetricFamily("prestage_requests_refused", "Requests answered 503.", value=self._api.refused)
+        yield GaugeMetricFamily("prestage_listeners", "Streams that are followed.", value=self._api.listeners)
         yield GaugeMetricFamily("prestage_requests_active", "Requests in work.", value=self._api.active)
 
 
