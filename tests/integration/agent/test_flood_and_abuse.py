@@ -82,7 +82,10 @@ def _flooded(agent: Agent, url: str) -> None:
 
 
 def test_more_streams_than_it_takes_are_told_to_come_again_and_the_others_are_served(tmp_path: Path, origin: Hostile) -> None:
-    with Agent(tmp_path / "store", settings={"listeners_max": 20, "requests_max": 5}) as agent, returns_to_its_size(agent, spare=34):
+    with (
+        Agent(tmp_path / "store", settings={"listeners_max": 20, "requests_max": 5}) as agent,
+        returns_to_its_size(agent, spare=34),
+    ):
         with ExitStack() as open_ones:
             refused = 0
             for _ in range(40):
@@ -91,8 +94,12 @@ def test_more_streams_than_it_takes_are_told_to_come_again_and_the_others_are_se
                 refused += sock.recv(1 << 12).startswith(b"HTTP/1.1 503")
             assert refused == 20
             assert agent.ask("GET", "/v1/status").status == 200, "who listens takes no place of those who ask"
-        assert wait_for(lambda: agent.ask("GET", "/v1/status").status == 200)
-        assert agent.stage(origin.url("/small-1"))["event"] == "done"
+
+        def staged() -> bool:
+            with agent.stream("POST", "/v1/stage", {"ref": origin.url("/small-1")}) as events:
+                return events.refused is None and events.last()["event"] == "done"
+
+        assert wait_for(staged), "those who left were noticed at the next sign of life"
 
 
 def test_who_asks_nothing_is_closed_and_who_asks_now_and_then_is_not(tmp_path: Path) -> None:
