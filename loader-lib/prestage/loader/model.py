@@ -79,6 +79,7 @@ class Model:
             Closed: after `close`, or `items()` handed it over and it was let go.
         """
         kept = self._resolved(name)
+        self._wait(kept)
         with self._lock:
             if kept not in self._kept:
                 self._kept[kept] = self._tensor(kept)
@@ -92,6 +93,7 @@ class Model:
             as `__getitem__`; what was yielded before stays valid.
         """
         for name in self._plan.parts:
+            self._wait(name)
             with self._lock:
                 tensor = self._kept.pop(name) if name in self._kept else self._tensor(name)
             yield name, tensor
@@ -115,6 +117,11 @@ class Model:
             self._finalize.detach()
             running.close()
             self._tell(running)
+
+    def _wait(self, name: str) -> None:
+        """Not under the lock: others may take what has landed, or close."""
+        if name not in self._kept:
+            self._opened().wait(name)
 
     def _resolved(self, name: str) -> str:
         if not isinstance(name, str):

@@ -19,6 +19,8 @@ from prestage.loader.pages import PAGE
 _SYS_CACHESTAT = 451
 """Linux 6.5 and later, the same number on all 64-bit architectures."""
 _SAMPLES = 4
+_MEMORY_FILE_SYSTEMS = (0x01021994, 0x858458F6)
+"""TMPFS_MAGIC and RAMFS_MAGIC of linux/magic.h; f_type is the first field of struct statfs."""
 
 
 class Residency(Enum):
@@ -39,7 +41,7 @@ def open_probe(path: str) -> int:
 
 
 def is_resident(probe: int, offset: int) -> bool | None:
-    """Whether the page at `offset` is in memory; None where the file system cannot tell. Raises: OSError."""
+    """Whether the page at `offset` is in memory; None where the file system cannot tell (NFS, FUSE). Raises: OSError."""
     try:
         return os.preadv(probe, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
     except BlockingIOError:
@@ -47,7 +49,15 @@ def is_resident(probe: int, offset: int) -> bool | None:
     except OSError as exc:
         if exc.errno != errno.EOPNOTSUPP:
             raise
-        return None
+        return True if _is_memory(probe) else None
+
+
+def _is_memory(fd: int) -> bool:
+    """Whether the file lies on tmpfs or ramfs, which know no RWF_NOWAIT and have nothing but memory."""
+    found = (ctypes.c_long * 64)()
+    if ctypes.CDLL(None, use_errno=True).fstatfs(fd, found):
+        return False
+    return found[0] & 0xFFFFFFFF in _MEMORY_FILE_SYSTEMS
 
 
 def sampled(probe: int, start: int, stop: int, samples: int = _SAMPLES) -> Residency:

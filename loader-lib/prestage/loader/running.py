@@ -95,12 +95,12 @@ class Running:
             what the readers met; Closed; OverBudget
         """
         assert self._host
-        return self._host.piece(name) if self._landed(name) else None
+        return self._host.piece(name) if self.wait(name) else None
 
     def buffer(self, name: str) -> Buffer | None:
         """The same on the device. Raises: as `piece`; DeviceError."""
         assert self._device
-        if not self._landed(name):
+        if not self.wait(name):
             return None
         began = time.perf_counter()
         found = self._device.buffer(name)
@@ -112,7 +112,8 @@ class Running:
         if self._device:
             self._device.forget(name)
 
-    def _landed(self, name: str) -> bool:
+    def wait(self, name: str) -> bool:
+        """Return when a part's blocks have landed: whether it has any. Raises: what the readers met; Closed; OverBudget."""
         part = self.plan.parts[name]
         began = time.perf_counter()
         self._queue.wait([self.plan.heads(part.shard), self.plan.needed(part)])

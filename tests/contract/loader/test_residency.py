@@ -107,3 +107,17 @@ def test_the_owner_may_count_and_the_count_agrees_with_the_samples(folder: Path)
         assert sampled(probe, 0, SIZE) is Residency.PARTLY
     finally:
         os.close(probe)
+
+
+def test_what_lies_in_memory_is_resident() -> None:
+    shm = Path("/dev/shm")
+    if not os.access(shm, os.W_OK):
+        pytest.skip("no /dev/shm")
+    file = shm / f"prestage-residency-{os.getpid()}"
+    file.write_bytes(b"x" * 100_000)
+    try:
+        probe = open_probe(str(file))
+        assert sampled(probe, 0, 100_000) is Residency.RESIDENT
+        os.close(probe)
+    finally:
+        file.unlink()

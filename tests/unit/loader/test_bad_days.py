@@ -324,12 +324,11 @@ def test_a_model_is_closed_for_whoever_waits(view: View, monkeypatch: pytest.Mon
 
     waiter = threading.Thread(target=wait)
     waiter.start()
-    running = model._running
-    assert running
-    running._queue.stop()
+    closer = threading.Thread(target=model.close)
+    closer.start()
     waiter.join()
     go.set()
-    model.close()
+    closer.join()
     assert len(caught) == 1
 
 
