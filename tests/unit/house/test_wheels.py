@@ -119,3 +119,21 @@ def test_either_distribution_works_alone_and_both_together(wheels: dict[str, Pat
     helped = environment.run("prestage", "--help")
     assert helped.returncode == 0, helped.stderr
     assert "stage" in helped.stdout
+
+
+def test_an_unpacked_loader_wheel_on_the_path_is_found_by_vllm(wheels: dict[str, Path], tmp_path: Path) -> None:
+    """How it comes into a serving image that nobody rebuilds: an init container unpacks it, PYTHONPATH names the folder."""
+    with zipfile.ZipFile(wheels["prestage_loader"]) as packed:
+        packed.extractall(tmp_path)
+    script = "from importlib.metadata import entry_points\n" + (
+        "[one] = {one.dist.locate_file('') for one in entry_points(group='vllm.general_plugins', name='prestage')}\nprint(one)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script],  # without this environment's own packages
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert Path(done.stdout.strip()) == tmp_path
