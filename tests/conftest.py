@@ -22,10 +22,11 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_behind() -> Iterator[None]:
-    before = held()
+def nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.getbasetemp()
+    before = held(folder)
     yield
-    if leaked := leaked_since(before):
+    if leaked := leaked_since(before, folder):
         pytest.fail("left behind: " + "; ".join(leaked), pytrace=False)
 
 

@@ -1,6 +1,7 @@
 """What a test may leave behind: nothing. Threads, file descriptors, child processes and mounts are counted around it.
 
-What fixtures of a wider scope start is there before the first count and after the last, so it does not show.
+What fixtures of a wider scope start is there before the first count and after the last, so it does not show. Of mounts, those below
+the session's own folder count: a test mounts where its files are, and other sessions mount beside us.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ class Held:
         return said + [f"mount {mount}" for mount in sorted(self.mounts - before.mounts)]
 
 
-def held() -> Held:
-    return Held(frozenset(threading.enumerate()), _descriptors(), _children(), _mounts())
+def held(folder: Path) -> Held:
+    return Held(frozenset(threading.enumerate()), _descriptors(), _children(), _mounts(folder))
 
 
-def leaked_since(before: Held) -> list[str]:
+def leaked_since(before: Held, folder: Path) -> list[str]:
     """What is still held after garbage collection and two seconds of patience (threads may be on their way out)."""
-    leaked = held().beyond(before)
+    leaked = held(folder).beyond(before)
     deadline_s = time.monotonic() + _GRACE_S
     while leaked and time.monotonic() < deadline_s:
         gc.collect()
         time.sleep(0.02)
-        leaked = held().beyond(before)
+        leaked = held(folder).beyond(before)
     return leaked
 
 
@@ -66,9 +67,9 @@ def _children() -> frozenset[str]:
     return frozenset(found)
 
 
-def _mounts() -> frozenset[str]:
+def _mounts(folder: Path) -> frozenset[str]:
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return frozenset(" ".join(line.split(" ")[2:5]) for line in lines)
+    return frozenset(" ".join(line.split(" ")[2:5]) for line in lines if line.split(" ")[4].startswith(f"{folder}/"))
 
 
 def _command(pid: str) -> str:

@@ -44,7 +44,7 @@ class TorchTensors:
         dtype = _dtype(part.info)
         shape = _packed_shape(part.info, part.shape)
         if piece is None:
-            return self._placed(torch.zeros(shape, dtype=dtype))
+            return self._placed(torch.zeros(shape, dtype=dtype, device="cpu"))
         raw = torch.frombuffer(piece, dtype=torch.uint8)
         if part.runs > 1:
             raw = raw.as_strided((part.runs, part.run_bytes), (part.stride_bytes, 1)).reshape(-1)
@@ -133,7 +133,7 @@ def _mapped_tensor(mapped: MappedFile, info: TensorInfo) -> torch.Tensor:
     shape = _packed_shape(info, info.shape)
     count = info.stop - info.start
     if not count:
-        return torch.zeros(shape, dtype=dtype)
+        return torch.zeros(shape, dtype=dtype, device="cpu")
     # a storage per tensor, exactly as long as the tensor: torch.save() of one writes that one, and tied weights are told apart
     return torch.frombuffer(mapped.view, dtype=torch.uint8, count=count, offset=info.start).view(dtype).reshape(shape)
 

@@ -14,7 +14,7 @@ from models import assert_same, llama, minilm, state_of
 torch = pytest.importorskip("torch", reason="torch is not installed (make integrations)")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (make integrations)")
 
-from prestage.loader import CorruptFile, InvalidFile, Unsupported, VerifyUnavailable  # noqa: E402 - needs torch
+from prestage.loader import CorruptFile, InvalidCheckpoint, Unsupported, VerifyUnavailable  # noqa: E402 - needs torch
 from prestage.loader.integrations.transformers import load  # noqa: E402 - needs torch
 
 LAZY = int(transformers.__version__.split(".")[0]) >= 5
@@ -148,8 +148,8 @@ def test_what_is_not_the_folders_own_is_refused(untied: Path, tmp_path: Path) ->
     with pytest.raises(Unsupported, match="AutoModelForMaskedLM knows no model for LlamaConfig"):
         load(transformers.AutoModelForMaskedLM, untied)
     (tmp_path / "config.json").write_bytes((untied / "config.json").read_bytes())
-    with pytest.raises(FileNotFoundError, match="no safetensors file"):
+    with pytest.raises(InvalidCheckpoint, match=r"no \*\.safetensors"):
         load(transformers.AutoModelForCausalLM, tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
-    with pytest.raises(InvalidFile, match=r"gone\.safetensors"):
+    with pytest.raises(InvalidCheckpoint, match=r"gone\.safetensors"):
         load(transformers.AutoModelForCausalLM, tmp_path)

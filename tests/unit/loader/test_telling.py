@@ -31,8 +31,8 @@ def view(tmp_path: Path) -> View:
 def test_the_names_are_these() -> None:
     assert prestage.loader.__all__ == [
         "BadIndex", "Closed", "CorruptFile", "DeviceError", "InvalidCheckpoint", "InvalidFile", "OverBudget",
-        "SafetensorError", "UnknownTensor", "Unsupported", "UnsupportedDtype", "VerifyUnavailable", "last_report", "open_model",
-        "safe_open", "start",
+        "SafetensorError", "UnknownTensor", "Unsupported", "UnsupportedDtype", "VerifyUnavailable", "accelerate", "last_report",
+        "open_model", "safe_open", "start",
     ]  # fmt: skip
     assert all(getattr(prestage.loader, name) for name in prestage.loader.__all__)
     assert set(prestage.loader.__all__) <= set(dir(prestage.loader))

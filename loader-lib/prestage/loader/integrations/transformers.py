@@ -1,10 +1,11 @@
 """`load`: transformers' `from_pretrained` for a model on local disk, with this loader in the place of the safetensors library.
 
 transformers takes a mapping of names to tensors beside a config (`from_pretrained(None, config=, state_dict=)`) and does the
-rest as ever: renames, conversions, dtype plans, quantisers, ties, buffers. Version 5 also takes tensors that are not read yet,
-so nothing is read that it does not ask for and a tensor-parallel rank reads its slices only; version 4 wants whole tensors.
+rest as ever: renames, conversions, dtype plans, quantisers, ties, buffers. Version 5 also takes tensors that are not read yet;
+version 4 wants whole tensors.
 
-On the CPU, and where no cast is asked for, parameters are the mapped file itself (copy-on-write): nothing is copied.
+On the CPU, and where no cast is asked for, parameters are what was read, the mapped file (copy-on-write) where it was resident:
+nothing is copied.
 Run with transformers 5.24.0 (torch 2.15.0) and 4.57.6.
 """
 
@@ -45,7 +46,7 @@ def load(
 
     `cls` is a model's class or an AutoModel class, `path` a folder with config.json and safetensors files. `dtype=None` means
     what it means to the installed transformers: "auto" from version 5 on, float32 before. With `output_loading_info=True` the
-    result is the pair that transformers returns. Parameters on the CPU hold the mapped files; they may be written to.
+    result is the pair that transformers returns. Parameters on the CPU hold what was read; they may be written to.
 
     Raises:
         OSError: no such folder, config or weights.

@@ -17,6 +17,7 @@ import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
+from vllm.distributed import get_tensor_model_parallel_world_size, model_parallel_is_initialized
 from vllm.logger import init_logger
 from vllm.model_executor import model_loader
 from vllm.model_executor.model_loader import weight_utils
@@ -64,7 +65,7 @@ class PrestageModelLoader(DefaultModelLoader):  # type: ignore[misc] # vLLM is n
         return self._read(sorted(self._needed(files, folder, index, source), key=_natural), source.prefix)
 
     def _read(self, files: list[str], prefix: str) -> Weights:
-        for name, tensor in weights(files, names=self._is_local, verify=self._verify):
+        for name, tensor in weights(files, names=self._is_local, verify=self._verify, readers=_ranks()):
             yield prefix + name, tensor
 
     def _is_local(self, name: str) -> bool:
@@ -86,6 +87,11 @@ def is_registered(load_format: str) -> bool:
     """Whether this process' vLLM has this loader under that name already: registering twice is allowed, and warned of."""
     known = getattr(model_loader, "_LOAD_FORMAT_TO_MODEL_LOADER", {})
     return known.get(load_format) is PrestageModelLoader
+
+
+def _ranks() -> int:
+    """How many processes read these files now; with more than one the disk is read once, through the page cache."""
+    return int(get_tensor_model_parallel_world_size()) if model_parallel_is_initialized() else 1
 
 
 def _natural(path: str) -> list[int | str]:
