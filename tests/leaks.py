@@ -1,7 +1,7 @@
 """What a test may leave behind: nothing. Threads, file descriptors, child processes and mounts are counted around it.
 
-What fixtures of a wider scope start is there before the first count and after the last, so it does not show. Of mounts, those below
-the session's own folder count: a test mounts where its files are, and other sessions mount beside us.
+What fixtures of a wider scope start is there before the first count and after the last, so it does not show. Of mounts, those
+below the session's own folder count: a test mounts where its files are, and other sessions mount beside us.
 """
 
 from __future__ import annotations
