@@ -8,6 +8,7 @@ READY := .venv/.ready
 LOCKED := --require-hashes --no-deps --requirement requirements.lock
 EDITABLE := --no-deps --no-build-isolation --editable . --editable ./loader-lib
 PYTEST := $(BIN)/python -m pytest
+TESTS ?= tests
 JOBS ?= $(shell n=$$(nproc); echo $$((n > 4 ? 4 : n)))
 TORCH := .tools/torch
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate --custom-compile-command 'make lock'
@@ -70,7 +71,7 @@ unit: setup
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "not slow" tests/unit $(wildcard tests/contract)
 
 test: setup tools ## all but the slow tier, on real servers where they can be had
-	$(PYTEST) -n $(JOBS) --dist worksteal -m "not slow"
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "not slow" $(TESTS)
 
 test-all: setup tools torch integrations ## the slow tier, the loader on a real torch, the integrations
 	$(TORCH)/bin/python -m pytest tests/contract/loader tests/unit/loader -k torch
