@@ -66,6 +66,13 @@ class BlockQueue:
             self._left -= 1
             self._changed.notify_all()
 
+    def land_untaken(self, blocks: Iterable[int]) -> None:
+        """These were there from the start; called before anybody takes."""
+        with self._changed:
+            for block in blocks:
+                self._state[block] = _LANDED
+                self._left -= 1
+
     def fail(self, failure: BaseException) -> None:
         """A block that was taken cannot be had; ends the load."""
         with self._changed:

@@ -60,7 +60,9 @@ class Running:
         self._queue = BlockQueue(len(self.plan.blocks), host if waits else None)
         if waits:
             host.on_room = self._queue.nudge
-        self._crew = Crew(self._queue, host.read, self._threads)
+        there = host.there_already()
+        self._queue.land_untaken(there)
+        self._crew = Crew(self._queue, host.read, min(self._threads, len(self.plan.blocks) - len(there)))
 
     def _begin_on_device(self, allocator: Allocator | None) -> None:
         # not with the rest: 3 ms that a load to the host never needs
