@@ -14,7 +14,7 @@ TORCH := .tools/torch
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools torch demo bench check style types imports unit test test-all fmt clean
+.PHONY: help setup lock tools cluster torch demo bench check style types imports unit test test-all fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 12
@@ -38,13 +38,16 @@ lock: ## write requirements.lock anew from both pyproject.toml (no registry is n
 	test -x $(BIN)/uv || { test -x $(BIN)/python || $(PYTHON) -m venv .venv; $(BIN)/python -m pip install --quiet uv; }
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
 	  --custom-compile-command 'make lock' --no-emit-package prestage --no-emit-package prestage-loader \
-	  --group dev --group demo --extra bench --extra numpy pyproject.toml loader-lib/pyproject.toml --output-file requirements.lock
+	  --group dev --group demo --extra bench --extra daemonset --extra numpy pyproject.toml loader-lib/pyproject.toml --output-file requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
 	  --custom-compile-command 'make lock' --no-emit-package prestage --no-emit-package prestage-loader \
 	  --constraint requirements.lock --group torch --output-file requirements-torch.lock
 
 tools: ## real servers for the tests, each optional: says what is there and what is not, and why
 	@.ci/tools
+
+cluster: ## a real Kubernetes for the tests, in one binary: taken where it was built before, else 7 minutes once
+	@.ci/tools cluster
 
 demo: setup ## a real model from a local origin: cold against warm, report.html
 	$(BIN)/python -m prestage.bench.demo
@@ -65,12 +68,12 @@ imports: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	$(PYTEST) -m "not slow" tests/unit $(wildcard tests/contract)
+	$(PYTEST) -m "not slow" tests/unit tests/contract
 
 test: setup tools ## all but the slow tier, on real servers where they can be had
 	$(PYTEST) -m "not slow"
 
-test-all: setup tools torch ## the slow tier, and the loader on a real torch
+test-all: setup tools cluster torch ## the slow tier, and the loader on a real torch
 	$(TORCH)/bin/python -m pytest tests/contract/loader tests/unit/loader -k torch
 	$(PYTEST) -m slow
 

@@ -13,6 +13,9 @@ from pathlib import Path
 
 _GRACE_S = 2.0
 
+shared: set[int] = set()
+"""Processes of a server that the whole run shares: a test may restart it, which makes a new process."""
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -63,7 +66,7 @@ def _children() -> frozenset[str]:
             found.update((task / "children").read_text().split())
         except (FileNotFoundError, ProcessLookupError):
             continue  # a thread that has just ended
-    return frozenset(found)
+    return frozenset(found - {str(pid) for pid in shared})
 
 
 def _mounts() -> frozenset[str]:
