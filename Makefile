@@ -14,7 +14,7 @@ TORCH := .tools/torch
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools cluster torch demo bench check style types imports unit test test-all fmt clean
+.PHONY: help setup lock tools cluster torch demo bench check style types imports unit test test-all fmt api clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 12
@@ -84,6 +84,10 @@ $(TORCH)/.ready: requirements-torch.lock
 	$(BIN)/uv pip install --quiet --python $(TORCH)/bin/python --require-hashes --no-deps --requirement requirements-torch.lock
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$($(TORCH)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/prestage.pth
 	@touch $@
+
+api: setup ## write the CRDs and docs/kubernetes-api.md anew from the types in daemonset/prestage/api
+	$(BIN)/python -m prestage.api crds > daemonset/chart-crds/templates/crds.yaml
+	$(BIN)/python -m prestage.api docs > docs/kubernetes-api.md
 
 fmt: setup ## format, and fix what can be fixed
 	$(BIN)/ruff format .
