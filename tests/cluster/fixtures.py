@@ -31,7 +31,7 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 def namespace(api_server: ApiServer) -> str:
     """A new one. It stays: nobody is there to delete what is in it."""
     name = f"test-{next(_NUMBERS)}"
-    api_server.kubectl("create", "namespace", name)
+    api_server.ask("/api/v1/namespaces", method="POST", body={"metadata": {"name": name}})
     return name
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from prestage.api.marks import AGE, Column, Form, Kind, Rule, about, number, ready_column, text, unordered
+from prestage.api.marks import AGE, Column, Form, Kind, Rule, about, keyed, number, ready_column, text, unordered
 from prestage.api.values import (
     DIGEST,
     DNS_LABEL,
@@ -26,6 +26,7 @@ SOURCE = Form(
     "write hf://org/name, s3://bucket/prefix/, gs://bucket/prefix/, az://container/prefix/, oci://registry/repository or "
     "https://host/file; a revision goes into spec.revision; file:// is not served in a cluster",
 )
+ACCOUNT = Form(r"^(\*|[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)$", "write a service account's name, or * for every one")
 ROLE_ARN = Form(r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$", "write a role's ARN, e.g. arn:aws:iam::123456789012:role/models")
 
 
@@ -169,17 +170,15 @@ class StagedModel(Stored, frozen=True, kw_only=True):
 class Grantee(Value, frozen=True, kw_only=True):
     """Who: every field must match."""
 
-    ATOMIC: ClassVar[bool] = True
-
     namespace: Annotated[str, text("Of the pods.", max_length=63, form=DNS_LABEL)]
-    service_account: Annotated[str, text("Of the pods; every one when absent.", form=DNS_NAME)] | None = None
+    service_account: Annotated[str, text("Of the pods; * is every one.", form=ACCOUNT)] = "*"
 
 
 class StagedModelGrantSpec(Value, frozen=True, kw_only=True):
     """From whom, to what: all of `from` may mount all of `to`."""
 
-    from_: Annotated[list[Grantee], unordered("Who.", most=64, least=1)] = msgspec.field(name="from")
-    to: Annotated[list[NameRef], unordered("StagedModels of this namespace.", most=64, least=1)]
+    from_: Annotated[list[Grantee], keyed("Who.", "namespace", "serviceAccount", most=64, least=1)] = msgspec.field(name="from")
+    to: Annotated[list[NameRef], keyed("StagedModels of this namespace.", "name", most=64, least=1)]
 
 
 class StagedModelGrant(Stored, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from prestage.api.marks import AGE, Column, Form, Kind, Rule, about, keyed, number, quantity, ready_column, text, unordered
+from prestage.api.marks import AGE, Column, Form, Kind, Rule, about, keyed, number, quantity, ready_column, text, unordered, whole
 from prestage.api.values import (
     CRON,
     DNS_LABEL,
@@ -24,7 +24,7 @@ from prestage.api.values import (
 ENDPOINT = Form(r"^https?://[^ \t/?#]+(/[^ \t?#]*)?$", "write a URL without query, e.g. https://minio.fra.example")
 CIDR = Form(r"^[0-9a-fA-F.:]{2,39}/[0-9]{1,3}$", "write a network as 10.20.0.0/16 or fd00::/8")
 PREFIX = Form(r"^(hf|s3|gs|az|oci|https)://[^ \t]*$", "write the beginning of refs, e.g. hf:// or s3://models/")
-STORE_ROOT = Form(r"^/[^/ \t]+(/[^/ \t]+)*$", "write an absolute path below the root folder, e.g. /mnt/nvme/prestage")
+STORE_ROOT = Form(r"^(/[A-Za-z0-9_][^/ \t]*)+$", "write an absolute path below the root folder, e.g. /mnt/nvme/prestage")
 
 
 class OriginType(StrEnum):
@@ -41,8 +41,6 @@ class OriginType(StrEnum):
 class AllowedOrigin(Value, frozen=True, kw_only=True):
     """One origin, and what of it."""
 
-    ATOMIC: ClassVar[bool] = True
-
     origin_ref: Annotated[NameRef, about("An Origin.")]
     match: Annotated[str, text("Bucket or repository, * for any text.", max_length=512)]
 
@@ -50,7 +48,9 @@ class AllowedOrigin(Value, frozen=True, kw_only=True):
 class AllowedOrigins(Value, frozen=True, kw_only=True):
     """A filter: it never grants."""
 
-    allow: Annotated[list[AllowedOrigin], unordered("Nothing else may be named.", most=256)]
+    allow: Annotated[
+        list[AllowedOrigin], whole("Nothing else may be named. One owner: two appliers would widen each other's wall.", most=256)
+    ]
 
 
 class HardLimits(Value, frozen=True, kw_only=True):
@@ -103,7 +103,7 @@ class OriginSpec(Value, frozen=True, kw_only=True):
     proxy: Annotated[str, text("An HTTP proxy.", max_length=1024, form=ENDPOINT)] | None = None
     allowed_cidrs: (
         Annotated[
-            list[Annotated[str, text("A network.", max_length=43, form=CIDR)]],
+            list[Annotated[str, text("A network.", max_length=43, form=CIDR, rules=(Rule("isCIDR(self)", CIDR.message),))]],
             unordered("Networks it may resolve to; public ones only when absent.", most=32),
         ]
         | None
