@@ -125,6 +125,7 @@ class KubeApi:
     async def close(self) -> None:
         """Ends every connection."""
         await self._rest.close()
+        await asyncio.sleep(0)  # aborted connections go at the loop's next turn
 
     async def get(self, resource: Resource, name: str, *, namespace: str | None = None, subresource: str | None = None) -> Object:
         """See ports.Api."""
@@ -272,9 +273,11 @@ class KubeApi:
         try:
             yield response
         finally:
-            # close, not release: what is half read must not go back to the pool
-            if not response.content.is_eof():
+            # what is half read must not go back to the pool, and nobody waits for the farewell of a stream that is cut off
+            transport = response.connection.transport if response.connection is not None else None
+            if transport is not None and not response.content.is_eof():
                 response.close()
+                transport.abort()
             response.release()
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -77,7 +77,7 @@ class Follower:
         self.fruitless = 0
         """Attempts in a row that brought nothing: the copy may be old."""
 
-    async def changes(self) -> AsyncIterator[Change]:
+    async def changes(self) -> AsyncGenerator[Change, None]:
         """Never ends by itself: close it (`aclosing`), which ends its request.
 
         Unavailable is waited out; so are Denied, NotFound (no such kind) and Misconfigured, logged as errors: RBAC and CRDs may

@@ -121,8 +121,7 @@ class Election:
         Lost: `lead` was cancelled, and awaited. However it ends, the lease is let go of if it is ours, so that the next one
         need not wait.
         """
-        while not await self._attempt():
-            await asyncio.sleep(self._terms.retry_s)
+        await self._take()
         self.leading = True
         _log.info("leading", extra={"lease": self._name})
         work = asyncio.ensure_future(_awaited(lead))
@@ -137,6 +136,12 @@ class Election:
             await asyncio.gather(work, keeping, return_exceptions=True)
             self.leading = False
             await asyncio.shield(self._let_go())
+
+    async def _take(self) -> None:
+        while True:
+            if await self._attempt():
+                return
+            await asyncio.sleep(self._terms.retry_s)
 
     async def _keep(self) -> None:
         """Returns when it could not be renewed in time."""
