@@ -15,6 +15,8 @@ _GRACE_S = 2.0
 
 shared: set[int] = set()
 """Processes of a server that the whole run shares: a test may restart it, which makes a new process."""
+lasting: set[threading.Thread] = set()
+"""Threads that are started once, by whichever test needs them first, and live as long as the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Held:
 
 
 def held() -> Held:
-    return Held(frozenset(threading.enumerate()), _descriptors(), _children(), _mounts())
+    return Held(frozenset(threading.enumerate()) - lasting, _descriptors(), _children(), _mounts())
 
 
 def leaked_since(before: Held) -> list[str]:

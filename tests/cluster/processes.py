@@ -9,8 +9,10 @@ import random
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +20,10 @@ import leaks
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None)
+_STARTER = ThreadPoolExecutor(
+    1, thread_name_prefix="cluster-starter", initializer=lambda: leaks.lasting.add(threading.current_thread())
+)
+"""All children are its: the kernel ends them when the *thread* that forked them ends, and a test's own threads end with it."""
 
 Answer = TypeVar("Answer")
 
@@ -46,7 +52,8 @@ class Processes:
         self, name: str, argv: Sequence[str | Path], *, stdin: int = subprocess.DEVNULL, env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         with (self._folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
+            process = _STARTER.submit(
+                subprocess.Popen[bytes],
                 [str(word) for word in argv],
                 stdin=stdin,
                 stdout=log,
@@ -54,7 +61,7 @@ class Processes:
                 env=None if env is None else {**os.environ, **env},
                 preexec_fn=_die_with_parent,  # threads of the parent hold no lock that prctl needs
                 start_new_session=True,
-            )
+            ).result()
         self._running[name] = process
         if self._shared:
             leaks.shared.add(process.pid)

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Protocol, Self, cast
 
 import aiohttp
+import yaml
 
 from prestage.kube.answers import UNTOUCHED, Answer, Backoff, Lines, asked_s, error_of, object_of, watch_event
 from prestage.kube.errors import NoCluster, Unreachable
@@ -108,7 +109,8 @@ class KubeApi:
             else:
                 path = None if settings.kubeconfig is None else str(settings.kubeconfig)
                 await load_kube_config(path, settings.context, configuration, persist_config=False)  # type: ignore[no-untyped-call]  # theirs
-        except (ConfigException, OSError, ValueError) as exc:
+        except (ConfigException, OSError, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError) as exc:
+            # the package looks into what is no kubeconfig without asking first
             where = settings.kubeconfig or "the default kubeconfig"
             raise NoCluster(f"{where}: {exc}", hint="set KUBECONFIG, or say --kubeconfig FILE") from exc
         configuration.retries = None
