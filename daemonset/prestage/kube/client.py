@@ -18,6 +18,8 @@ from typing import Protocol, Self, cast
 
 import aiohttp
 import yaml
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 
 from prestage.kube.answers import UNTOUCHED, Answer, Backoff, Lines, asked_s, error_of, object_of, watch_event
 from prestage.kube.errors import NoCluster, Unreachable
@@ -99,7 +101,6 @@ class KubeApi:
         """
         # 2 s and 60 MB: only who talks to an API server pays
         from kubernetes.aio.client import Configuration
-        from kubernetes.aio.client.rest import RESTClientObject
         from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
         configuration = Configuration()
@@ -116,7 +117,7 @@ class KubeApi:
         configuration.retries = None
         if settings.server:
             configuration.host = settings.server
-        return cls(cast(_Configuration, configuration), cast(_Rest, RESTClientObject(configuration)), settings)
+        return cls(cast(_Configuration, configuration), _rest_of(configuration), settings)
 
     async def __aenter__(self) -> Self:
         return self
@@ -275,12 +276,28 @@ class KubeApi:
         try:
             yield response
         finally:
-            # what is half read must not go back to the pool, and nobody waits for the farewell of a stream that is cut off
-            transport = response.connection.transport if response.connection is not None else None
-            if transport is not None and not response.content.is_eof():
-                response.close()
-                transport.abort()
+            if not response.content.is_eof():
+                response.close()  # what is half read must not go back to the pool
             response.release()
+
+
+class _Connector(aiohttp.TCPConnector):
+    """What is given up is aborted: a peer that does not answer would not answer TLS's farewell either, and asyncio waits 30 s."""
+
+    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        if should_close and isinstance(protocol.transport, asyncio.Transport):
+            protocol.transport.abort()
+        super()._release(key, protocol, should_close=should_close)
+
+
+def _rest_of(configuration: object) -> _Rest:
+    from kubernetes.aio.client.rest import RESTClientObject
+
+    class Rest(RESTClientObject):
+        def _create_connector(self) -> aiohttp.TCPConnector:
+            return _Connector(limit=self.maxsize, ssl=self.ssl_context)
+
+    return cast(_Rest, Rest(configuration))
 
 
 def _selecting(selection: Selection) -> dict[str, str]:
