@@ -297,6 +297,11 @@ def _rest_of(configuration: object) -> _Rest:
         def _create_connector(self) -> aiohttp.TCPConnector:
             return _Connector(limit=self.maxsize, ssl=self.ssl_context)
 
+        def _create_pool_manager(self) -> aiohttp.ClientSession:
+            session = super()._create_pool_manager()
+            session._retry_connection = False  # aiohttp sends a PUT or DELETE again behind our back
+            return session
+
     return cast(_Rest, Rest(configuration))
 
 
