@@ -5,6 +5,7 @@ It can be killed, frozen and restarted on the same port, and etcd compacted, at 
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 import ssl
@@ -13,7 +14,7 @@ import urllib.error
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, cast
 from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 from cluster.certificates import Authority
@@ -97,6 +98,13 @@ class ApiServer:
         head = self._etcd("/v3/kv/range", {"key": "AA==", "count_only": True})["header"]
         assert isinstance(head, dict)
         self._etcd("/v3/kv/compaction", {"revision": head["revision"], "physical": True})
+
+    def stored(self, key: str) -> dict[str, object]:
+        """A custom resource as it lies in etcd, below /registry/."""
+        asked = base64.b64encode(f"/registry/{key}".encode()).decode()
+        [pair] = cast("list[dict[str, str]]", self._etcd("/v3/kv/range", {"key": asked})["kvs"])
+        found: dict[str, object] = json.loads(base64.b64decode(pair["value"]))
+        return found
 
     def ask(self, path: str, *, method: str = "GET", body: object = None, kind: str = "application/json") -> object:
         """As admin: JSON read, other text as it is, None where the answer is an error. For the harness; tests have clients."""
