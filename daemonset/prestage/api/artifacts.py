@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from prestage.api.marks import AGE, Column, Kind, Rule, about, keyed, number, text
+from prestage.api.rules import immutable
 from prestage.api.values import DIGEST_PATTERN, Conditions, Generation, Stored, Value
 
 _MEBIBYTE_IN_BASE64 = 4 * 2**20 // 3
@@ -21,9 +22,7 @@ class Encoding(StrEnum):
 class ArtifactSpec(Value, frozen=True, kw_only=True):
     """The manifest. Immutable."""
 
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule("self.digest == oldSelf.digest && self.manifest == oldSelf.manifest", "an Artifact never changes: make another one"),
-    )
+    RULES: ClassVar[tuple[Rule, ...]] = (immutable("an Artifact never changes: make another one", "digest", "manifest"),)
 
     digest: Annotated[str, text("SHA-256 of the canonical manifest.", min_length=71, max_length=71, pattern=DIGEST_PATTERN)]
     ref: Annotated[str, text("What was resolved to it first.", max_length=2048)] | None = None

@@ -8,6 +8,7 @@ has a limit: without it the API server cannot bound what a CEL rule costs, and r
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -18,12 +19,20 @@ MARK: Final = "prestage"
 """Key of our mark in `msgspec.Meta.extra`."""
 
 
+Fields = Mapping[str, object]
+"""A value's fields by their names on the wire, defaults included, absent ones None; of a plain value: itself, as "self"."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A CEL expression that must hold, and what to write instead where it does not."""
+    """What must hold, and what to write instead where it does not: in CEL for the API server, in Python for `reading.read`.
+
+    The functions of rules.py make both from one statement. `holds` None: only the API server can tell (it knows what was before).
+    """
 
     cel: str
     message: str
+    holds: Callable[[Fields], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +156,6 @@ def unordered(description: str, *, most: int, least: int | None = None) -> msgsp
     return msgspec.Meta(description=description, max_length=most, min_length=least, extra={MARK: Mark(list_type=ListType.SET)})
 
 
-def whole(description: str, *, most: int) -> msgspec.Meta:
+def whole(description: str, *, most: int, least: int | None = None) -> msgspec.Meta:
     """A list with an order: replaced as one."""
-    return msgspec.Meta(description=description, max_length=most, extra={MARK: Mark(list_type=ListType.ATOMIC)})
+    return msgspec.Meta(description=description, max_length=most, min_length=least, extra={MARK: Mark(list_type=ListType.ATOMIC)})

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from prestage.api.marks import AGE, Column, Form, Kind, Rule, about, keyed, number, ready_column, text, unordered
+from prestage.api.rules import exactly_with, immutable, not_where_begins, only_with
 from prestage.api.values import (
     DIGEST,
     DNS_LABEL,
@@ -73,10 +74,9 @@ class Credentials(Value, frozen=True, kw_only=True):
     """Read by the broker only, never on a node."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule("has(self.secretRef) == (self.type == 'Secret')", "write secretRef with type: Secret, and only with it"),
-        Rule(
-            "has(self.serviceAccount) == (self.type == 'ServiceAccount')",
-            "write serviceAccount with type: ServiceAccount, and only with it",
+        exactly_with("secretRef", "type", "Secret", message="write secretRef with type: Secret, and only with it"),
+        exactly_with(
+            "serviceAccount", "type", "ServiceAccount", message="write serviceAccount with type: ServiceAccount, and only with it"
         ),
     )
 
@@ -102,11 +102,8 @@ class StagedModelSpec(Value, frozen=True, kw_only=True):
     """What it is and where it comes from."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule("!has(self.baseRef) || self.type == 'Adapter'", "baseRef goes with type: Adapter; remove it, or set the type"),
-        Rule(
-            "!has(self.revision) || !self.source.startsWith('https://')",
-            "an https:// source has no revision: remove spec.revision",
-        ),
+        only_with("baseRef", "type", "Adapter", message="baseRef goes with type: Adapter; remove it, or set the type"),
+        not_where_begins("revision", "source", "https://", message="an https:// source has no revision: remove spec.revision"),
     )
 
     type: Annotated[ArtifactType, about("What is staged.")] = ArtifactType.MODEL
@@ -116,11 +113,7 @@ class StagedModelSpec(Value, frozen=True, kw_only=True):
             "Where it comes from, without revision. Immutable.",
             max_length=1024,
             form=SOURCE,
-            rules=(
-                Rule(
-                    "self == oldSelf", "source is immutable: make another StagedModel, and let this one go when no pod names it"
-                ),
-            ),
+            rules=(immutable("source is immutable: make another StagedModel, and let this one go when no pod names it"),),
         ),
     ]
     origin_ref: (

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from prestage.api.marks import AGE, Column, Kind, Rule, about, keyed, number, quantity, ready_column, text, whole
+from prestage.api.rules import exactly_with
 from prestage.api.values import WORD_PATTERN, Conditions, Digest, Generation, Moment, Stored, Value
 
 ENTRIES_MAX = 512
@@ -71,7 +72,7 @@ class Source(Value, frozen=True, kw_only=True):
     """One source."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule("(self.type == 'Peer') == has(self.node)", "write node with type: Peer, and only with it"),
+        exactly_with("node", "type", "Peer", message="write node with type: Peer, and only with it"),
     )
 
     type: Annotated[SourceType, about("Which kind.")]

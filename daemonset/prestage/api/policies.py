@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from prestage.api.marks import AGE, Column, Form, Kind, Rule, about, keyed, number, quantity, ready_column, text, unordered, whole
+from prestage.api.rules import flag_never_with, flag_only_with, immutable, network, only_with
 from prestage.api.values import (
     CRON,
     DNS_LABEL,
@@ -89,9 +90,9 @@ class OriginSpec(Value, frozen=True, kw_only=True):
     """Where and how."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule("!has(self.region) || self.type == 'S3'", "region goes with type: S3"),
-        Rule("!self.pathStyle || self.type == 'S3'", "pathStyle goes with type: S3"),
-        Rule("!self.default || !has(self.mirrorOf)", "a mirror is never the default: remove default, or mirrorOf"),
+        only_with("region", "type", "S3", message="region goes with type: S3"),
+        flag_only_with("pathStyle", "type", "S3", message="pathStyle goes with type: S3"),
+        flag_never_with("default", "mirrorOf", message="a mirror is never the default: remove default, or mirrorOf"),
     )
 
     type: Annotated[OriginType, about("Its protocol.")]
@@ -103,7 +104,7 @@ class OriginSpec(Value, frozen=True, kw_only=True):
     proxy: Annotated[str, text("An HTTP proxy.", max_length=1024, form=ENDPOINT)] | None = None
     allowed_cidrs: (
         Annotated[
-            list[Annotated[str, text("A network.", max_length=43, form=CIDR, rules=(Rule("isCIDR(self)", CIDR.message),))]],
+            list[Annotated[str, text("A network.", max_length=43, form=CIDR, rules=(network(CIDR.message),))]],
             unordered("Networks it may resolve to; public ones only when absent.", most=32),
         ]
         | None
@@ -159,7 +160,7 @@ class StorePoolSpec(Value, frozen=True, kw_only=True):
             "The store. Immutable: a new root is a new pool.",
             max_length=1024,
             form=STORE_ROOT,
-            rules=(Rule("self == oldSelf", "root is immutable: make another StorePool, so that warm bytes are not lost unseen"),),
+            rules=(immutable("root is immutable: make another StorePool, so that warm bytes are not lost unseen"),),
         ),
     ]
     require_mountpoint: Annotated[bool, about("Refuse to fill the root disk when the SSD is not mounted.")] = True

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import inspect
 
+from prestage.api.marks import ListType, Mark
 from prestage.api.schemas import bare, fields_of, marked
 from prestage.api.texts import quantity_bytes
 from prestage.api.values import API_VERSION, Stored, Value
@@ -32,7 +33,8 @@ def read(kind: type[Kind], raw: object) -> Kind:
     """`raw`: JSON as Python has it.
 
     Raises:
-        Invalid: the first thing that is wrong. What only CEL can say (rules over several fields) is the API server's.
+        Invalid: the first thing that is wrong, in the words of the API server's refusal. What may not change only the API
+            server can tell.
     """
     if isinstance(raw, dict) and raw.get("apiVersion") not in (None, API_VERSION):
         raise Invalid("apiVersion", f"{raw['apiVersion']!r} is not {API_VERSION}")
@@ -54,8 +56,12 @@ def written(stored: Stored) -> dict[str, object]:
 
 
 def _misformed(value: Value, path: str) -> Iterator[Invalid]:
+    fields = {field.encode_name: getattr(value, field.name) for field in fields_of(type(value))}
+    for rule in type(value).RULES:
+        if rule.holds is not None and not rule.holds(fields):
+            yield Invalid(path, rule.message)
     for field in fields_of(type(value)):
-        given = getattr(value, field.name)
+        given = fields[field.encode_name]
         if given is not None:
             yield from _misformed_at(field.type, given, f"{path}.{field.encode_name}".lstrip("."))
 
@@ -69,8 +75,25 @@ def _misformed_at(shape: inspect.Type, given: object, path: str) -> Iterator[Inv
             quantity_bytes(given)
         except ValueError as exc:
             yield Invalid(path, str(exc))
+    for rule in mark.rules:
+        if rule.holds is not None and not rule.holds({"self": given}):
+            yield Invalid(path, rule.message)
     if isinstance(given, Value):
         yield from _misformed(given, path)
     elif isinstance(given, list) and isinstance(plain, inspect.ListType):
+        yield from _twice(given, mark, path)
         for number, one in enumerate(given):
             yield from _misformed_at(plain.item_type, one, f"{path}[{number}]")
+
+
+def _twice(given: list[object], mark: Mark, path: str) -> Iterator[Invalid]:
+    """Entries of a set or a map are told apart."""
+    if mark.list_type in (None, ListType.ATOMIC):
+        return
+    seen = set[tuple[object, ...]]()
+    for one in given:
+        names = {field.encode_name: field.name for field in fields_of(type(one))} if isinstance(one, Value) else {}
+        key = tuple(getattr(one, names[name]) for name in mark.keys) or (one,)
+        if key in seen:
+            yield Invalid(path, f"duplicate entries for key {', '.join(map(str, key))}")
+        seen.add(key)

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from prestage.api.marks import AGE, Column, Kind, Rule, about, keyed, number, ready_column, text, whole
+from prestage.api.rules import as_any_of, at_least_one, exactly_with, exactly_without, needs, not_both, only_with
 from prestage.api.values import (
     CRON,
     DNS_LABEL,
@@ -44,11 +45,9 @@ class ScheduledArtifact(Value, frozen=True, kw_only=True):
     """One thing to stage."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule("(self.type == 'Image') == has(self.image)", "write image with type: Image, and only with it"),
-        Rule("(self.type == 'Image') != has(self.modelRef)", "write modelRef with every type but Image"),
-        Rule(
-            "!has(self.pullSecretRef) || self.type == 'Image'", "pullSecretRef goes with type: Image; a StagedModel has its own"
-        ),
+        exactly_with("image", "type", "Image", message="write image with type: Image, and only with it"),
+        exactly_without("modelRef", "type", "Image", message="write modelRef with every type but Image"),
+        only_with("pullSecretRef", "type", "Image", message="pullSecretRef goes with type: Image; a StagedModel has its own"),
     )
 
     name: Annotated[str, text("Names it in status.", max_length=63, form=DNS_LABEL)]
@@ -77,16 +76,14 @@ class Window(Value, frozen=True, kw_only=True):
     """When. Without readySchedule and readyBy: always."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "!has(self.readySchedule) || !has(self.readyBy)", "write readySchedule (again and again) or readyBy (once), not both"
+        not_both("readySchedule", "readyBy", message="write readySchedule (again and again) or readyBy (once), not both"),
+        as_any_of(
+            "duration",
+            "readySchedule",
+            "readyBy",
+            message="a window with readySchedule or readyBy needs a duration, e.g. 10h; one without is always open",
         ),
-        Rule(
-            "has(self.duration) == (has(self.readySchedule) || has(self.readyBy))",
-            "a window with readySchedule or readyBy needs a duration, e.g. 10h; one without them has none: it is always open",
-        ),
-        Rule(
-            "!has(self.timeZone) || has(self.readySchedule)", "timeZone goes with readySchedule; readyBy carries its own offset"
-        ),
+        needs("timeZone", "readySchedule", message="timeZone goes with readySchedule; readyBy carries its own offset"),
     )
 
     name: Annotated[str, text("Names it in status.", max_length=63, form=DNS_LABEL)]
@@ -109,9 +106,10 @@ class StagingScheduleSpec(Value, frozen=True, kw_only=True):
     """What, where, when."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "has(self.targetRef) || has(self.nodes)",
-            "say where: targetRef (a workload, whose nodes are taken) or nodes.selector; an empty selector is every node",
+        at_least_one(
+            "targetRef",
+            "nodes",
+            message="say where: targetRef (a workload, whose nodes are taken) or nodes.selector; an empty selector is every node",
         ),
     )
 

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from prestage.api.marks import Form, Rule, about, keyed, number, text, whole
+from prestage.api.rules import exactly_with
 
 GROUP = "prestage.dev"
 VERSION = "v1alpha1"
@@ -32,6 +33,7 @@ DIGEST = Form(DIGEST_PATTERN, "write an artifact's digest: sha256: and 64 lower-
 WORD_PATTERN = r"^[A-Z][A-Za-z0-9]{0,62}$"
 
 Digest = Annotated[str, text("The artifact: SHA-256 of its manifest.", min_length=71, max_length=71, pattern=DIGEST_PATTERN)]
+LabelValue = Annotated[str, text("A value.", max_length=63, min_length=0)]
 Moment = Annotated[datetime.datetime, msgspec.Meta(tz=True)]
 
 
@@ -63,17 +65,12 @@ class SelectorTerm(Value, frozen=True, kw_only=True):
     """A requirement on one label."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : !has(self.values)",
-            "In and NotIn need values, Exists and DoesNotExist have none",
-        ),
+        exactly_with("values", "operator", "In", "NotIn", message="In and NotIn need values, Exists and DoesNotExist have none"),
     )
 
     key: Annotated[str, text("The label.", max_length=317)]
     operator: Annotated[SelectorOperator, about("How it is compared.")]
-    values: (
-        Annotated[list[Annotated[str, text("A value.", max_length=63, min_length=0)]], whole("Of In and NotIn.", most=64)] | None
-    ) = None
+    values: Annotated[list[LabelValue], whole("Of In and NotIn.", most=64, least=1)] | None = None
 
 
 class LabelSelector(Value, frozen=True, kw_only=True):
@@ -83,7 +80,7 @@ class LabelSelector(Value, frozen=True, kw_only=True):
 
     match_labels: (
         Annotated[
-            dict[str, Annotated[str, text("A value.", max_length=63, min_length=0)]],
+            dict[str, LabelValue],
             msgspec.Meta(max_length=64, description="Labels that must be there."),
         ]
         | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.wrong import WRONG, changed
 from prestage.api.crds import crd, crds
 from prestage.api.kinds import KINDS
 from prestage.api.models import StagedModel
@@ -108,6 +110,14 @@ def test_what_is_wrong_is_said_with_its_path(change: dict[str, object], path: st
     with pytest.raises(Invalid) as caught:
         read(StagedModel, raw)
     assert (caught.value.path, says in caught.value.message) == (path, True)
+
+
+@pytest.mark.parametrize(("kind", "changes", "says"), WRONG, ids=lambda value: value[:60] if isinstance(value, str) else None)
+def test_what_the_api_server_refuses_is_refused_here_too(kind: str, changes: dict[str, object], says: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        read(BY_NAME[kind], json.loads(changed(kind, "wrong", changes)))
+    servers_own = ("Required value", "supported values", "should ", "spec.digest")
+    assert says in caught.value.message or any(word in says for word in servers_own)
 
 
 def test_a_version_that_is_not_ours_is_refused_and_fields_of_the_next_one_pass() -> None:
