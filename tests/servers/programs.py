@@ -46,7 +46,7 @@ _POWERS: dict[str, Callable[[], bool]] = {"root": lambda: os.geteuid() == 0, "mo
 def find(name: str) -> Path | None:
     """The program's path, None where this machine lacks it."""
     if name == "kubetest" and (given := os.environ.get("PRESTAGE_CLUSTER_BIN")):
-        return Path(given)
+        return Path(given) if os.access(given, os.X_OK) else None
     path = os.pathsep.join([str(_TOOLS), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     found = shutil.which(name, path=path)
     return Path(found) if found else None

@@ -168,6 +168,20 @@ async def a_watch_tells_what_enters_and_leaves_the_selection(api: Api, namespace
     assert [name_of(one.object) for one in named] == ["b"]
 
 
+async def a_bookmark_moves_on_while_others_write(api: Api, namespace: str, *, lasting_s: float) -> None:
+    """A quiet selection stays resumable: its bookmark is newer than its last event. The real server sends one a minute."""
+    quiet = Selection(namespace, labels="quiet=yes")
+    since = (await api.page(CONFIG_MAPS, quiet)).resource_version
+    await api.create(CONFIG_MAPS, config_map(namespace, "loud"))
+    async with aclosing(api.watch(CONFIG_MAPS, quiet, since, lasting_s=lasting_s)) as events:
+        bookmark = await anext(events)
+    assert bookmark.happening is Happening.BOOKMARK
+    assert version_of(bookmark.object) != since
+    made = await api.create(CONFIG_MAPS, config_map(namespace, "a", labels={"quiet": "yes"}))
+    [event] = await _heard(api, quiet, version_of(bookmark.object), 1)
+    assert version_of(event.object) == version_of(made)
+
+
 async def a_watch_ends_in_order(api: Api, namespace: str, forget: Forget) -> None:
     """After the time that was asked for, without an error."""
     since = (await api.page(CONFIG_MAPS, Selection(namespace))).resource_version
