@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -362,13 +363,9 @@ def test_events_are_taken_and_shown_by_kubectl(api_server: ApiServer, namespace:
 def test_a_service_account_is_let_in_as_itself_and_no_further(api_server: ApiServer, namespace: str) -> None:
     async def test() -> None:
         async with await connect(api_server) as admin:
-            await admin.create(SERVICE_ACCOUNTS, {"metadata": {"name": "agent", "namespace": namespace}})
-            wanted = {"spec": {"audiences": ["https://kubernetes.default.svc"], "expirationSeconds": 600}}
-            given = await admin.create(SERVICE_ACCOUNTS, wanted, namespace=namespace, name="agent", subresource="token")
-        status = given["status"]
-        assert isinstance(status, dict)
+            token = await service_account_token(admin, namespace)
         path = api_server.folder / f"{namespace}.conf"
-        api_server.authority.token_kubeconfig(path, api_server.url, status["token"])
+        api_server.authority.token_kubeconfig(path, api_server.url, token)
         async with await KubeApi.connect(KubeSettings(kubeconfig=path)) as agent:
             with pytest.raises(Forbidden, match=f'User "system:serviceaccount:{namespace}:agent" cannot list'):
                 await agent.page(CONFIG_MAPS, Selection(namespace))
@@ -377,6 +374,40 @@ def test_a_service_account_is_let_in_as_itself_and_no_further(api_server: ApiSer
                 await admin.page(Resource("nonsense.example/v1", "things", "Thing", namespaced=False))
 
     run(test())
+
+
+def test_in_a_pod_the_service_account_is_who_we_are(
+    api_server: ApiServer, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files that the kubelet mounts, and the variables that it sets."""
+    from kubernetes.aio.config import incluster_config  # 2 s: not at collection
+
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", api_server.host)
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api_server.port))
+    token = tmp_path / "token"
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(api_server.authority.ca))
+
+    async def test() -> None:
+        with pytest.raises(NoCluster):
+            await KubeApi.connect(KubeSettings())
+        async with await connect(api_server) as admin:
+            token.write_text(await service_account_token(admin, namespace))
+        async with await KubeApi.connect(KubeSettings()) as agent:
+            with pytest.raises(Forbidden, match=f"system:serviceaccount:{namespace}:agent"):
+                await agent.page(CONFIG_MAPS, Selection(namespace))
+
+    run(test())
+
+
+async def service_account_token(admin: KubeApi, namespace: str) -> str:
+    """Of a new service account `agent`."""
+    await admin.create(SERVICE_ACCOUNTS, {"metadata": {"name": "agent", "namespace": namespace}})
+    wanted = {"spec": {"audiences": ["https://kubernetes.default.svc"], "expirationSeconds": 600}}
+    given = await admin.create(SERVICE_ACCOUNTS, wanted, namespace=namespace, name="agent", subresource="token")
+    status = given["status"]
+    assert isinstance(status, dict)
+    return str(status["token"])
 
 
 def test_a_kubeconfig_that_is_none_says_what_to_do(api_server: ApiServer) -> None:
