@@ -17,7 +17,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools torch test-gpu fuzz demo bench check style types imports unit test test-all integrations conformance vllm soak fmt clean
+.PHONY: help setup lock tools cluster torch test-gpu fuzz demo bench check style types imports unit test test-all integrations conformance vllm soak api fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 14
@@ -40,7 +40,7 @@ endif
 lock: ## write requirements.lock anew from both pyproject.toml (no registry is named in it)
 	test -x $(BIN)/uv || { test -x $(BIN)/python || $(PYTHON) -m venv .venv; $(BIN)/python -m pip install --quiet uv; }
 	$(COMPILE) --no-emit-package prestage --no-emit-package prestage-loader \
-	  --group dev --group demo --extra bench --extra numpy pyproject.toml loader-lib/pyproject.toml --output-file requirements.lock
+	  --group dev --group demo --extra bench --extra daemonset --extra numpy pyproject.toml loader-lib/pyproject.toml --output-file requirements.lock
 	$(COMPILE) --no-emit-package prestage --no-emit-package prestage-loader \
 	  --constraint requirements.lock --group torch --output-file requirements-torch.lock
 	$(COMPILE) .ci/locks/transformers4.in --output-file requirements-transformers4.lock
@@ -48,6 +48,9 @@ lock: ## write requirements.lock anew from both pyproject.toml (no registry is n
 
 tools: ## real servers for the tests, each optional: says what is there and what is not, and why
 	@.ci/tools
+
+cluster: ## a real Kubernetes for the tests, in one binary: taken where it was built before, else 7 minutes once
+	@.ci/tools cluster
 
 demo: setup ## a real model from a local origin: cold against warm, report.html
 	$(BIN)/python -m prestage.bench.demo
@@ -73,7 +76,7 @@ unit: setup
 test: setup tools ## all but the slow tier, on real servers where they can be had
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "not slow" $(TESTS)
 
-test-all: setup tools torch integrations ## the slow tier, the loader on a real torch, the integrations
+test-all: setup tools cluster torch integrations ## the slow tier, the loader on a real torch, the integrations
 	$(TORCH)/bin/python -m pytest tests/contract/loader tests/unit/loader -k torch
 	$(PYTEST) -m slow
 
@@ -116,6 +119,10 @@ vllm: setup .tools/vllm/.ready ## load format "prestage" in a real vLLM on the C
 .tools/safetensors/.ready: requirements-torch.lock $(READY)
 	.ci/source safetensors
 	@touch $@
+
+api: setup ## write the CRDs and docs/kubernetes-api.md anew from the types in daemonset/prestage/api
+	$(BIN)/python -m prestage.api crds > daemonset/chart-crds/templates/crds.yaml
+	$(BIN)/python -m prestage.api docs > docs/kubernetes-api.md
 
 fmt: setup ## format, and fix what can be fixed
 	$(BIN)/ruff format .

@@ -14,6 +14,11 @@ from pathlib import Path
 
 _GRACE_S = 2.0
 
+shared: set[int] = set()
+"""Processes of a server that the whole run shares: a test may restart it, which makes a new process."""
+lasting: set[threading.Thread] = set()
+"""Threads that are started once, by whichever test needs them first, and live as long as the run."""
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -33,7 +38,7 @@ class Held:
 
 
 def held(folder: Path) -> Held:
-    return Held(frozenset(threading.enumerate()), _descriptors(), _children(), _mounts(folder))
+    return Held(frozenset(threading.enumerate()) - lasting, _descriptors(), _children(), _mounts(folder))
 
 
 def leaked_since(before: Held, folder: Path) -> list[str]:
@@ -64,7 +69,7 @@ def _children() -> frozenset[str]:
             found.update((task / "children").read_text().split())
         except (FileNotFoundError, ProcessLookupError):
             continue  # a thread that has just ended
-    return frozenset(found)
+    return frozenset(found - {str(pid) for pid in shared})
 
 
 def _mounts(folder: Path) -> frozenset[str]:

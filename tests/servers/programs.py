@@ -25,7 +25,15 @@ SOURCES = {
     "nginx": "`apt-get install nginx-light`",
     "mkfs.xfs": "`apt-get install xfsprogs`",
     "mkfs.btrfs": "`apt-get install btrfs-progs`",
+    "kubetest": "a Go toolchain and `make cluster` (7 minutes), or PRESTAGE_CLUSTER_BIN",
+    "containerd": "`apt-get install containerd`",
+    "runc": "`apt-get install runc`",
+    "busybox": "`apt-get install busybox-static`",
+    "ip": "`apt-get install iproute2`",
 }
+_KUBERNETES = ("kubetest",)
+_NODE = (*_KUBERNETES, "containerd", "runc", "busybox", "ip", "nsenter", "unshare", "root", "mount")
+CNI = Path("/usr/lib/cni")
 
 
 def _may_mount() -> bool:
@@ -39,13 +47,23 @@ _POWERS: dict[str, Callable[[], bool]] = {"root": lambda: os.geteuid() == 0, "mo
 
 def find(name: str) -> Path | None:
     """The program's path, None where this machine lacks it."""
+    if name == "kubetest" and (given := os.environ.get("PRESTAGE_CLUSTER_BIN")):
+        return Path(given) if os.access(given, os.X_OK) else None
     path = os.pathsep.join([str(_TOOLS), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     found = shutil.which(name, path=path)
     return Path(found) if found else None
 
 
 def lacking(name: str) -> str | None:
-    """Why `name` cannot be had here, None if it can: a program, or one of the powers `root` and `mount`."""
+    """Why `name` cannot be had here, None if it can.
+
+    A program, one of the powers `root` and `mount`, `kubernetes` (an API server), or `kubernetes-node` (with kubelets).
+    """
+    if name in ("kubernetes", "kubernetes-node"):
+        wanted = _KUBERNETES if name == "kubernetes" else _NODE
+        if name == "kubernetes-node" and not (CNI / "bridge").exists():
+            return "no CNI plugins: they come with `apt-get install containernetworking-plugins`"
+        return next((reason for one in wanted if (reason := lacking(one))), None)
     if name in _POWERS:
         return None if _POWERS[name]() else f"this user lacks what it takes: {name}"
     return None if find(name) else f"{name} is not installed: it comes with {SOURCES.get(name, f'the package of {name}')}"

@@ -17,7 +17,7 @@ DOCUMENTS = [
 
 def environment(folder: Path) -> dict[str, str]:
     """A new user's: the commands of this environment, an empty home, nothing of ours."""
-    roots = [str(HOUSE / root) for root in ("cacher", "bench", "loader-lib")]
+    roots = [str(HOUSE / root) for root in ("cacher", "daemonset", "bench", "loader-lib")]
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
     return {"PATH": path, "HOME": str(folder), "LANG": "C.UTF-8", "NO_COLOR": "1", "PYTHONPATH": os.pathsep.join(roots)}
 

@@ -80,7 +80,7 @@ class Bench:
 
     async def until(self, is_so: Callable[[], object]) -> None:
         async with asyncio.timeout(20):
-            while not is_so():  # noqa: ASYNC110 - what is waited for is in plain fields
+            while not is_so():
                 await asyncio.sleep(0.002)
 
     def kept(self) -> list[KeptWish]:
