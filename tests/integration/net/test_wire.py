@@ -115,7 +115,7 @@ def test_odd_framing_is_read_right(server: Hostile, client: HttpClient, fault: f
         (faults.Stall(0), "stalled"),
         (faults.Stall(1000), "stalled"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_what_is_not_the_promised_answer_is_an_error(
     server: Hostile, client: HttpClient, fault: faults.Fault, expected: str
