@@ -178,7 +178,7 @@ def test_a_slice_that_the_library_gives_is_the_same_here(
     part = safe_open(file, "np").get_slice("a")
     try:
         theirs = safetensors.safe_open(file, "np").get_slice("a")[index]
-    except (safetensors.SafetensorError, OverflowError, SystemError):
+    except (safetensors.SafetensorError, OverflowError, SystemError, ValueError):  # the last three: lengths below zero
         try:
             ours = part[index]
         except SafetensorError:
