@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,11 +44,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def cramped(disk: Path, tmp_path: Path) -> Iterator[Agent]:
     """An agent on that disk, its log elsewhere."""
     keeper, inside = disk.parts[2], tmp_path / "disk"
-    agent = Agent(inside / "store", "--margin", str(MARGIN_BYTES), within=("nsenter", "-t", keeper, "-m", f"--wd={tmp_path}"))
-    agent.logs_in = tmp_path
-    agent.socket = disk / "store" / "agent.sock"
-    with agent:
-        yield agent
+    with tempfile.TemporaryDirectory() as folder:  # a socket's path is short, and that of a test's folder may not be
+        options = ("--margin", str(MARGIN_BYTES), "--socket", f"{folder}/agent.sock")
+        agent = Agent(inside / "store", *options, within=("nsenter", "-t", keeper, "-m", f"--wd={tmp_path}"))
+        agent.logs_in = tmp_path
+        agent.socket = Path(folder) / "agent.sock"
+        with agent:
+            yield agent
 
 
 def fill(path: Path, leave_bytes: int) -> int:

@@ -46,7 +46,9 @@ def offer(toll: Hostile, monkeypatch: pytest.MonkeyPatch) -> Offer:
 def test_every_request_says_who_pays(offer: Offer, toll: Hostile, client: HttpClient) -> None:
     at = reader(offer, client)
     assert at.read(at.manifest.files[0]) == WEIGHTS
-    assert [request.method for request in toll.requests] == ["GET", "HEAD", "GET"]
+    asked = [(request.method, request.path.rpartition("/")[2]) for request in toll.requests]
+    assert [method for method, name in asked if name != "manifest.json"] == ["GET", "HEAD", "GET"]
+    assert ("GET", "manifest.json") in asked, "what was published is asked for first, and paid for too"
     assert all(request.headers["x-amz-request-payer"] == "requester" for request in toll.requests)
 
 

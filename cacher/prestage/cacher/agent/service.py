@@ -306,7 +306,10 @@ class Service:
             found = await self.blocking(lambda: self._store.holds(name))
             document = found.get(HoldId(hold))
             if document is not None and not str(document.get("note")).endswith(_signature(caller)):
-                raise Denied(f"{hold} is not a hold of user {caller.uid}", hint="ask whoever made it, or an admin")
+                raise Denied(
+                    f"{hold} is not a hold of user {caller.uid}",
+                    hint=f"ask whoever made it, or start the agent with --admin-uid {caller.uid}",
+                )
         await self.blocking(lambda: self._store.drop_hold(name, HoldId(hold)))
         self.history.add("hold_dropped", artifact=artifact, hold=hold)
 
