@@ -159,8 +159,8 @@ class Soak:
     # -- what must be so
 
     def check_growth(self) -> None:
-        """The last quarter is no larger than the third one was. Before that it fills what is bounded: the history, the ended
-        stages, a memory arena a thread."""
+        """The last quarter is no larger than the third one was, within a spare. The first half is left out: RSS rises while
+        the history and the ended stages fill. That this is the whole rise is not proven (docs/agent.md has the figures)."""
         quarter = len(self.samples) // 4
         warm, late = self.samples[2 * quarter : 3 * quarter], self.samples[-quarter:]
         for name, spare in (("rss_mb", 12.0), ("descriptors", 12), ("threads", 12), ("inodes", 600), ("wishes", 12)):
