@@ -64,8 +64,10 @@ class Verbs:
             words = dice.choice(verbs)(ref)
             if words == ["pause"]:
                 self._do(words)
-                words = ["resume"]
-            self._do(words)
+                while self._do(["resume"]).code != 0:  # a pause outlives the agent: whoever paused sees to it that it ends
+                    time.sleep(0.1)
+            else:
+                self._do(words)
             assert self._prestage("evict", self._origin.url(HELD)).code in (6, 8), "what is pinned was evicted"
 
     def _do(self, words: list[str]) -> Result:
