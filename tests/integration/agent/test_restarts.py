@@ -202,3 +202,15 @@ def test_commands_at_once_without_an_agent_are_not_in_each_others_way(tmp_path: 
     began = time.monotonic()
     assert prestage("evict", origin.url("/small-0")).code == 0
     assert time.monotonic() - began < 60
+
+
+def test_who_stages_while_all_is_paused_is_told_so_and_how_to_go_on(tmp_path: Path, origin: Hostile) -> None:
+    with Agent(tmp_path / "store") as agent:
+        assert agent.prestage("pause").code == 0
+        agent.kill()
+        agent.start()
+        with agent.prestage.start("stage", origin.url(MODEL)) as staging:
+            assert staging.stderr is not None
+            assert "prestage resume" in staging.stderr.readline()
+            assert agent.prestage("resume").code == 0
+            assert staging.wait(60) == 0

@@ -90,7 +90,7 @@ class Feed:
                 on_close()
 
         subscription = Subscription(closed)
-        for kind in ("resolved", "progress", "verifying", *LAST):
+        for kind in ("resolved", "progress", "verifying", "paused", *LAST):
             if (event := self._kept.get(kind)) is not None:
                 subscription.put(event)
         self._readers.add(subscription)
@@ -111,5 +111,5 @@ class Feed:
 
     def forget_progress(self) -> None:
         """A new try begins."""
-        for kind in ("progress", "verifying", *LAST):
+        for kind in ("progress", "verifying", "paused", *LAST):
             self._kept.pop(kind, None)

@@ -13,6 +13,8 @@ from prestage.cacher.quantities import human_bytes as human_bytes
 from prestage.cacher.quantities import human_seconds as human_seconds
 from prestage.cacher.staging.events import Event
 
+_PAUSED = "prestage: paused; to go on: prestage resume, or prestage resume STAGE for one (prestage status shows both)"
+
 
 class JsonLines:
     """Each event as a line of JSON; the last one is `done` or `error`."""
@@ -53,8 +55,10 @@ class Bar:
                 self._bar.start()
                 self._task = self._bar.add_task(self._title, total=_number(event, "total"), state="")
             self._bar.update(self._task, total=_number(event, "total"), completed=_number(event, "bytes"), state=_state(event))
-        elif kind in ("verifying", "paused") and self._task is not None:
-            self._bar.update(self._task, state=str(kind))
+        elif kind == "paused":
+            self._console.print(_PAUSED, style="yellow", highlight=False, soft_wrap=True)
+        elif kind == "verifying" and self._task is not None:
+            self._bar.update(self._task, state="verifying")
         elif kind == "trouble":
             self._console.print(f"prestage: {event['message']}", style="yellow", highlight=False, soft_wrap=True)
 
