@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_CPUCLOCK_SCHED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +91,14 @@ def busy_seconds() -> float:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system CPU seconds of a process; 0 when it has gone."""
+    """User and system CPU seconds of a process, all its threads, to the nanosecond; 0 when it has gone.
+
+    Source: clock_getcpuclockid(3). /proc/PID/stat counts ticks of 10 ms, in which a server may send 20 MB and seem idle.
+    """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except (FileNotFoundError, ProcessLookupError):
+        return time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)
+    except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
 def resident_bytes(pids: Iterable[int]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 from prestage.bench import machine
@@ -31,6 +32,14 @@ def test_the_process_that_listens_is_found_by_its_port() -> None:
 def test_cpu_of_a_process_that_has_gone_is_zero() -> None:
     assert machine.cpu_seconds(2**22 + 1) == 0.0
     assert machine.cpu_seconds(os.getpid()) > 0
+
+
+def test_cpu_of_another_process_is_counted_below_a_tick() -> None:
+    with subprocess.Popen(["sleep", "30"]) as idle:
+        try:
+            assert 0.0 < machine.cpu_seconds(idle.pid) < 5.0
+        finally:
+            idle.kill()
 
 
 def test_foreign_load_is_what_is_left_and_never_negative() -> None:
