@@ -1,0 +1,10 @@
+"""`prestage control`: the Deployments of the control plane."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group()
+def control() -> None:
+    """The parts that run once per cluster; the chart starts them."""
