@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import click
 
+from prestage.control.admission.cli import admission, manifests, ungate
+
 
 @click.group()
 def control() -> None:
     """The parts that run once per cluster; the chart starts them."""
+
+
+control.add_command(admission)
+control.add_command(manifests)
+control.add_command(ungate)
