@@ -48,7 +48,7 @@ def test_the_bundle_is_written_where_it_differs_and_written_again_where_it_was_l
         [mutating, validating, *_] = manifests(Client())
         await api.create(MUTATING, mutating)
         await api.create(VALIDATING, validating)
-        bundles = Bundles(api, every_s=0.05)
+        bundles = Bundles(api, retry_s=0.05)
         task = asyncio.create_task(bundles.run())
         for authorities in (b"old", b"new and old"):
             bundles.trust(authorities)
@@ -65,6 +65,7 @@ def test_the_bundle_is_written_where_it_differs_and_written_again_where_it_was_l
         await asyncio.sleep(0.2)
         assert len(api.writes) == writes, "what is right is left alone"
         task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(asyncio.wait_for(test(), 20))
 

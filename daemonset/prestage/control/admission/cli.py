@@ -22,6 +22,9 @@ kubeconfig_option = click.option(
 )
 @click.option("--namespace", default="prestage", show_default=True, help="Ours: of Secret, ConfigMap and the planner's lease.")
 @click.option("--service", default="prestage-admission", show_default=True, help="The Service in front of the webhook.")
+@click.option(
+    "--certificate-every", "refresh_s", default=300.0, show_default=True, help="Seconds between looks at the certificate."
+)
 @click.option("--name", "names", multiple=True, help="One more name or address for the certificate.")
 @kubeconfig_option
 def admission(
@@ -29,6 +32,7 @@ def admission(
     health: tuple[str, int] | None,
     namespace: str,
     service: str,
+    refresh_s: float,
     names: tuple[str, ...],
     kubeconfig: Path | None,
 ) -> None:
@@ -41,7 +45,16 @@ def admission(
     if listen is None:
         raise Misconfigured("--listen none: a webhook that nobody can call", hint="write --listen 0.0.0.0:9443")
     logs.set_up(as_json=True)
-    uvloop.run(serve(AdmissionConfig(listen, health, namespace, service, kubeconfig, names)))
+    config = AdmissionConfig(
+        listen=listen,
+        health=health,
+        namespace=namespace,
+        service=service,
+        kubeconfig=kubeconfig,
+        names=names,
+        refresh_s=refresh_s,
+    )
+    uvloop.run(serve(config))
 
 
 @click.command()

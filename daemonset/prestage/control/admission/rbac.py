@@ -21,8 +21,8 @@ _WORLD: Final = (
 RULES: Final = (
     *_WORLD,
     Rule("", "pods", ("patch",), namespaced=False),
-    Rule(GROUP, "mutatingwebhookconfigurations", ("get", "patch"), namespaced=False, names=(NAME,)),
-    Rule(GROUP, "validatingwebhookconfigurations", ("get", "patch"), namespaced=False, names=(NAME,)),
+    Rule(GROUP, "mutatingwebhookconfigurations", (*READ, "patch"), namespaced=False, names=(NAME,)),
+    Rule(GROUP, "validatingwebhookconfigurations", (*READ, "patch"), namespaced=False, names=(NAME,)),
     Rule("", "secrets", ("create",), namespaced=True),
     Rule("", "secrets", ("get", "update"), namespaced=True, names=("prestage-admission-tls",)),
     Rule("", "configmaps", ("create",), namespaced=True),
