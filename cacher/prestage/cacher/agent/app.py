@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from aiohttp import web
 
+from prestage.cacher.agent.allocator import bound_allocator
 from prestage.cacher.agent.bringing import Bringing
 from prestage.cacher.agent.care import Care
 from prestage.cacher.agent.config import AgentConfig
@@ -56,6 +57,7 @@ def run(config: AgentConfig) -> None:
         Misconfigured: the socket is in use, an address cannot be bound, or the store must not be touched.
     """
     _allow_descriptors()
+    bound_allocator()
     try:
         asyncio.run(_Agent(config).run())
     except BaseExceptionGroup as group:
