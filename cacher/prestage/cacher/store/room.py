@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -18,7 +19,7 @@ from prestage.cacher.errors import Busy, Full
 from prestage.cacher.store import ingest as ingests
 from prestage.cacher.store.budget import Candidate, Policy, Usage, shown, to_evict, to_give_back
 from prestage.cacher.store.disk import disk_errors
-from prestage.cacher.store.eviction import Evictor, Parts, free_bytes, settled
+from prestage.cacher.store.eviction import SETTLE_S, Evictor, Parts, free_bytes, settled
 from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.margin import default_margin
 
@@ -98,8 +99,10 @@ class Room:
             if usage.room >= size_bytes:
                 return
             going = to_evict(size_bytes, usage, self._candidates(staying), self._policy)
-            before = free_bytes(self._parts.layout.root)
-            settled(self._parts.layout.root, before, self._let_go(going, f"to make room for {shown(size_bytes)}"))
+            self._let_go(going, f"to make room for {shown(size_bytes)}")
+            deadline = time.monotonic() + SETTLE_S
+            while self._usage_with(in_place_bytes).room < size_bytes and time.monotonic() < deadline:
+                time.sleep(0.01)
         usage = self._usage_with(in_place_bytes)
         if usage.room < size_bytes:
             raise Full(
@@ -120,7 +123,8 @@ class Room:
             if usage.room >= 0:
                 return 0
             going = to_give_back(usage, self._candidates(set()), self._policy)
-            return settled(self._parts.layout.root, usage.free, self._let_go(going, "because the disk is filling up"))
+            removed = self._let_go(going, "because the disk is filling up")
+        return settled(self._parts.layout.root, usage.free, removed)
 
     @disk_errors()
     def goes_after(self, artifact: ArtifactId) -> int | None:

@@ -485,7 +485,7 @@ class Store:
                 raise Busy(f"{artifact} is being staged", hint="wait for that stage to end")
             before = self.free_bytes()
             removed = self._evictor.evict(artifact, claimed=room.claimed, busy=room.busy)
-        return settled(self.root, before, removed)  # may wait for half a second: nobody else has to
+        return settled(self.root, before, removed)  # may wait: nobody else has to
 
     @disk_errors()
     def verify(
