@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -64,10 +65,51 @@ class Room:
         """Told of everything that was let go of, its bytes, and what for. Called under `lock`: be quick."""
         self._reservations: list[Reservation] = []
         self.lock = threading.RLock()
-        self.claimed: set[BlobId] = set()
-        """Found or published for a binding that is not written yet: not to be removed."""
+        self._staging: Counter[ArtifactId] = Counter()
+        self._claims: dict[ArtifactId, set[BlobId]] = {}
         self.busy: set[str] = set()
         """Ingests that are open."""
+
+    @contextmanager
+    def staging(self, artifact: ArtifactId) -> Iterator[None]:
+        """From before its manifest is kept until its refs are recorded: meanwhile it is neither evicted nor makes room, and what is
+        claimed for it (`Store.reusable`, a published ingest) stays; what was not bound can be let go of at its end."""
+        with self.lock:
+            self._staging[artifact] += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._staging[artifact] -= 1
+                if not self._staging[artifact]:
+                    del self._staging[artifact]
+                    self._claims.pop(artifact, None)
+
+    @disk_errors()
+    def give_up(self, artifact: ArtifactId) -> None:
+        """Forget an artifact that its only stager cannot go on with: for him; everybody else calls `Store.evict`."""
+        with self.lock, suppress(Busy):
+            if self.stagers(artifact) <= 1:
+                self._evictor.evict(artifact, claimed=self.claimed, busy=self.busy)
+
+    def claim(self, artifact: ArtifactId, blob: BlobId) -> None:
+        """It was found or published for a binding of `artifact` that is not written yet: not to be removed."""
+        with self.lock:
+            self._claims.setdefault(artifact, set()).add(blob)
+
+    def bound(self, artifact: ArtifactId, blobs: Collection[BlobId]) -> None:
+        """Its binding names them from now on, and keeps them here."""
+        with self.lock:
+            if (mine := self._claims.get(artifact)) is not None:
+                mine.difference_update(blobs)
+                if not mine:
+                    del self._claims[artifact]
+
+    @property
+    def claimed(self) -> frozenset[BlobId]:
+        """By anybody."""
+        with self.lock:
+            return frozenset().union(*self._claims.values())
 
     @disk_errors()
     def usage(self) -> Usage:
@@ -140,7 +182,7 @@ class Room:
 
     def _candidates(self, staying: set[ArtifactId]) -> list[Candidate]:
         """What could go; what is being fetched, or is in `staying`, is held."""
-        staying = staying | {reservation.artifact for reservation in self._reservations}
+        staying = staying | self._staging.keys() | {reservation.artifact for reservation in self._reservations}
         return [
             replace(candidate, holds="its fetch") if candidate.key in staying else candidate
             for candidate in self._evictor.candidates(claimed=self.claimed, busy=self.busy)
@@ -170,10 +212,11 @@ class Room:
                 reservation.size_bytes -= taken
                 grown -= taken
 
-    def is_reserved(self, artifact: ArtifactId) -> bool:
-        """Somebody stages it now."""
+    def stagers(self, artifact: ArtifactId) -> int:
+        """How many stage it now."""
         with self.lock:
-            return any(reservation.artifact == artifact for reservation in self._reservations)
+            reserved = any(reservation.artifact == artifact for reservation in self._reservations)
+            return max(self._staging[artifact], int(reserved))
 
     def end(self, reservation: Reservation) -> None:
         """Give back what is left. Idempotent."""
