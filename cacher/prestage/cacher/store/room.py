@@ -72,8 +72,8 @@ class Room:
 
     @contextmanager
     def staging(self, artifact: ArtifactId) -> Iterator[None]:
-        """From before its manifest is kept until its refs are recorded: meanwhile it is neither evicted nor makes room, and what is
-        claimed for it (`Store.reusable`, a published ingest) stays; what was not bound can be let go of at its end."""
+        """From before its manifest is kept until its refs are recorded: it is neither evicted nor makes room, and what is claimed
+        for it (`Store.reusable`, a published ingest) stays; what was not bound can be let go of at its end."""
         with self.lock:
             self._staging[artifact] += 1
         try:
