@@ -17,7 +17,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools cluster torch test-gpu fuzz demo bench check style types imports unit test test-all integrations conformance vllm soak api fmt clean
+.PHONY: help setup lock tools cluster torch test-gpu fuzz demo bench check style types imports unit test test-all integrations conformance vllm soak cycles api fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 14
@@ -86,7 +86,10 @@ fuzz: setup ## a million damaged safetensors headers (a minute or two)
 test-gpu: setup ## the loader on a real GPU, with torch where `make torch` made it; says "not run" where there is none
 	@$(if $(wildcard $(TORCH)/.ready),$(TORCH),.venv)/bin/python -m pytest -rP -m "" tests/gpu
 
-soak: setup ## the agent under four clients and faults for two hours (SOAK_S=600: ten minutes); growth in the second half fails it; prints a table
+cycles: setup ## 100,000 small artifacts staged and evicted, each another one (CYCLES=10000: a tenth); any growth fails it; prints a table
+	PYTHONPATH=cacher:tests $(BIN)/python -m agents.cycles
+
+soak: setup ## the agent under four clients and faults for two hours (SOAK_S=600: ten minutes); growth from the second quarter to the last fails it; prints a table
 	PYTHONPATH=cacher:tests $(BIN)/python -m agents.soak
 
 torch: setup $(TORCH)/.ready ## a venv of its own with torch (4.6 GB) that sees .venv too: for the loader's torch tests

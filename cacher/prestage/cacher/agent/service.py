@@ -64,6 +64,8 @@ READER_TTL_S = 86400.0
 HEARTBEAT_S = 5.0
 """A stream that has nothing to say says so this often."""
 _HOLD = re.compile(r"(pin|ttl|run)-[0-9a-f]{16}")
+_KNOWN_MAX = 10_000
+"""Refs, with patterns, that are remembered as resolved: a few MB."""
 _TOUCH_S = 60.0
 """A resolved artifact's last use is written this often at most."""
 
@@ -200,6 +202,8 @@ class Service:
         generation = self._generation
         resolved = await self.blocking(lambda: self._resolve(named))
         if generation == self._generation:  # else what was found may be gone by now
+            if len(self._known) >= _KNOWN_MAX:  # an artifact goes by any patterns, and a store can stay as it is for months
+                self._known.clear()
             self._known[key] = (resolved, now)
         return resolved
 
