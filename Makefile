@@ -17,7 +17,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools cluster torch test-gpu fuzz demo bench check style types imports unit test test-all integrations conformance vllm soak cycles api fmt clean
+.PHONY: help setup lock tools cluster torch test-gpu fuzz demo bench check style types imports unit test test-all integrations conformance vllm soak cycles api wire fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 14
@@ -122,6 +122,9 @@ vllm: setup .tools/vllm/.ready ## load format "prestage" in a real vLLM on the C
 .tools/safetensors/.ready: requirements-torch.lock $(READY)
 	.ci/source safetensors
 	@touch $@
+
+wire: setup ## make the messages of CSI and of the kubelet's plugin registration anew from daemonset/prestage/wire/*.proto
+	$(BIN)/python -m grpc_tools.protoc -Idaemonset --python_out=daemonset --pyi_out=daemonset $(patsubst daemonset/%,%,$(wildcard daemonset/prestage/wire/*.proto))
 
 api: setup ## write the CRDs and docs/kubernetes-api.md anew from the types in daemonset/prestage/api
 	$(BIN)/python -m prestage.api crds > daemonset/chart-crds/templates/crds.yaml

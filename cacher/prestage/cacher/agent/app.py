@@ -112,7 +112,7 @@ class _Agent:
             closing.callback(service.close)
             sockets = Sockets(service, config)
             closing.push_async_callback(sockets.close)
-            service.sockets = sockets
+            service.mounts.sockets = sockets
             service.bringing = Bringing(store, stager, endpoint_of(os.environ))
             care = Care(store, service, config)
             server = await self._listen(closing, service)
@@ -129,6 +129,7 @@ class _Agent:
                 if config.serving_rate is not None:
                     services.append(group.create_task(care.follow_serving_rate(serving, config.serving_rate)))
             await stages.start()
+            await service.mounts.start()
             log(
                 "agent_ready", fields={"root": str(config.root), "socket": str(config.socket), "metrics": service.metrics_address}
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 from prestage.cacher.digests import ArtifactId, BlobId, Digest
 from prestage.cacher.errors import Corrupt, Full, NotFound
 from prestage.cacher.manifest import FileEntry, Manifest
-from prestage.cacher.net.client import HttpClient
+from prestage.cacher.net.ports import Client
 from prestage.cacher.origins.ports import LocalOrigin, Origin
 from prestage.cacher.origins.source import OriginSource
 from prestage.cacher.staging.claims import Claims
@@ -37,7 +37,7 @@ class Tools:
 
     store: Store
     engine: Engine
-    client: HttpClient
+    client: Client
     claims: Claims
 
 

@@ -32,6 +32,7 @@ from prestage.cacher.store.index import Index
 from prestage.cacher.store.ingest import Ingest
 from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.locks import OwnerLock, gate
+from prestage.cacher.store.mounted import Mounted
 from prestage.cacher.store.recovery import recover
 from prestage.cacher.store.reuse import reusable
 from prestage.cacher.store.room import Reservation, Room, used_bytes
@@ -56,6 +57,7 @@ class Store:
         self._evictor = Evictor(parts)
         self.sources = Sources(parts, self.state)
         """Files outside the store: how they can come in, and which have; the owner's."""
+        self.mounted = Mounted(parts)
         self.root = parts.layout.root
         self.wishes = Wishes(parts.layout, parts.disk)
         self.warnings: list[str] = []
@@ -425,21 +427,19 @@ class Store:
         return Part(name, artifact, repo, self._parts.artifacts.revision_of(text, artifact) if repo else None)
 
     @disk_errors()
-    def compose(self, parts: Sequence[Part], terms: Terms) -> Tree:
+    def compose(self, parts: Sequence[Part], terms: Terms, *, is_flat: bool = False) -> Tree:
         """Hold the artifacts of `parts` and put them together as one read-only directory; see docs/format.md, "mounts". Counts as
-        a use of each. Needs no owner. Durable on return; on failure nothing is left.
+        a use of each. Needs no owner. A mount whose target has just this tree gets it. Durable on return, else nothing is left.
 
         Raises:
             Misconfigured: parts that do not go together; says which.
             NotFound: one is not staged.
             Corrupt: one is damaged.
         """
-        if terms.kind == "ttl" and terms.expires_at is None:
-            raise Misconfigured("a ttl hold needs a time at which it ends", hint="give expires_at")
         if terms.kind == "run" and terms.pid is None:
             terms = replace(terms, pid=os.getpid())
         with gate(self._parts.layout.gate):
-            tree = self._parts.trees.make(parts, terms)
+            tree = self._parts.trees.make(parts, terms, is_flat=is_flat)
         for part in parts:
             self._parts.views.touch(part.artifact, self._parts.now())
         return tree
