@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import datetime
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -116,11 +115,7 @@ class Cluster(FakeApi):
         self.put(ORIGINS, {"metadata": {"name": name}, "spec": {"type": kind, "default": default, **networks, **spec}})
 
     def policy(self, name: str, allow: Sequence[tuple[str, str]], labels: Mapping[str, str] | None = None) -> None:
-        rows = [{"originRef": {"name": origin}, "match": match} for origin, match in allow]
-        selector = {"matchLabels": dict(labels)} if labels else {}
-        self.put(
-            CACHE_POLICIES, {"metadata": {"name": name}, "spec": {"namespaceSelector": selector, "origins": {"allow": rows}}}
-        )
+        self.put(CACHE_POLICIES, policy(name, allow, labels))
 
     def secret(self, namespace: str, name: str, **data: str) -> None:
         packed = {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}
@@ -135,6 +130,13 @@ class Cluster(FakeApi):
 
     def config_map(self, name: str, **data: str) -> None:
         self.put(CONFIG_MAPS, {"metadata": {"name": name, "namespace": HOME}, "data": data})
+
+
+def policy(name: str, allow: Sequence[tuple[str, str]], labels: Mapping[str, str] | None = None) -> Object:
+    """A CachePolicy for namespaces with these labels, for all without."""
+    rows = [{"originRef": {"name": origin}, "match": match} for origin, match in allow]
+    selector = {"matchLabels": dict(labels)} if labels else {}
+    return {"metadata": {"name": name}, "spec": {"namespaceSelector": selector, "origins": {"allow": rows}}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +259,3 @@ def play(
             await test(broker)
 
     asyncio.run(bounded())
-
-
-def soon(seconds: float) -> str:
-    """An RFC 3339 time."""
-    return (datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)).isoformat()
