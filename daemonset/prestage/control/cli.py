@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import click
 
+from prestage.control.planning.cli import planner
+
 
 @click.group()
 def control() -> None:
     """The parts that run once per cluster; the chart starts them."""
+
+
+control.add_command(planner)

@@ -45,10 +45,10 @@ class NodePlan:
 
     @property
     def version(self) -> str:
-        """Names what it says: the same as long as it says the same."""
+        """Names what it says: the same as long as it says the same, in whatever order."""
         said = "\n".join(
             f"{one.artifact} {one.action} {one.priority} {one.ready_by} {' '.join(f'{s.type}/{s.node}' for s in one.sources)}"
-            for one in self.assignments
+            for one in sorted(self.assignments, key=lambda one: one.artifact)
         )
         return hashlib.sha256(f"{self.uid}\n{said}".encode()).hexdigest()[:16]
 
