@@ -30,7 +30,9 @@ from prestage.control.planning.writing import Writer
 from prestage.kube.client import KubeApi
 from prestage.kube.events import Recorder
 from prestage.kube.leases import Election, Terms
-from prestage.kube.ports import Api
+from prestage.kube.mirror import Change, Synced
+from prestage.kube.ports import Api, Resource
+from prestage.kube.resources import NODE_CACHES
 from prestage.kube.settings import KubeSettings
 from prestage.planner.plan import Rules
 from prestage.wire.broker_client import BrokerClient, BrokerSettings
@@ -76,36 +78,31 @@ class PlannerConfig:
     services: tuple[Service, ...] = field(default_factory=lambda: SERVICES)
 
 
-@dataclass(slots=True)
-class Leader:
-    """What there is only while we lead; the last is kept for metrics."""
-
-    planning: Planning
-    resolutions: Resolutions
-    reporting: Reporting
-    writer: Writer
-    since_s: float
-
-
 class Planner:
     """One replica. `me` must be unique."""
 
     def __init__(self, api: Api, broker: Broker, config: PlannerConfig, *, me: str | None = None) -> None:
-        self._api, self._broker, self._config = api, broker, config
+        self._api, self._config = api, config
         self.me = me or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         self.world, self.board = World(api), Board()
         self.recorder = Recorder(api, controller=CONTROLLER, instance=self.me)
         self.tally = Tally(unsynced=lambda: self.world.unsynced)
         self.meters = Meters(self.board, self.tally)
-        self.leader: Leader | None = None
+        self.writer = Writer(api, writes=self.tally.writes, again=lambda: self.planning.wake_later())
+        self.resolutions = Resolutions(broker, told=lambda: self.planning.wake(), asking=self.tally.asking)
+        self.planning = Planning(self.world, self.writer, self.resolutions, self.board, rules=config.rules)
+        self.planning.timings.told = self.meters.planned
+        self.reporting = Reporting(self.world, api, self.board, self.recorder, writes=self.tally.writes)
+        self.world.listen(self._listen)
+        self._leading_since_s = 0.0
 
     @property
     def is_well(self) -> bool:
         """False where it leads and has not planned for minutes."""
-        leader = self.leader
-        if not self.tally.is_leading or leader is None or not self.world.is_synced:
+        if not self.tally.is_leading:
             return True
-        return asyncio.get_running_loop().time() - (leader.planning.last_at_s or leader.since_s) < _STUCK_S
+        last_s = max(self.planning.last_at_s or 0.0, self._leading_since_s)
+        return asyncio.get_running_loop().time() - last_s < _STUCK_S
 
     async def run(self) -> None:
         """Never returns."""
@@ -121,32 +118,22 @@ class Planner:
             await election.run(self._lead)
 
     async def _lead(self) -> None:
-        planning: Planning | None = None
-
-        def told() -> None:
-            if planning is not None:
-                planning.wake()
-
-        def again() -> None:
-            if planning is not None:
-                planning.wake_later()
-
-        resolutions = Resolutions(self._broker, told=told, asking=self.tally.asking)
-        writer = Writer(self._api, again=again, writes=self.tally.writes)
-        planning = Planning(self.world, writer, resolutions, self.board, rules=self._config.rules)
-        reporting = Reporting(self.world, self._api, self.board, self.recorder, writes=self.tally.writes)
-        planning.timings.told = self.meters.planned
-        self.leader = Leader(planning, resolutions, reporting, writer, asyncio.get_running_loop().time())
+        self.writer.forget()
+        self._leading_since_s = asyncio.get_running_loop().time()
         together = Together(self._api, self.world, self.board, self.recorder, self._config.namespace)
         self.tally.is_leading = True
         try:
             async with asyncio.TaskGroup() as group:
-                for work in (planning.run(), resolutions.run(), reporting.run()):
+                for work in (self.planning.run(), self.resolutions.run(), self.reporting.run()):
                     group.create_task(work)
                 for service in self._config.services:
                     group.create_task(_awaited(service, together))
         finally:
             self.tally.is_leading = False
+
+    def _listen(self, resource: Resource, change: Change) -> None:
+        if resource is NODE_CACHES and not isinstance(change, Synced):
+            self.writer.seen(change.object)
 
 
 async def serve(config: PlannerConfig) -> None:

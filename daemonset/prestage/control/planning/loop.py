@@ -98,7 +98,7 @@ class Planning:
         began_s = time.perf_counter()
         world, resolutions = self._world, self._resolutions
         caches = {name_of(seen): seen for seen in world[NODE_CACHES]}
-        sent = self._writer.sent(caches)
+        sent = self._writer.sent()
         collected = self._collector.collect(world, resolutions.answers)
         resolutions.forget_seen(collected.recorded)
         resolutions.want(collected.questions)

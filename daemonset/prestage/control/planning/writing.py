@@ -73,14 +73,22 @@ class Writer:
         self._sent: dict[str, tuple[NodePlan, float]] = {}
         self._writes = Counter[str]() if writes is None else writes
 
-    def sent(self, caches: Mapping[str, Object]) -> dict[str, NodePlan]:
-        """What was written and is not seen in `caches` (by name)."""
+    def seen(self, cache: Object) -> None:
+        """It is in the mirror now: where that is what was written, whatever comes after is somebody else's."""
+        made = self._sent.get(name_of(cache))
+        read = cache_of(cache) if made is not None else None
+        if made is not None and read is not None and plan_in(read).version == made[0].version:
+            del self._sent[name_of(cache)]
+
+    def sent(self) -> dict[str, NodePlan]:
+        """What was written and is not seen yet."""
         now_s = asyncio.get_running_loop().time()
-        for name, (made, at_s) in list(self._sent.items()):
-            cache = cache_of(caches.get(name))
-            if now_s - at_s > _SEEN_AFTER_S or (cache is not None and plan_in(cache).version == made.version):
-                del self._sent[name]
+        self._sent = {name: entry for name, entry in self._sent.items() if now_s - entry[1] < _SEEN_AFTER_S}
         return {name: made for name, (made, _) in self._sent.items()}
+
+    def forget(self) -> None:
+        """A new time of leading begins: what another leader wrote meanwhile is the truth."""
+        self._sent.clear()
 
     async def write(self, due: Writes) -> None:
         """All of it, several at once; each failure is logged, and the rest goes on."""
