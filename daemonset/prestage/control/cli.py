@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from prestage.control.broker.cli import broker
+from prestage.control.planning.cli import planner
 
 
 @click.group()
@@ -13,3 +14,4 @@ def control() -> None:
 
 
 control.add_command(broker)
+control.add_command(planner)
