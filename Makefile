@@ -43,6 +43,7 @@ lock: ## write requirements.lock anew from both pyproject.toml (no registry is n
 	  --group dev --group demo --extra bench --extra daemonset --extra numpy pyproject.toml loader-lib/pyproject.toml --output-file requirements.lock
 	$(COMPILE) --no-emit-package prestage --no-emit-package prestage-loader \
 	  --constraint requirements.lock --group torch --output-file requirements-torch.lock
+	$(COMPILE) --no-emit-package prestage --constraint requirements.lock --extra daemonset pyproject.toml --output-file requirements-image.lock
 	$(COMPILE) .ci/locks/transformers4.in --output-file requirements-transformers4.lock
 	$(COMPILE) --overrides .ci/locks/vllm-overrides.txt --excludes .ci/locks/vllm-excludes.txt .ci/locks/vllm.in --output-file requirements-vllm.lock
 
