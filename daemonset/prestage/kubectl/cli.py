@@ -12,7 +12,11 @@ from prestage.cacher.cli import run
 from prestage.cacher.net.config import VERSION
 
 COMMANDS: Final = {
+    "doctor": "prestage.kubectl.doctor:doctor",
     "enable": "prestage.kubectl.enable:enable",
+    "models": "prestage.kubectl.models:models",
+    "nodes": "prestage.kubectl.nodes:nodes",
+    "status": "prestage.kubectl.status:status",
 }
 """Name to module and what of it."""
 

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from charts import CHART, CRD_CHART, HOUSE, IMAGE, Rendered, rendered
 
-from cluster import kinds, schemas
+from cluster import schemas
 from cluster.apiserver import ApiServer
 from servers.programs import find
 
 pytestmark = pytest.mark.needs("kubernetes", "helm")
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """One of its own: helm owns cluster-wide objects."""
-    with ApiServer(tmp_path_factory.mktemp("chart"), shared=True) as running:
-        kinds.install(running)
-        running.kubectl("create", "namespace", "prestage")
-        yield running
 
 
 def helm(api: ApiServer, *words: str | Path) -> str:
