@@ -17,7 +17,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools cluster torch test-gpu fuzz demo bench check style types imports unit test test-all integrations conformance vllm soak api fmt clean
+.PHONY: help setup lock tools cluster torch test-gpu fuzz demo bench check style types imports unit test test-all integrations conformance vllm soak api chart fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 14
@@ -124,6 +124,9 @@ vllm: setup .tools/vllm/.ready ## load format "prestage" in a real vLLM on the C
 api: setup ## write the CRDs and docs/kubernetes-api.md anew from the types in daemonset/prestage/api
 	$(BIN)/python -m prestage.api crds > daemonset/chart-crds/templates/crds.yaml
 	$(BIN)/python -m prestage.api docs > docs/kubernetes-api.md
+
+chart: setup ## write the rights, webhooks and policies of the chart anew from the code
+	$(BIN)/python .ci/chart.py
 
 fmt: setup ## format, and fix what can be fixed
 	$(BIN)/ruff format .

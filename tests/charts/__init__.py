@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ CRD_CHART = HOUSE / "daemonset" / "chart-crds"
 NAMESPACE = "prestage"
 IMAGE = ("image.repository=registry.example/prestage", "image.tag=v1")
 
+POLICIES = ("admissionregistration.k8s.io/v1/MutatingAdmissionPolicy",)
+
 Manifest = dict[str, Any]
 
 
@@ -29,10 +31,14 @@ def helm(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([found, *words], capture_output=True, text=True, timeout=120, env=env, check=False)
 
 
-def rendered(*values: str, kubernetes: str = "1.36.3", chart: Path = CHART) -> str:
-    """What `helm template` prints with `--set` of each of `values`. Raises RuntimeError with what it says when it refuses."""
-    sets = [word for value in (*IMAGE, *values) for word in ("--set", value)] if chart == CHART else []
-    done = helm("template", "prestage", chart, "--namespace", NAMESPACE, "--kube-version", kubernetes, *sets)
+def rendered(*values: str, kubernetes: str = "1.36.3", serves: Sequence[str] = ()) -> str:
+    """What `helm template` prints with `--set` of each of `values`, for an API server that `serves` these beside the usual.
+
+    Raises RuntimeError with what it says when it refuses.
+    """
+    sets = [word for value in (*IMAGE, *values) for word in ("--set", value)]
+    sets += [word for version in serves for word in ("--api-versions", version)]
+    done = helm("template", "prestage", CHART, "--namespace", NAMESPACE, "--kube-version", kubernetes, *sets)
     if done.returncode != 0:
         raise RuntimeError(done.stderr)
     return done.stdout
@@ -41,8 +47,9 @@ def rendered(*values: str, kubernetes: str = "1.36.3", chart: Path = CHART) -> s
 class Rendered:
     """The objects of one rendering."""
 
-    def __init__(self, *values: str, kubernetes: str = "1.36.3") -> None:
-        self.all: list[Manifest] = [one for one in yaml.safe_load_all(rendered(*values, kubernetes=kubernetes)) if one]
+    def __init__(self, *values: str, kubernetes: str = "1.36.3", serves: Sequence[str] = ()) -> None:
+        text = rendered(*values, kubernetes=kubernetes, serves=serves)
+        self.all: list[Manifest] = [one for one in yaml.safe_load_all(text) if one]
 
     def kind(self, kind: str) -> list[Manifest]:
         """In the order of helm."""

@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "doctor": "prestage.kubectl.doctor:doctor",
     "enable": "prestage.kubectl.enable:enable",
     "models": "prestage.kubectl.models:models",
+    "mounted": "prestage.kubectl.mounted:mounted",
     "nodes": "prestage.kubectl.nodes:nodes",
     "status": "prestage.kubectl.status:status",
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from charts import CHART, CRD_CHART, HOUSE, IMAGE, Rendered, rendered
+from charts import CHART, CRD_CHART, HOUSE, IMAGE, POLICIES, Rendered, rendered
 
 from cluster import schemas
 from cluster.apiserver import ApiServer
@@ -31,7 +31,7 @@ def helm(api: ApiServer, *words: str | Path) -> str:
 )
 def test_the_api_server_takes_every_object_and_warns_of_none(api: ApiServer, values: tuple[str, ...]) -> None:
     dry = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
-    said = api.try_kubectl(*dry, stdin=rendered(*values))
+    said = api.try_kubectl(*dry, stdin=rendered(*values, serves=POLICIES))
     assert said.returncode == 0, said.stderr
     assert said.stderr == ""
     assert "daemonset.apps/prestage-node serverside-applied" in said.stdout
@@ -91,7 +91,7 @@ def test_helm_installs_upgrades_rolls_back_and_uninstalls_and_the_kinds_stay(api
     helm(api, "rollback", "prestage", "1", "--namespace", "prestage")
     image = "jsonpath={.spec.template.spec.containers[0].image}"
     assert api.kubectl(*where[:-1], image) == "registry.example/prestage:v1"
-    helm(api, "uninstall", "prestage", "--namespace", "prestage")
+    helm(api, "uninstall", "prestage", "--namespace", "prestage", "--no-hooks")  # there is no node for the hook's pod
     helm(api, "uninstall", "prestage-crds", "--namespace", "prestage")
     assert api.kubectl("get", "crd", "nodecaches.prestage.dev", "-o", "name")
     left = api.kubectl("get", "clusterrole,clusterrolebinding,csidriver,priorityclass,cachepolicy,origin", "-o", "name")

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from charts import CHART, CRD_CHART, Manifest, Rendered, helm, rendered
+from charts import CHART, CRD_CHART, POLICIES, Manifest, Rendered, helm, rendered
 
 pytestmark = pytest.mark.needs("helm")
 
@@ -216,6 +216,29 @@ def test_the_default_wall_is_visible_and_holds_for_every_namespace(chart: Render
 def test_a_mistake_in_values_is_refused_and_named(value: str, says: str) -> None:
     with pytest.raises(RuntimeError, match=says):
         rendered(value)
+
+
+@pytest.mark.parametrize(
+    ("values", "serves", "expected"),
+    [((), (), False), ((), POLICIES, True), (("admission.policy=Webhook",), POLICIES, False)],
+)
+def test_a_mutating_policy_is_there_where_it_is_served(values: tuple[str, ...], serves: tuple[str, ...], expected: bool) -> None:
+    made = Rendered(*values, serves=serves)
+    assert bool(made.kind("MutatingAdmissionPolicy")) is expected
+    [hook] = made.one("MutatingWebhookConfiguration", "prestage")["webhooks"]
+    assert (hook["failurePolicy"], hook["timeoutSeconds"]) == ("Ignore", 2)
+    service = made.one("Service", "prestage-admission")
+    assert hook["clientConfig"]["service"]["namespace"] == service["metadata"]["namespace"]
+    assert hook["clientConfig"]["service"]["port"] == service["spec"]["ports"][0]["port"]
+
+
+def test_an_uninstall_looks_for_mounts_before_it_ungates(chart: Rendered) -> None:
+    job = chart.one("Job", "prestage-uninstall")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
+    spec = job["spec"]["template"]["spec"]
+    assert spec["initContainers"][0]["command"] == ["kubectl-prestage", "mounted", "--refuse"]
+    assert spec["containers"][0]["args"] == ["control", "ungate"]
+    assert job["spec"]["backoffLimit"] == 0
 
 
 def test_an_older_kubernetes_is_refused() -> None:
