@@ -23,6 +23,7 @@ from prestage.control.gates.preference import place
 from prestage.control.gates.world import World
 from prestage.control.podspec import gates_of
 from prestage.kube.client import KubeApi
+from prestage.kube.events import Recorder
 from prestage.kube.ports import Object
 from prestage.kube.settings import KubeSettings
 
@@ -38,8 +39,10 @@ def leader(api: ApiServer) -> Iterator[World]:
     world, loop = World(OURS), asyncio.new_event_loop()
 
     async def work() -> None:
-        async with await KubeApi.connect(settings) as client:
-            await steer(client, world, instance="planner-1")
+        async with await KubeApi.connect(settings) as client, asyncio.TaskGroup() as group:
+            recorder = Recorder(client, controller="prestage.dev/planner", instance="planner-1")
+            for service in (world.follow(client), recorder.run(), steer(client, world, recorder)):
+                group.create_task(service)
 
     def run() -> None:
         asyncio.set_event_loop(loop)

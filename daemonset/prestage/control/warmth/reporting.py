@@ -31,7 +31,6 @@ GRACE_S: Final = 3.0
 """Resolving is not worth a write of its own before that."""
 REWORD_S: Final = 30.0
 _TROUBLE: Final = (Reason.FAILED, Reason.DENIED, Reason.MISCONFIGURED)
-CONTROLLER: Final = "prestage.dev/warmth"
 
 
 @dataclass(slots=True)
