@@ -93,6 +93,8 @@ class Service:
         """Blobs for peers, where that is asked for."""
         self.bringing: Bringing
         """Set by the composition root, as what follows."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Told of every change of the store; on the loop."""
         self.mounts = Mounts(store, self.history, self.blocking)
         stages.on_end = self._stage_ended
         store.room.on_evict = self._evicted
@@ -119,6 +121,7 @@ class Service:
         """The store is not what it was: nothing that was looked up counts any more."""
         self._known.clear()
         self._generation += 1
+        self.on_change()
 
     def _stage_ended(self, stage: Stage) -> None:
         self.changed()
