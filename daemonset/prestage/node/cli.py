@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import click
 
+from prestage.node.mountpoint import mountpoint
+
 
 @click.group()
 def node() -> None:
     """The parts that run on every node; the chart starts them."""
+
+
+node.add_command(mountpoint)

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from aiohttp import web
 
+from prestage.cacher.agent.allocator import bound_allocator
 from prestage.cacher.agent.bringing import Bringing
 from prestage.cacher.agent.care import Care
 from prestage.cacher.agent.config import AgentConfig
@@ -46,6 +47,8 @@ from prestage.cacher.transfer.rate import RateLimit
 
 _CLOSE_S = 1.0
 """Of the drain: for handlers that still write."""
+_OWNER_LOOK_S = 0.5
+"""How soon a wait for the store's owner sees that it is called off."""
 
 
 def run(config: AgentConfig) -> None:
@@ -56,6 +59,7 @@ def run(config: AgentConfig) -> None:
         Misconfigured: the socket is in use, an address cannot be bound, or the store must not be touched.
     """
     _allow_descriptors()
+    bound_allocator()
     try:
         asyncio.run(_Agent(config).run())
     except BaseExceptionGroup as group:
@@ -88,7 +92,10 @@ class _Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
         async with AsyncExitStack() as closing, asyncio.TaskGroup() as group:
-            store = await asyncio.to_thread(_open_store, config)
+            store = await self._opened()
+            if store is None:
+                log("agent_ended", fields={"why": "told to while it waited for the store"})
+                return
             closing.callback(store.close)
             client = HttpClient(NetConfig.from_environ(os.environ))
             closing.callback(client.close)
@@ -105,7 +112,7 @@ class _Agent:
             closing.callback(service.close)
             sockets = Sockets(service, config)
             closing.push_async_callback(sockets.close)
-            service.sockets = sockets
+            service.mounts.sockets = sockets
             service.bringing = Bringing(store, stager, endpoint_of(os.environ))
             care = Care(store, service, config)
             server = await self._listen(closing, service)
@@ -122,6 +129,7 @@ class _Agent:
                 if config.serving_rate is not None:
                     services.append(group.create_task(care.follow_serving_rate(serving, config.serving_rate)))
             await stages.start()
+            await service.mounts.start()
             log(
                 "agent_ready", fields={"root": str(config.root), "socket": str(config.socket), "metrics": service.metrics_address}
             )
@@ -136,6 +144,26 @@ class _Agent:
             for task in services:
                 task.cancel()
         log("agent_ended", fields={"seconds": round(time.monotonic() - began, 3)})
+
+    async def _opened(self) -> Store | None:
+        """None: told to end while somebody else had it."""
+        leaving = threading.Event()
+        opening = asyncio.ensure_future(asyncio.to_thread(_open_store, self._config, leaving))
+        ending = asyncio.ensure_future(self._ending.wait())
+        await asyncio.wait((opening, ending), return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if self._ending.is_set():
+            leaving.set()
+            await asyncio.wait((opening,), timeout=self._config.drain_s - _CLOSE_S)
+            if not opening.done():  # it recovers a large store: that survives `kill -9` at every step
+                log("agent_ended", fields={"cut_off": True})
+                os._exit(0)
+        try:
+            return await opening
+        except Busy:
+            if self._ending.is_set():
+                return None
+            raise
 
     def _cut_off(self, began: float) -> NoReturn:
         """A thread waits for an origin that does not answer, and nothing can tell it to stop. It must not outlive our ownership
@@ -174,21 +202,28 @@ class _Agent:
         return runner.server
 
 
-def _open_store(config: AgentConfig) -> Store:
+def _open_store(config: AgentConfig, leaving: threading.Event) -> Store:
+    """In a thread. Once `leaving` is set it ends soon, with Busy where it still waits."""
     owner = owner_of(config.root)
     if owner is not None and owner.socket is not None and answers(owner.socket):
         raise Busy(
             f"process {owner.pid} is the agent of {config.root} already, at {owner.socket}",
             hint="stop it first: transfers go on where they were",
         )
+    deadline = time.monotonic() + config.takeover_s
     with awaiting(config.root):
-        return Store.open(
-            config.root,
-            own=True,
-            budget_bytes=config.budget_bytes,
-            margin_bytes=config.margin_bytes,
-            trusted=config.trusted,
-            purpose="prestage agent",
-            socket=config.socket,
-            wait_s=config.takeover_s,
-        )
+        while True:
+            try:
+                return Store.open(
+                    config.root,
+                    own=True,
+                    budget_bytes=config.budget_bytes,
+                    margin_bytes=config.margin_bytes,
+                    trusted=config.trusted,
+                    purpose="prestage agent",
+                    socket=config.socket,
+                    wait_s=_OWNER_LOOK_S,
+                )
+            except Busy:
+                if leaving.is_set() or time.monotonic() >= deadline:
+                    raise

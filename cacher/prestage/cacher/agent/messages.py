@@ -203,12 +203,56 @@ class SocketRequest(Request):
     """Name -> artifact."""
     mount: Annotated[str, Meta(max_length=4096)] = ""
     """Where the client sees the directory that holds `<name>/`; empty: paths as on the node."""
+    flat: bool = False
+    """It sees the one artifact at `mount` itself."""
 
 
 class SocketName(Request):
     """One that was opened."""
 
     path: Text
+
+
+class TreePart(Request):
+    """One artifact of a tree."""
+
+    name: NameText
+    """Its folder."""
+    artifact: ArtifactText
+    repo: Annotated[str, Meta(max_length=200)] = ""
+    """The model repository as which .hf/ shows it; empty: the one it came from, if it came from a hub."""
+    revision: Annotated[str, Meta(max_length=200)] = ""
+    """The branch, tag or commit by which a foreign client asks for it."""
+
+
+class TreeRequest(Request):
+    """Put artifacts together for a mount, and hold them until the tree is dropped."""
+
+    parts: Annotated[list[TreePart], Meta(min_length=1, max_length=32)]
+    pod: Annotated[str, Meta(min_length=1, max_length=64)]
+    """Its UID."""
+    target: Annotated[str, Meta(min_length=1, max_length=4096, pattern="^/")]
+    """Where the tree will be bound on the node; one target has one tree."""
+    mount_path: Annotated[str, Meta(max_length=1024)] = ""
+    """Where the pod sees it."""
+    flat: bool = False
+    """The one artifact's files at the top."""
+
+
+class TreeView(msgspec.Struct):
+    """The tree of a mount."""
+
+    hold: str
+    path: str
+    """What is to be bound, read-only."""
+    pod: str
+    target: str
+    mount_path: str
+    flat: bool
+    parts: list[TreePart]
+    this_boot: bool
+    """It was asked for since the machine was booted."""
+    held_s: float
 
 
 class Reported(msgspec.Struct):
