@@ -15,8 +15,8 @@ from typing import Any
 
 import grpc
 import leaks
-from brokers import Broker
 
+from nodes.broker import Broker
 from prestage.wire import csi_pb2 as csi
 
 READY_S = 60.0

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from brokers import Broker
 from nodes import NodeParts
+from nodes.broker import Broker
 
 from cluster import images
 from cluster.kinds import install

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from brokers import Broker, Model
 from nodes import Driver, NodeParts
+from nodes.broker import Broker, Model
 
 from cluster.apiserver import ApiServer
 from cluster.kinds import install
