@@ -16,8 +16,8 @@ from typing import Any
 import grpc
 import leaks
 
-from nodes.broker import Broker
 from prestage.wire import csi_pb2 as csi
+from servers.broker import Broker
 
 READY_S = 60.0
 

@@ -98,6 +98,9 @@ class Fetch(Message, frozen=True, kw_only=True):
 
     path: str
     url: str
+    """Empty where `body` is given."""
+    body: bytes | None = None
+    """The content itself: a small file that the origin serves only to who shows the secret."""
     headers: dict[str, str] = {}
     expires_at: float | None = None
     """Seconds since the epoch; None: it does not expire."""

@@ -12,6 +12,7 @@ import click
 from prestage.cacher.cli.agent import Address
 from prestage.cacher.cli.session import Rate, Size, root_option
 from prestage.cacher.transfer.schedule import Schedule
+from prestage.node.mountpoint import mountpoint
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 _FILE = click.Path(path_type=Path)
@@ -20,6 +21,9 @@ _FILE = click.Path(path_type=Path)
 @click.group()
 def node() -> None:
     """The parts that run on every node; the chart starts them."""
+
+
+node.add_command(mountpoint)
 
 
 def _common(command: _Command) -> _Command:

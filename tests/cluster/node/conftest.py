@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from nodes import NodeParts
-from nodes.broker import Broker
 
 from cluster import images
 from cluster.kinds import install
 from cluster.whole import Cluster
+from servers.broker import Broker
 from servers.hostile import Hostile
 
 IMAGE = "localhost/kubetest/reader:1"

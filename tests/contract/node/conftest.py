@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from nodes import Driver, NodeParts
-from nodes.broker import Broker, Model
 
 from cluster.apiserver import ApiServer
 from cluster.kinds import install
 from prestage.cacher.agent.client import AgentClient
+from servers.broker import Broker, Model
 from servers.hostile import Hostile
 
 TOKENS = "csi.storage.k8s.io/serviceAccount.tokens"

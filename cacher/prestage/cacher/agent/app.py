@@ -19,6 +19,7 @@ from typing import NoReturn, Protocol
 
 from aiohttp import web
 
+from prestage.cacher.agent.allocator import bound_allocator
 from prestage.cacher.agent.bringing import Bringing
 from prestage.cacher.agent.care import Care
 from prestage.cacher.agent.config import AgentConfig
@@ -47,6 +48,8 @@ from prestage.cacher.transfer.rate import RateLimit
 
 _CLOSE_S = 1.0
 """Of the drain: for handlers that still write."""
+_OWNER_LOOK_S = 0.5
+"""How soon a wait for the store's owner sees that it is called off."""
 
 
 class Companion(Protocol):
@@ -78,6 +81,7 @@ def run(config: AgentConfig, companion: Companion | None = None) -> None:
         Misconfigured: the socket is in use, an address cannot be bound, or the store must not be touched.
     """
     _allow_descriptors()
+    bound_allocator()
     try:
         asyncio.run(_Agent(config, companion).run())
     except BaseExceptionGroup as group:
@@ -110,7 +114,10 @@ class _Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
         async with AsyncExitStack() as closing, asyncio.TaskGroup() as group:
-            store = await asyncio.to_thread(_open_store, config, companion.policy if companion is not None else None)
+            store = await self._opened()
+            if store is None:
+                log("agent_ended", fields={"why": "told to while it waited for the store"})
+                return
             closing.callback(store.close)
             client = HttpClient(NetConfig.from_environ(os.environ))
             closing.callback(client.close)
@@ -166,6 +173,27 @@ class _Agent:
                 task.cancel()
         log("agent_ended", fields={"seconds": round(time.monotonic() - began, 3)})
 
+    async def _opened(self) -> Store | None:
+        """None: told to end while somebody else had it."""
+        leaving = threading.Event()
+        policy = self._companion.policy if self._companion is not None else None
+        opening = asyncio.ensure_future(asyncio.to_thread(_open_store, self._config, policy, leaving))
+        ending = asyncio.ensure_future(self._ending.wait())
+        await asyncio.wait((opening, ending), return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if self._ending.is_set():
+            leaving.set()
+            await asyncio.wait((opening,), timeout=self._config.drain_s - _CLOSE_S)
+            if not opening.done():  # it recovers a large store: that survives `kill -9` at every step
+                log("agent_ended", fields={"cut_off": True})
+                os._exit(0)
+        try:
+            return await opening
+        except Busy:
+            if self._ending.is_set():
+                return None
+            raise
+
     def _cut_off(self, began: float) -> NoReturn:
         """A thread waits for an origin that does not answer, and nothing can tell it to stop. It must not outlive our ownership
         of the store: end as by `kill -9`, which every step on disk survives."""
@@ -203,22 +231,29 @@ class _Agent:
         return runner.server
 
 
-def _open_store(config: AgentConfig, policy: Policy | None) -> Store:
+def _open_store(config: AgentConfig, policy: Policy | None, leaving: threading.Event) -> Store:
+    """In a thread. Once `leaving` is set it ends soon, with Busy where it still waits."""
     owner = owner_of(config.root)
     if owner is not None and owner.socket is not None and answers(owner.socket):
         raise Busy(
             f"process {owner.pid} is the agent of {config.root} already, at {owner.socket}",
             hint="stop it first: transfers go on where they were",
         )
+    deadline = time.monotonic() + config.takeover_s
     with awaiting(config.root):
-        return Store.open(
-            config.root,
-            own=True,
-            budget_bytes=config.budget_bytes,
-            margin_bytes=config.margin_bytes,
-            trusted=config.trusted,
-            purpose="prestage agent",
-            socket=config.socket,
-            wait_s=config.takeover_s,
-            policy=policy,
-        )
+        while True:
+            try:
+                return Store.open(
+                    config.root,
+                    own=True,
+                    budget_bytes=config.budget_bytes,
+                    margin_bytes=config.margin_bytes,
+                    trusted=config.trusted,
+                    purpose="prestage agent",
+                    socket=config.socket,
+                    wait_s=_OWNER_LOOK_S,
+                    policy=policy,
+                )
+            except Busy:
+                if leaving.is_set() or time.monotonic() >= deadline:
+                    raise

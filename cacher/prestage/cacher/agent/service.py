@@ -63,6 +63,10 @@ READER_TTL_S = 86400.0
 HEARTBEAT_S = 5.0
 """A stream that has nothing to say says so this often."""
 _HOLD = re.compile(r"(pin|ttl|run)-[0-9a-f]{16}")
+_LONG_MAX = 4
+"""Verifies, adoptions and imports at once; more wait for their turn."""
+_KNOWN_MAX = 10_000
+"""Refs, with patterns, that are remembered as resolved: a few MB."""
 _TOUCH_S = 60.0
 """A resolved artifact's last use is written this often at most."""
 
@@ -73,6 +77,7 @@ class Service:
     def __init__(self, store: Store, stages: Stages, config: AgentConfig, loop: asyncio.AbstractEventLoop) -> None:
         self._store, self._stages, self._config = store, stages, config
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="prestage-store")
+        self._long = ThreadPoolExecutor(_LONG_MAX, thread_name_prefix="prestage-long")
         self._loop = loop
         self._known: dict[tuple[str, tuple[str, ...], tuple[str, ...]], tuple[Resolved, float]] = {}
         """Refs that were resolved, and when their use was last written; dropped whole at every change of the store."""
@@ -101,11 +106,16 @@ class Service:
 
     def close(self) -> None:
         """Wait for the store's calls to end."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._long, self._threads):
+            threads.shutdown(wait=True, cancel_futures=True)
 
     async def blocking(self, call: Callable[[], _T]) -> _T:
         """Run a call of the store in the pool."""
         return await self._loop.run_in_executor(self._threads, call)
+
+    async def _lasting(self, call: Callable[[], _T]) -> _T:
+        """Run what may take hours in threads of its own: whoever asks a quick question meanwhile is answered."""
+        return await self._loop.run_in_executor(self._long, call)
 
     def changed(self) -> None:
         """The store is not what it was: nothing that was looked up counts any more."""
@@ -189,6 +199,8 @@ class Service:
         generation = self._generation
         resolved = await self.blocking(lambda: self._resolve(named))
         if generation == self._generation:  # else what was found may be gone by now
+            if len(self._known) >= _KNOWN_MAX:  # an artifact goes by any patterns, and a store can stay as it is for months
+                self._known.clear()
             self._known[key] = (resolved, now)
         return resolved
 
@@ -341,7 +353,7 @@ class Service:
 
         async def work(tell: Tell) -> Event:
             artifact = await self.blocking(lambda: self._lookup(named)) if named is not None else None
-            report = await self.blocking(lambda: self._store.verify(artifact, on_progress=_progress(tell)))
+            report = await self._lasting(lambda: self._store.verify(artifact, on_progress=_progress(tell)))
             self.tally.damaged += len(report.bad)
             for bad in report.bad:
                 for name in bad.artifacts:
@@ -357,7 +369,7 @@ class Service:
         """What lies on this node becomes an artifact."""
 
         async def work(tell: Tell) -> Event:
-            return await self.blocking(lambda: self.bringing.adopt(request, tell))
+            return await self._lasting(lambda: self.bringing.adopt(request, tell))
 
         async with aclosing(self._streamed(work)) as events:
             async for event in events:
@@ -367,7 +379,7 @@ class Service:
         """An archive becomes an artifact."""
 
         async def work(tell: Tell) -> Event:
-            return await self.blocking(lambda: self.bringing.import_archive(request, tell))
+            return await self._lasting(lambda: self.bringing.import_archive(request, tell))
 
         async with aclosing(self._streamed(work)) as events:
             async for event in events:

@@ -312,7 +312,7 @@ class Stages:
         except Cancelled:
             return None
         except PrestageError as exc:
-            return exc
+            return _alone(exc)
         except Exception as exc:  # noqa: BLE001 - the supervisor's edge: one stage's bug must not end the others
             log("stage_bug", exc=exc, fields={"ref": stage.wish.ref.name})
             return Bug(f"staging {stage.wish.ref.name} failed: {type(exc).__name__}: {exc}", hint="please report it")
@@ -393,6 +393,12 @@ class Stages:
 def _kept(wish: Wish) -> KeptWish:
     ref = text_of(wish.ref, with_query=False)
     return KeptWish(ref, wish.selection.include, wish.selection.exclude, int(wish.priority))
+
+
+def _alone(exc: PrestageError) -> PrestageError:
+    """Without the frames it came through: an ended stage is remembered, what it worked with (a record of every piece) is not."""
+    exc.__cause__ = exc.__context__ = None
+    return exc.with_traceback(None)
 
 
 def _may_pass(outcome: PrestageError) -> bool:

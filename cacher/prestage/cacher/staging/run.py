@@ -71,7 +71,7 @@ class Run:
                 self.tools.engine.urge(job, priority)
 
     def stage(self) -> Staged:
-        """Do it.
+        """Do it; inside the room's `staging`.
 
         Raises:
             Cancelled, Changed: nothing wrong was published, what was fetched is kept.
@@ -91,7 +91,7 @@ class Run:
                 )
             except Full:
                 if is_new:
-                    self.store.evict(artifact)
+                    self.store.room.give_up(artifact)
                 raise
             with reservation:
                 self._bring(missing)

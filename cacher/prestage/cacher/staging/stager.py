@@ -204,10 +204,11 @@ class _Shared(Watcher):
 
     def _work(self) -> None:
         try:
-            staged = self._run.stage()
-            for wish in self._wishes():
-                if not isinstance(wish.ref, ArtifactRef):
-                    self._store.record_ref(wish.ref.name, wish.selection, self.artifact)
+            with self._store.room.staging(self.artifact):
+                staged = self._run.stage()
+                for wish in self._wishes():
+                    if not isinstance(wish.ref, ArtifactRef):
+                        self._store.record_ref(wish.ref.name, wish.selection, self.artifact)
             self._staged = staged
         except BaseException as exc:  # noqa: BLE001 - the edge of a thread: every caller gets it
             self._error = exc

@@ -83,6 +83,7 @@ def _finish_views(parts: Parts, evictor: Evictor) -> None:
                 evictor.finish(artifact, path)
             else:
                 remove_tree(parts.disk, path)
+                parts.disk.sync_directory(parts.layout.views)
         elif _HEX.fullmatch(path.name):
             artifact = ArtifactId(f"sha256:{path.name}")
             if not parts.holds.live(artifact):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from prestage.cacher.digests import ArtifactId, BlobId
@@ -199,7 +200,7 @@ class Store:
         room = self._owned
         with room.lock:
             self._parts.artifacts.bind(artifact, files)
-            room.claimed.difference_update(files.values())
+            room.bound(artifact, files.values())
 
     @disk_errors()
     def refs(self, artifact: ArtifactId) -> Sequence[KnownRef]:
@@ -236,7 +237,7 @@ class Store:
         with room.lock:
             blob = reusable(self._parts, manifest, file, self._trusted)
             if blob is not None:
-                room.claimed.add(blob)
+                room.claim(manifest.artifact, blob)
             return blob
 
     # -- fetching
@@ -288,7 +289,7 @@ class Store:
                     blobs=self._parts.blobs,
                     local=local,
                     is_vouched=archive is None or file.digest is not None,
-                    on_publish=room.claimed.add,
+                    on_publish=partial(room.claim, manifest.artifact),
                     on_close=lambda: room.busy.discard(name),
                 )
 
@@ -481,11 +482,11 @@ class Store:
         if not self._parts.layout.manifest(artifact).exists() and not self._parts.views.exists(artifact):
             raise NotFound(f"{artifact} is not in this store", hint="prestage ls shows what is")
         with room.lock:
-            if room.is_reserved(artifact):
+            if room.stagers(artifact):
                 raise Busy(f"{artifact} is being staged", hint="wait for that stage to end")
             before = self.free_bytes()
             removed = self._evictor.evict(artifact, claimed=room.claimed, busy=room.busy)
-        return settled(self.root, before, removed)  # may wait for half a second: nobody else has to
+        return settled(self.root, before, removed)  # may wait: nobody else has to
 
     @disk_errors()
     def verify(

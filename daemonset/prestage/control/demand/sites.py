@@ -1,0 +1,94 @@
+"""Nodes and the room on them, for many pods at once: which of them a template may run on, and how many fit now.
+
+The same answers as feasibility.py gives one by one; what nodes have in common is looked at once. `Sites` is kept from plan to
+plan, so that only what changed is looked at again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from prestage.control.demand.feasibility import Needs, Site, Where, site_of
+from prestage.control.demand.pods import PodFacts
+from prestage.kube.ports import Object, name_of, uid_of, version_of
+
+_Shape = tuple[tuple[str, int], ...]
+
+
+@dataclass(slots=True)
+class Sites:
+    """Call `look` first."""
+
+    by_name: dict[str, Site] = field(default_factory=dict)
+    _seen: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _free: dict[str, dict[str, int]] = field(default_factory=dict)
+    _shapes: dict[_Shape, set[str]] = field(default_factory=dict)
+    _where: dict[Where, frozenset[str]] = field(default_factory=dict)
+    _feasible: dict[Needs, frozenset[str]] = field(default_factory=dict)
+
+    def look(self, nodes: Iterable[Object], pods: Iterable[PodFacts]) -> None:
+        """Take in how the cluster is now. `pods`: all of them, whoever's."""
+        seen = {name_of(node): node for node in nodes}
+        is_same = seen.keys() == self.by_name.keys()
+        for name, node in seen.items():
+            mark = (uid_of(node), version_of(node))
+            if self._seen.get(name) == mark:
+                continue
+            self._seen[name] = mark
+            made = site_of(node)
+            is_same = is_same and self.by_name.get(name) == made
+            self.by_name[name] = made
+        if not is_same:
+            for gone in self.by_name.keys() - seen.keys():
+                del self.by_name[gone], self._seen[gone]
+            shapes = defaultdict[_Shape, set[str]](set)
+            for name, site in self.by_name.items():
+                shapes[tuple(sorted(site.allocatable.items()))].add(name)
+            self._shapes = dict(shapes)
+            self._where.clear()
+            self._feasible.clear()
+        self._free = {name: dict(site.allocatable) for name, site in self.by_name.items()}
+        for pod in pods:
+            if pod.takes_room_on is not None and (free := self._free.get(pod.takes_room_on)) is not None:
+                for resource, amount in pod.needs.requests:
+                    free[resource] = free.get(resource, 0) - amount
+
+    def feasible(self, needs: Needs) -> frozenset[str]:
+        """Where it could run once others end."""
+        found = self._feasible.get(needs)
+        if found is None:
+            if len(self._feasible) > _REMEMBERED:
+                self._feasible.clear()
+            fits = [
+                names
+                for shape, names in self._shapes.items()
+                if all(amount <= dict(shape).get(resource, 0) for resource, amount in needs.requests)
+            ]
+            found = self._feasible[needs] = self._allowed(needs.where).intersection(set[str]().union(*fits))
+        return found
+
+    def fitting(self, needs: Needs) -> dict[str, int]:
+        """Where it fits now, and how often."""
+        found: dict[str, int] = {}
+        for name in self.feasible(needs):
+            free, most = self._free[name], 2**31
+            for resource, amount in needs.requests:
+                most = min(most, free.get(resource, 0) // amount)
+                if most < 1:
+                    break
+            else:
+                found[name] = most
+        return found
+
+    def _allowed(self, where: Where) -> frozenset[str]:
+        found = self._where.get(where)
+        if found is None:
+            if len(self._where) > _REMEMBERED:
+                self._where.clear()
+            found = self._where[where] = frozenset(name for name, site in self.by_name.items() if where.misfit(site) is None)
+        return found
+
+
+_REMEMBERED = 4096

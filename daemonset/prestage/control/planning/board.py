@@ -1,0 +1,43 @@
+"""The last plan and what it was made from: for statuses, events, the release of gates and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from prestage.control.demand.collecting import Collected
+from prestage.control.demand.records import Line
+from prestage.control.demand.resolving import Failure
+from prestage.planner.nodes import NodeState
+from prestage.planner.plans import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """One plan."""
+
+    collected: Collected = field(default_factory=Collected)
+    nodes: tuple[NodeState, ...] = ()
+    plan: Plan = field(default_factory=Plan)
+    failures: Mapping[Line, Failure] = field(default_factory=dict)
+
+
+class Board:
+    """`last` is None before the first plan of this process."""
+
+    def __init__(self) -> None:
+        self.last: Posted | None = None
+        self._readers: list[asyncio.Event] = []
+
+    def post(self, posted: Posted) -> None:
+        """Tell all readers."""
+        self.last = posted
+        for event in self._readers:
+            event.set()
+
+    def reader(self) -> asyncio.Event:
+        """Set at each plan; whoever waits clears it."""
+        made = asyncio.Event()
+        self._readers.append(made)
+        return made

@@ -1,0 +1,97 @@
+"""Why a workload's models are not coming: words for the people of its namespace, each once. Pure.
+
+Every sentence has what is wrong, with which model, and what to do next. Nothing of other namespaces is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from prestage.control.demand.records import Line
+from prestage.control.demand.resolving import Failure
+from prestage.control.planning.board import Posted
+from prestage.kube.events import EventType, Said, Subject
+from prestage.planner.demands import Demand, Trust
+from prestage.planner.plans import Outcome, Reason, Verdict
+
+ACTION: Final = "Staging"
+_CAUSES: Final[Mapping[Reason, tuple[str, str]]] = {
+    Reason.NO_NODE: (
+        "no node on which it may run has a prestage agent and takes pods",
+        "compare nodeSelector, affinity, tolerations and requests with the nodes",
+    ),
+    Reason.TOO_LARGE: (
+        "it is larger than the whole store of each node on which it may run",
+        "use nodes with a larger store, or ask for another StorePool budget",
+    ),
+    Reason.NODE_FULL: (
+        "what running and waiting pods use fills each node on which it may run",
+        "wait until they end, add nodes, or ask for a larger StorePool budget",
+    ),
+    Reason.NAMESPACE_NODE_BYTES: (
+        "the namespace's bytesPerNode would be exceeded",
+        "remove other models from the node, or ask for another CachePolicy",
+    ),
+    Reason.NAMESPACE_BYTES: ("the namespace's bytes would be exceeded", "remove other models, or ask for another CachePolicy"),
+    Reason.TOO_MANY: ("its node is asked for as many models as one node may be", "spread the pods over more nodes"),
+    Reason.MOVING: ("the last copy of another model is copied to another node first", "nothing: it comes after that"),
+}
+_ERROR_STEPS: Final[Mapping[str, str]] = {
+    "Denied": "check the credentials, and that they may read this source",
+    "NotFound": "check the source and its revision",
+    "Misconfigured": "correct the source",
+    "Corrupt": "what the origin sent is not what it lists: compare the files there",
+    "Full": "make room: the node's disk is full of what is in use",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """One thing to say about one model of one workload."""
+
+    subject: Subject
+    alias: str
+    reason: str
+    note: str
+
+    @property
+    def said(self) -> Said:
+        """As an event."""
+        return Said(self.subject, self.reason, self.note, ACTION, EventType.WARNING)
+
+
+def complaints(posted: Posted, models: Mapping[str, Subject]) -> list[Complaint]:
+    """All that is wrong now. `models`: UID of each StagedModel to what events about it are about."""
+    found: dict[tuple[str, str], Complaint] = {}
+    subjects = {**posted.collected.subjects, **models}
+    for line, failure in sorted(posted.failures.items()):
+        if (subject := subjects.get(line.uid)) is not None:
+            found[line.uid, line.alias] = _unresolved(subject, line, failure)
+    for demand in posted.collected.demands:
+        verdict, line = posted.plan.verdicts.get(demand.id), posted.collected.lines[demand.id]
+        subject = subjects.get(line.uid)
+        if verdict is None or subject is None or demand.trust is Trust.STANDING:
+            continue
+        if (said := _verdict(subject, line, demand, verdict)) is not None:
+            found.setdefault((line.uid, line.alias), said)
+    return list(found.values())
+
+
+def _unresolved(subject: Subject, line: Line, failure: Failure) -> Complaint:
+    what = f"{line.ref} ({failure.error_class}): {failure.text}"
+    return Complaint(subject, line.alias, "NotResolved", f"model {line.alias}: {what}")
+
+
+def _verdict(subject: Subject, line: Line, demand: Demand, verdict: Verdict) -> Complaint | None:
+    name = f"model {line.alias} ({line.ref})"
+    if verdict.error is not None:
+        kind, code = verdict.error
+        step = _ERROR_STEPS.get(kind, "it is tried again by itself")
+        return Complaint(subject, line.alias, "StageFailed", f"{name} could not be staged ({kind}/{code}); {step}")
+    if verdict.reason in _CAUSES and verdict.outcome is not Outcome.ON_TIME:
+        cause, step = _CAUSES[verdict.reason]
+        gpus = f", {demand.gpus} accelerators wait" if demand.gpus else ""
+        return Complaint(subject, line.alias, str(verdict.reason), f"{name}: {cause}{gpus}; {step}")
+    return None

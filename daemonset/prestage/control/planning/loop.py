@@ -1,0 +1,130 @@
+"""Plans on every change that counts, a moment later, so that a burst is one plan; and carries the plan out.
+
+change ─▶ 50 ms (200 ms after long plans) ─▶ collect ─▶ plan ─▶ board ─▶ NodeCaches that say something new
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from prestage.api.policies import CachePolicy
+from prestage.api.reading import Invalid, read
+from prestage.control.demand.collecting import Collector, is_enabled
+from prestage.control.demand.resolving import Resolutions
+from prestage.control.demand.walls import wall_of
+from prestage.control.demand.world import World
+from prestage.control.planning.board import Board, Posted
+from prestage.control.planning.states import States
+from prestage.control.planning.writing import Writer, writes
+from prestage.kube.ports import Object, metadata_of, name_of
+from prestage.kube.resources import CACHE_POLICIES, NAMESPACES, NODE_CACHES, NODES, STORE_POOLS
+from prestage.planner.demands import Wall
+from prestage.planner.plan import Rules, plan
+
+_DEBOUNCE_S: Final = (0.05, 0.2)
+_ANYWAY_S: Final = 60.0
+"""A plan is made at least so often: clocks move, and a write that was lost is made good."""
+_AGAIN_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class Timings:
+    """For metrics. `seconds`: of the last plans, collecting included, writing not."""
+
+    plans: int = 0
+    seconds: list[float] = field(default_factory=list)
+    told: Callable[[float], None] = lambda seconds: None
+
+    def took(self, seconds: float) -> None:
+        """One plan."""
+        self.plans += 1
+        self.seconds = [*self.seconds[-199:], seconds]
+        self.told(seconds)
+
+
+class Planning:
+    """`run` while leading. What it learned of the cluster is in `world` before and after."""
+
+    def __init__(
+        self,
+        world: World,
+        writer: Writer,
+        resolutions: Resolutions,
+        board: Board,
+        *,
+        rules: Rules | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._world, self._writer, self._resolutions, self._board = world, writer, resolutions, board
+        self._rules, self._now = rules or Rules(), now
+        self._collector, self._states = Collector(), States()
+        self._news = world.news()
+        self.timings = Timings()
+        self.last_at_s: float | None = None
+        """On the loop's clock: when it last went all the way round."""
+
+    def wake(self) -> None:
+        """Something that is not in the mirrors changed: an answer of the broker."""
+        self._news.set()
+
+    def wake_later(self) -> None:
+        """A write failed: once more in a moment."""
+        asyncio.get_running_loop().call_later(_AGAIN_S, self._news.set)
+
+    async def run(self) -> None:
+        """Never returns."""
+        await self._world.synced()
+        loop = asyncio.get_running_loop()
+        self._news.set()
+        while True:
+            try:
+                async with asyncio.timeout(_ANYWAY_S):
+                    await self._news.wait()
+            except TimeoutError:
+                self._news.set()
+            least_s, most_s = _DEBOUNCE_S
+            last_s = self.timings.seconds[-1] if self.timings.seconds else 0.0
+            await asyncio.sleep(min(most_s, max(least_s, last_s)))
+            self._news.clear()
+            await self.step()
+            self.last_at_s = loop.time()
+
+    async def step(self) -> None:
+        """One plan, carried out."""
+        began_s = time.perf_counter()
+        world, resolutions = self._world, self._resolutions
+        caches = {name_of(seen): seen for seen in world[NODE_CACHES]}
+        sent = self._writer.sent()
+        collected = self._collector.collect(world, resolutions.answers)
+        resolutions.forget_seen(collected.recorded)
+        resolutions.want(collected.questions)
+        nodes = self._states.of(world[NODES], caches, world[STORE_POOLS], sent)
+        walls = walls_of(world[NAMESPACES], world[CACHE_POLICIES])
+        made = plan(collected.demands, nodes, self._now(), walls=walls, rules=self._rules)
+        due = writes(made.nodes, caches.values(), sent)
+        self.timings.took(time.perf_counter() - began_s)
+        self._board.post(Posted(collected, tuple(nodes), made, dict(resolutions.failures)))
+        await self._writer.write(due)
+
+
+def walls_of(namespaces: Iterable[Object], policies: Iterable[Object]) -> dict[str, Wall]:
+    """Of each namespace that is in."""
+    known = list(filter(None, map(_policy, policies)))
+    return {name_of(one): wall_of(labels_of(one), known) for one in namespaces if is_enabled(one)}
+
+
+def labels_of(seen: Object) -> dict[str, str]:
+    """As text."""
+    found = metadata_of(seen).get("labels")
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, Mapping) else {}
+
+
+def _policy(seen: Object) -> CachePolicy | None:
+    try:
+        return read(CachePolicy, seen)
+    except Invalid:
+        return None

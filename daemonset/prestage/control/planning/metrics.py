@@ -1,0 +1,116 @@
+"""/healthz and /metrics of the planner. Names carry units; nothing of a tenant is a label."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from prestage.control.planning.board import Board
+from prestage.planner.demands import Trust
+from prestage.planner.plans import Outcome
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is counted, over all times of leading."""
+
+    is_leading: bool = False
+    unsynced: Callable[[], list[str]] = list
+    writes: Counter[str] = field(default_factory=Counter)
+    """By what was written; those that failed as "failed"."""
+    resolves: int = 0
+
+    def asking(self) -> None:
+        """One question to the broker."""
+        self.resolves += 1
+
+
+class PlannerCollector(Collector):
+    """Reads the last plan at each scrape."""
+
+    def __init__(self, board: Board, tally: Tally) -> None:
+        self._board, self._tally = board, tally
+
+    def collect(self) -> Iterable[Metric]:
+        """See prometheus_client."""
+        tally = self._tally
+        yield GaugeMetricFamily("prestage_planner_leading", "1 while this replica leads.", value=float(tally.is_leading))
+        unsynced = GaugeMetricFamily("prestage_planner_unsynced", "1: this kind was never listed.", labels=["kind"])
+        for kind in tally.unsynced():
+            unsynced.add_metric([kind], 1.0)
+        yield unsynced
+        writes = CounterMetricFamily("prestage_planner_writes", "Requests that wrote, by what.", labels=["what"])
+        for what in ("nodecache", "status", "failed"):
+            writes.add_metric([what], tally.writes[what])
+        yield writes
+        yield CounterMetricFamily("prestage_planner_resolves", "Questions to the broker.", value=tally.resolves)
+        posted = self._board.last
+        if posted is None or not tally.is_leading:
+            return
+        found = Counter[tuple[Trust, Outcome]]()
+        late = Counter[Trust]()
+        for demand in posted.collected.demands:
+            if (verdict := posted.plan.verdicts.get(demand.id)) is not None:
+                found[demand.trust, verdict.outcome] += 1
+                late[demand.trust] = max(late[demand.trust], round(verdict.late_by_s or 0))
+        demands = GaugeMetricFamily("prestage_demands", "Demands by source and outcome.", labels=["trust", "outcome"])
+        for (trust, outcome), count in sorted(found.items()):
+            demands.add_metric([trust.name.lower(), outcome], count)
+        yield demands
+        lateness = GaugeMetricFamily("prestage_demand_late_seconds", "The latest that can be foreseen.", labels=["trust"])
+        for trust, seconds in sorted(late.items()):
+            lateness.add_metric([trust.name.lower()], seconds)
+        yield lateness
+        failures = GaugeMetricFamily("prestage_unresolved", "Models without artifact, by class of the refusal.", labels=["class"])
+        for kind, count in sorted(Counter(one.error_class for one in posted.failures.values()).items()):
+            failures.add_metric([kind], count)
+        yield failures
+
+
+class Meters:
+    """The registry."""
+
+    def __init__(self, board: Board, tally: Tally) -> None:
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self.registry.register(PlannerCollector(board, tally))
+        self._plans = Histogram(
+            "prestage_plan_seconds",
+            "Collecting demand and planning, without writing.",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+            registry=self.registry,
+        )
+
+    def planned(self, seconds: float) -> None:
+        """One plan."""
+        self._plans.observe(seconds)
+
+
+def application(meters: Meters, is_well: Callable[[], bool]) -> web.Application:
+    """`is_well`: False where only a restart helps."""
+
+    async def healthz(_request: web.Request) -> web.Response:
+        return web.Response(text="ok\n") if is_well() else web.Response(text="stuck\n", status=503)
+
+    async def metrics(_request: web.Request) -> web.Response:
+        headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        return web.Response(body=generate_latest(meters.registry), headers=headers)
+
+    made = web.Application(client_max_size=1 << 10)
+    made.router.add_get("/healthz", healthz)
+    made.router.add_get("/metrics", metrics)
+    return made

@@ -1,0 +1,137 @@
+"""Writes what statuses.py and explaining.py say: statuses at most once a second, events when something new is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, TypeVar
+
+import msgspec
+
+from prestage.api.models import StagedModel
+from prestage.api.policies import CachePolicy, StorePool
+from prestage.api.reading import Invalid, read, written
+from prestage.api.values import Metadata, Stored
+from prestage.cacher.agent.logs import log
+from prestage.cacher.errors import PrestageError
+from prestage.control.demand.collecting import is_enabled, model_line
+from prestage.control.demand.world import World
+from prestage.control.planning.board import Board, Posted
+from prestage.control.planning.explaining import complaints
+from prestage.control.planning.loop import labels_of
+from prestage.control.planning.statuses import Spread, model_status, policy_status, pool_status, spreads
+from prestage.control.planning.writing import MANAGER
+from prestage.kube.errors import Missing
+from prestage.kube.events import Recorder, Subject
+from prestage.kube.ports import Api, Object, Resource, name_of, namespace_of, uid_of, version_of
+from prestage.kube.resources import CACHE_POLICIES, NAMESPACES, NODES, STAGED_MODELS, STORE_POOLS
+
+_EVERY_S: Final = 1.0
+Kind = TypeVar("Kind", bound=Stored)
+
+
+class Reporting:
+    """`run` while leading."""
+
+    def __init__(
+        self,
+        world: World,
+        api: Api,
+        board: Board,
+        recorder: Recorder,
+        *,
+        writes: Counter[str] | None = None,
+        now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+    ) -> None:
+        self._world, self._api, self._board, self._recorder, self._now = world, api, board, recorder, now
+        self._posted = board.reader()
+        self._complained: dict[tuple[str, str], str] = {}
+        self._wrote: dict[str, tuple[str, object]] = {}
+        self._writes = Counter[str]() if writes is None else writes
+
+    async def run(self) -> None:
+        """Never returns."""
+        while True:
+            await self._posted.wait()
+            self._posted.clear()
+            if (posted := self._board.last) is not None:
+                self.complain(posted)
+                await self.report(posted)
+            await asyncio.sleep(_EVERY_S)
+
+    def complain(self, posted: Posted) -> None:
+        """An event for each thing that is wrong and was not a moment ago."""
+        models = {uid_of(one): Subject.of(STAGED_MODELS, one) for one in self._world[STAGED_MODELS]}
+        fresh: dict[tuple[str, str], str] = {}
+        for one in complaints(posted, models):
+            key = one.subject.uid, one.alias
+            fresh[key] = f"{one.reason} {one.note}"
+            if self._complained.get(key) != fresh[key]:
+                self._recorder.say(one.said)
+        self._complained = fresh
+
+    async def report(self, posted: Posted) -> None:
+        """Every status that should say something else."""
+        now, world = self._now(), self._world
+        namespaces = list(world[NAMESPACES])
+        enabled = [one for one in namespaces if is_enabled(one)]
+        names = set(map(name_of, enabled))
+        found = spreads(posted.plan, posted.nodes)
+        for seen, model in _each(StagedModel, world[STAGED_MODELS]):
+            if namespace_of(seen) in names:
+                line = model_line(seen)
+                known = posted.collected.known.get(line)
+                spread = found.get(known.artifact, Spread()) if known is not None else Spread()
+                status = model_status(model, known, posted.failures.get(line), spread, now)
+                await self._apply(STAGED_MODELS, seen, _bare(model, status=status))
+        labels = [labels_of(one) for one in enabled]
+        for seen, policy in _each(CachePolicy, world[CACHE_POLICIES]):
+            await self._apply(CACHE_POLICIES, seen, _bare(policy, status=policy_status(policy, labels, now)))
+        nodes = [labels_of(one) for one in world[NODES]]
+        for seen, pool in _each(StorePool, world[STORE_POOLS]):
+            await self._apply(STORE_POOLS, seen, _bare(pool, status=pool_status(pool, nodes, now)))
+
+    async def _apply(self, resource: Resource, seen: Object, said: Stored) -> None:
+        """The status of `said` by server-side apply, where it is not what is there nor what was just written."""
+        status = _status(said)
+        before = version_of(seen), status
+        if status == seen.get("status") or self._wrote.get(uid_of(seen)) == before:
+            return
+        body = {**{name: value for name, value in written(said).items() if name != "spec"}, "status": status}
+        try:
+            await self._api.apply(resource, body, manager=MANAGER, force=True, subresource="status")
+        except Missing:
+            return
+        except PrestageError as exc:
+            fields = {"kind": resource.kind, "name": said.metadata.name, "error": str(exc)}
+            self._writes["failed"] += 1
+            log("status_not_written", level=logging.WARNING, fields=fields)
+            return
+        self._writes["status"] += 1
+        self._wrote[uid_of(seen)] = before
+
+
+def _each(kind: type[Kind], seen: Iterable[Object]) -> Iterator[tuple[Object, Kind]]:
+    """Those that can be read."""
+    for one in seen:
+        try:
+            yield one, read(kind, one)
+        except Invalid:
+            continue
+
+
+def _status(said: Stored) -> object:
+    """Counts of nothing are said too: "0" is an answer in `kubectl get`."""
+    status = written(said).get("status")
+    if isinstance(said, StagedModel) and isinstance(status, dict):
+        return {**status, "nodes": {"warm": 0, "staging": 0, "wanted": 0, **status.get("nodes", {})}}
+    return status
+
+
+def _bare(stored: Kind, **more: object) -> Kind:
+    """To be applied: its name, and what we say."""
+    head = Metadata(name=stored.metadata.name, namespace=stored.metadata.namespace)
+    return msgspec.structs.replace(stored, metadata=head, **more)

@@ -1,0 +1,146 @@
+"""From Nodes, their NodeCaches and StorePools to what the planner knows of a node. Pure."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from prestage.api import nodes
+from prestage.api.conditions import find
+from prestage.api.nodes import NodeCache, NodeCacheSpec, NodeCacheStatus, PlannedArtifact
+from prestage.api.policies import StorePool
+from prestage.api.reading import Invalid, read
+from prestage.api.texts import quantity_bytes
+from prestage.api.values import ConditionStatus
+from prestage.control.demand.feasibility import site_of
+from prestage.control.demand.walls import selects
+from prestage.kube.ports import Object, metadata_of, name_of, uid_of, version_of
+from prestage.planner.nodes import Held, NodeState
+from prestage.planner.plans import Assignment, NodePlan, Source
+
+_GOING: Final = frozenset(
+    {
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+        "node.kubernetes.io/unschedulable",
+        "node.kubernetes.io/out-of-service",
+        "ToBeDeletedByClusterAutoscaler",
+        "DeletionCandidateOfClusterAutoscaler",
+        "karpenter.sh/disrupted",
+        "karpenter.sh/disruption",
+    }
+)
+"""Taints of a node that is away or on its way out: nothing new is staged there."""
+_WINDOWS: Final = "windows"
+
+
+def is_ours(node: Object) -> bool:
+    """Whether an agent may run there: it gets a NodeCache."""
+    labels = metadata_of(node).get("labels")
+    system = labels.get("kubernetes.io/os") if isinstance(labels, Mapping) else None
+    return system != _WINDOWS and "deletionTimestamp" not in metadata_of(node)
+
+
+def cache_of(seen: Object | None) -> NodeCache | None:
+    """None where there is none, or one that cannot be read: as if it were new."""
+    if seen is None:
+        return None
+    try:
+        return read(NodeCache, seen)
+    except Invalid:
+        return None
+
+
+def plan_in(cache: NodeCache) -> NodePlan:
+    """What it says already."""
+    return NodePlan(cache.metadata.name, cache.spec.node_uid, tuple(map(_assignment, cache.spec.artifacts or ())))
+
+
+def state_of(node: Object, cache: NodeCache | None, pools: Iterable[StorePool], *, sent: NodePlan | None = None) -> NodeState:
+    """`sent`: what was written and is not seen yet."""
+    site = site_of(node)
+    is_about = cache is not None and cache.spec.node_uid == site.uid
+    status = cache.status if cache is not None and is_about and cache.status is not None else NodeCacheStatus()
+    limits = [pool.spec for pool in pools if selects(pool.spec.node_selector, site.labels)]
+    budgets = [quantity_bytes(spec.budget) for spec in limits if spec.budget is not None]
+    budget = None if status.budget is None else min([quantity_bytes(status.budget), *budgets])
+    known = sent if sent is not None else plan_in(cache) if cache is not None and is_about else None
+    ready = find(status.conditions, "Ready")
+    is_unwell = ready is not None and ready.status is ConditionStatus.FALSE
+    return NodeState(
+        site.name,
+        site.uid,
+        budget_bytes=budget,
+        is_accepting=not is_unwell and not any(taint.key in _GOING for taint in site.taints),
+        rate_bytes_per_s=_rate(status, [spec.origin_bytes_per_second for spec in limits]),
+        held={one.digest: Held(one.state, one.error_class, one.error_code) for one in status.artifacts or ()},
+        planned={one.artifact: one for one in known.assignments} if known is not None else {},
+    )
+
+
+@dataclass(slots=True)
+class States:
+    """Of all nodes; what did not change is not read again."""
+
+    _seen: dict[str, tuple[tuple[object, ...], NodeState]] = field(default_factory=dict)
+
+    def of(
+        self, seen_nodes: Iterable[Object], caches: Mapping[str, Object], pools: Iterable[Object], sent: Mapping[str, NodePlan]
+    ) -> list[NodeState]:
+        """`caches`: by name; `sent`: what was written and is not seen yet, by node."""
+        pools = list(pools)
+        known = [pool for seen in pools if (pool := _pool(seen)) is not None]
+        marked = tuple(sorted(str(version_of(seen)) for seen in pools))
+        fresh: dict[str, tuple[tuple[object, ...], NodeState]] = {}
+        for node in filter(is_ours, seen_nodes):
+            name, cache = name_of(node), caches.get(name_of(node))
+            written = sent.get(name)
+            mark = (
+                uid_of(node),
+                version_of(node),
+                cache and (uid_of(cache), version_of(cache)),
+                marked,
+                written and written.version,
+            )
+            before = self._seen.get(name)
+            if before is None or before[0] != mark:
+                before = (mark, state_of(node, cache_of(cache), known, sent=written))
+            fresh[name] = before
+        self._seen = fresh
+        return [state for _, state in fresh.values()]
+
+
+def spec_of(made: NodePlan) -> NodeCacheSpec:
+    """As the API has it."""
+    return NodeCacheSpec(node_uid=made.uid, plan=made.version, artifacts=list(map(_planned, made.assignments)) or None)
+
+
+def _assignment(one: PlannedArtifact) -> Assignment:
+    sources = tuple(Source(source.type, source.node) for source in one.sources or ())
+    return Assignment(one.digest, one.action, one.priority, None if one.ready_by is None else one.ready_by.timestamp(), sources)
+
+
+def _planned(one: Assignment) -> PlannedArtifact:
+    return PlannedArtifact(
+        digest=one.artifact,
+        action=one.action,
+        priority=one.priority,
+        ready_by=None if one.ready_by is None else datetime.datetime.fromtimestamp(one.ready_by, datetime.UTC),
+        sources=[nodes.Source(type=source.type, node=source.node) for source in one.sources] or None,
+    )
+
+
+def _rate(status: NodeCacheStatus, caps: Iterable[int | str | None]) -> float | None:
+    if status.origin_rate_p10 is None:
+        return None
+    limits = [quantity_bytes(cap) for cap in caps if cap is not None]
+    return float(min([quantity_bytes(status.origin_rate_p10), *limits])) or None
+
+
+def _pool(seen: Object) -> StorePool | None:
+    try:
+        return read(StorePool, seen)
+    except Invalid:
+        return None

@@ -1,0 +1,122 @@
+"""Where an artifact goes: to the node of a bound pod, whatever it costs but a guarded copy; for pods that wait, to few nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from prestage.api.nodes import Action, State
+from prestage.planner.copies import Copies, homes
+from prestage.planner.demands import Demand, Trust
+from prestage.planner.ledger import Book, Ledger
+from prestage.planner.plans import Reason
+
+_TRIES = 8
+"""Nodes on which room is sought among guarded copies: looking for another home of each costs."""
+
+
+@dataclass(slots=True)
+class Placed:
+    """Where a demand was promised, where not and why."""
+
+    nodes: list[str] = field(default_factory=list)
+    refused: dict[str, Reason] = field(default_factory=dict)
+
+
+def place_bound(ledger: Ledger, copies: Copies, demand: Demand) -> Placed:
+    """On every node with a pod of it."""
+    placed = Placed()
+    for node in sorted(name for name in demand.at if name in ledger.books):
+        refused = ledger.promise(demand, node, Action.STAGE)
+        if refused is Reason.NODE_FULL:
+            refused = _over_guards(ledger, copies, demand, node)
+        if refused is None:
+            placed.nodes.append(node)
+        else:
+            placed.refused[node] = refused
+    return placed
+
+
+def place_waiting(ledger: Ledger, copies: Copies, demand: Demand) -> Placed:
+    """Where it fits now: warm nodes first, then those that are at it, then most free room, until there is place for all that
+    wait. Where it fits nowhere now: one copy, for the first node that gets free and for others to take it from."""
+    placed = Placed()
+    left = demand.count
+    for node in _ranked(ledger, demand, demand.at):
+        if left <= 0:
+            break
+        if _promise(ledger, demand, node, placed):
+            left -= max(1, demand.at[node])
+    if left > 0 and not placed.nodes:
+        for node in _ranked(ledger, demand, demand.feasible - demand.at.keys()):
+            if _promise(ledger, demand, node, placed):
+                break
+    if left > 0 and not placed.nodes:
+        full = sorted(name for name, reason in placed.refused.items() if reason is Reason.NODE_FULL)
+        for node in full[:_TRIES]:
+            if _over_guards(ledger, copies, demand, node) is None:
+                placed.nodes.append(node)
+                del placed.refused[node]
+                break
+    return placed
+
+
+def _promise(ledger: Ledger, demand: Demand, node: str, placed: Placed) -> bool:
+    refused = ledger.promise(demand, node, Action.STAGE)
+    if refused is None:
+        placed.nodes.append(node)
+        return True
+    placed.refused[node] = refused
+    return False
+
+
+def _ranked(ledger: Ledger, demand: Demand, names: Iterable[str]) -> list[str]:
+    """Those that take more, the best first."""
+    books = [ledger.books[name] for name in names if name in ledger.books]
+    ranked = sorted((_step(book, demand.artifact), -book.free_bytes, book.node.name) for book in books if book.node.takes_more)
+    return [name for _, _, name in ranked]
+
+
+def _step(book: Book, artifact: str) -> int:
+    """How near it is to being warm there. What was planned before is nearer than what was not: a choice stands."""
+    node, held = book.node, book.node.held.get(artifact)
+    if held is not None and held.state is State.WARM:
+        return 0
+    if held is not None and held.state is State.STAGING:
+        return 1
+    if held is not None and held.state is State.FAILED:
+        return 5
+    if artifact in book.promises:
+        return 2
+    before = node.planned.get(artifact)
+    return 3 if before is not None and before.action is Action.STAGE else 4
+
+
+def _over_guards(ledger: Ledger, copies: Copies, demand: Demand, node: str) -> Reason | None:
+    """By guarded copies that no other node has room for: those go. If that is not enough, and a pod is bound here: the others
+    are staged elsewhere first, and it waits for them."""
+    book = ledger.books[node]
+    lacking = demand.size_bytes - book.free_bytes - book.guarded.get(demand.artifact, 0)
+    others = [one for one in book.guarded if one != demand.artifact]
+    if lacking > sum(book.guarded[one] for one in others):
+        return Reason.NODE_FULL
+    others.sort(key=lambda one: (-copies.wanted[one][0].trust, -book.guarded[one], one))
+    homeless, movable = list[str](), list[str]()
+    for artifact in others:
+        (movable if homes(ledger, copies, artifact, node) else homeless).append(artifact)
+    freed = 0
+    for number, artifact in enumerate(homeless, 1):
+        freed += book.guarded[artifact]
+        if freed >= lacking:
+            for gone in homeless[:number]:
+                book.let_go(gone)
+            return ledger.promise(demand, node, Action.STAGE)
+    if demand.trust is not Trust.BOUND:
+        return Reason.NODE_FULL
+    for artifact in movable:
+        if freed >= lacking:
+            break
+        freed += book.guarded[artifact]
+        for home, wanting in homes(ledger, copies, artifact, node)[:1]:
+            ledger.promise(wanting, home, Action.STAGE)
+    return Reason.MOVING

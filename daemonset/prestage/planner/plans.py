@@ -1,0 +1,113 @@
+"""What a plan says: to each node what to hold, of each demand whether it will be met in time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from prestage.api.nodes import Action, SourceType
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Source:
+    """Where bytes come from. `node`: of a peer."""
+
+    type: SourceType
+    node: str | None = None
+
+
+ORIGIN = Source(SourceType.ORIGIN)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One artifact on one node."""
+
+    artifact: str
+    action: Action
+    priority: int = 0
+    """Higher first; the class of its demand is in it."""
+    ready_by: float | None = None
+    sources: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """Stages first, in the order in which they are to be done. Empty: keep, evict nothing."""
+
+    node: str
+    uid: str
+    assignments: tuple[Assignment, ...] = ()
+    ready_at: Mapping[str, float | None] = field(default_factory=dict)
+    """When each staged artifact will be warm, by the node's own rate; None: nobody can tell."""
+
+    @property
+    def version(self) -> str:
+        """Names what it says: the same as long as it says the same, in whatever order."""
+        said = "\n".join(
+            f"{one.artifact} {one.action} {one.priority} {one.ready_by} {' '.join(f'{s.type}/{s.node}' for s in one.sources)}"
+            for one in sorted(self.assignments, key=lambda one: one.artifact)
+        )
+        return hashlib.sha256(f"{self.uid}\n{said}".encode()).hexdigest()[:16]
+
+
+class Outcome(StrEnum):
+    """Of a demand."""
+
+    ON_TIME = "OnTime"
+    LATE = "Late"
+    IMPOSSIBLE = "Impossible"
+
+
+class Reason(StrEnum):
+    """Why it is late or impossible: one word for programs."""
+
+    WARM = "Warm"
+    STAGING = "Staging"
+    """It is on its way, and needs its time."""
+    RETRYING = "Retrying"
+    """The last attempt failed with what may pass."""
+    STAGE_FAILED = "StageFailed"
+    """It failed with what does not pass by itself."""
+    MOVING = "Moving"
+    """The last copy of another wanted artifact goes to another node first."""
+    NO_NODE = "NoNode"
+    """No node is there on which it may run, has an agent and takes pods."""
+    TOO_LARGE = "TooLarge"
+    """Larger than the whole budget of each node on which it may run."""
+    NODE_FULL = "NodeFull"
+    """What is surer fills each node on which it may run."""
+    NAMESPACE_NODE_BYTES = "NamespaceNodeBytes"
+    NAMESPACE_BYTES = "NamespaceBytes"
+    TOO_MANY = "TooMany"
+    """A node's plan has no place for more artifacts."""
+    KEPT = "Kept"
+    """Nothing is asked for but to keep what is warm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Of one demand."""
+
+    outcome: Outcome
+    reason: Reason
+    nodes: tuple[str, ...] = ()
+    """Where it is, or will be."""
+    refused: Mapping[str, Reason] = field(default_factory=dict)
+    """Where it was asked for and will not be: bound pods."""
+    ready_at: float | None = None
+    """When the last of them has it; None: nobody can tell."""
+    late_by_s: float | None = None
+    """After ready_by; None: nobody can tell."""
+    error: tuple[str, str] | None = None
+    """Class and code of a stage that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """For every node that was given, and every demand."""
+
+    nodes: Mapping[str, NodePlan] = field(default_factory=dict)
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)

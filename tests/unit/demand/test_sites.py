@@ -1,0 +1,122 @@
+"""Many nodes at once give the same answers as one by one; walls; what is trimmed."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from planning.objects import head, node, pod, template
+
+from prestage.api.policies import CachePolicy, CachePolicySpec, HardLimits
+from prestage.api.values import LabelSelector, Metadata, SelectorOperator, SelectorTerm
+from prestage.control.demand import trimming
+from prestage.control.demand.feasibility import misfit, needs_of, site_of, slots, suits
+from prestage.control.demand.pods import PodFacts, facts_of
+from prestage.control.demand.sites import Sites
+from prestage.control.demand.walls import selects, wall_of
+from prestage.kube.ports import Object, name_of
+from prestage.planner.demands import Wall
+
+TAINT = {"key": "gpu", "value": "yes", "effect": "NoSchedule"}
+
+
+_MORE: list[dict[str, object]] = [{}, {"nodeSelector": {"zone": "a"}}, {"tolerations": [{"operator": "Exists"}]}]
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> tuple[list[Object], list[Object]]:
+    zones, names = st.sampled_from(["a", "b"]), [f"n{number}" for number in range(draw(st.integers(1, 5)))]
+    nodes = [
+        node(name, gpus=draw(st.integers(0, 4)), taints=draw(st.sampled_from([(), (TAINT,)])), zone=draw(zones)) for name in names
+    ]
+    pods = list[Object]()
+    for number in range(draw(st.integers(0, 8))):
+        more = draw(st.sampled_from(_MORE))
+        said = template(gpus=draw(st.integers(0, 3)))
+        made = {**said, "spec": {**cast("dict[str, object]", said["spec"]), **more}}
+        pods.append(pod(f"p{number}", on=draw(st.none() | st.sampled_from(names)), made=made))
+    return nodes, pods
+
+
+@given(clusters())
+def test_sites_answer_as_feasibility_does(cluster: tuple[list[Object], list[Object]]) -> None:
+    nodes, pods = cluster
+    facts: list[PodFacts] = list(filter(None, map(facts_of, pods)))
+    sites = Sites()
+    sites.look(nodes, facts)
+    alone = {
+        name_of(one): site_of(one, [dict(fact.needs.requests) for fact in facts if fact.takes_room_on == name_of(one)])
+        for one in nodes
+    }
+    for needs in {fact.needs for fact in facts}:
+        assert sites.feasible(needs) == {name for name, site in alone.items() if suits(needs, site) is None}
+        fitting = {name: slots(needs, site) for name, site in alone.items() if misfit(needs, site) is None}
+        assert sites.fitting(needs) == fitting
+
+
+def policy(selector: LabelSelector, hard: HardLimits | None = None, most: int | None = None) -> CachePolicy:
+    spec = CachePolicySpec(namespace_selector=selector, hard=hard, max_priority=most)
+    return CachePolicy(metadata=Metadata(name="p"), spec=spec)
+
+
+def test_several_policies_on_a_namespace_are_their_intersection() -> None:
+    all_of_them = policy(LabelSelector(), HardLimits(bytes_per_node="2Ki", bytes=5000), 10)
+    some = policy(LabelSelector(match_labels={"team": "red"}), HardLimits(bytes_per_node="1Ki"), 20)
+    assert wall_of({"team": "red"}, [all_of_them, some]) == Wall(1024, 5000, 10)
+    assert wall_of({"team": "blue"}, [all_of_them, some]) == Wall(2048, 5000, 10)
+    assert wall_of({}, []) == Wall()
+
+
+@pytest.mark.parametrize(
+    ("term", "holds"),
+    [
+        (SelectorTerm(key="team", operator=SelectorOperator.IN, values=["red"]), True),
+        (SelectorTerm(key="team", operator=SelectorOperator.NOT_IN, values=["red"]), False),
+        (SelectorTerm(key="none", operator=SelectorOperator.EXISTS), False),
+        (SelectorTerm(key="none", operator=SelectorOperator.DOES_NOT_EXIST), True),
+    ],
+)
+def test_selectors_have_all_four_operators(term: SelectorTerm, holds: bool) -> None:
+    assert selects(LabelSelector(match_expressions=[term]), {"team": "red"}) is holds
+
+
+def test_what_is_trimmed_asks_for_the_same_of_a_node() -> None:
+    whole = {**pod(made=template(gpus=2, tolerations=[{"operator": "Exists"}], nodeSelector={"zone": "a"}))}
+    whole["metadata"] = {**head("p1"), "annotations": {"other": "x", "model.prestage.dev/a": "ref:a"}, "managedFields": [{}]}
+    trimmed = trimming.trimmed_pod(whole)
+    assert needs_of(trimmed) == needs_of(whole)
+    assert trimmed["metadata"] == {**head("p1"), "annotations": {"model.prestage.dev/a": "ref:a"}}
+
+
+def test_a_manifest_and_a_heartbeat_are_not_kept_and_no_news() -> None:
+    kept = trimming.trimmed_artifact({"metadata": head("a"), "spec": {"manifest": "x" * 1000}, "status": {"binding": "y"}})
+    assert kept["spec"] == {"manifest": "AA=="}
+    assert kept["status"] == {}
+    cache = {"metadata": head("n", None), "spec": {"plan": "1"}, "status": {"heartbeatAt": "x", "used": 1, "budget": 5}}
+    later = {"metadata": head("n", None), "spec": {"plan": "2"}, "status": {"heartbeatAt": "y", "used": 2, "budget": 5}}
+    matter = trimming.matter_of_node_cache
+    assert matter(trimming.trimmed_node_cache(cache)) == matter(trimming.trimmed_node_cache(later))
+    fuller = {**later, "status": {"budget": 6}}
+    assert matter(trimming.trimmed_node_cache(cache)) != matter(trimming.trimmed_node_cache(fuller))
+
+
+def test_a_pods_conditions_are_kept_and_no_news() -> None:
+    calm = trimming.trimmed_pod(pod())
+    loud = trimming.trimmed_pod({**pod(), "status": {"phase": "Pending", "conditions": [{"type": "Ready"}]}})
+    assert loud["status"] == {"phase": "Pending", "conditions": [{"type": "Ready"}]}
+    assert trimming.matter_of_pod(calm) == trimming.matter_of_pod(loud)
+
+
+def test_a_workload_without_replicas_keeps_no_template() -> None:
+    def workload(replicas: int) -> Object:
+        inner = {"metadata": {"annotations": {"prestage.dev/wait": "None"}}, "spec": {"containers": [{"name": "c", "env": []}]}}
+        return {"metadata": head("w"), "spec": {"replicas": replicas, "template": inner}, "status": {}}
+
+    assert trimming.trimmed_workload(workload(0))["spec"] == {"replicas": 0}
+    kept = trimming.trimmed_workload(workload(1))["spec"]
+    assert kept == {
+        "replicas": 1,
+        "template": {"metadata": {"annotations": {"prestage.dev/wait": "None"}}, "spec": {"containers": [{"name": "c"}]}},
+    }
