@@ -10,8 +10,10 @@ from prestage.api.rules import immutable
 from prestage.api.values import DIGEST_PATTERN, Conditions, Generation, Stored, Value
 
 _MEBIBYTE_IN_BASE64 = 4 * 2**20 // 3
-"""etcd takes 1.5 MiB an object: 1 MiB of compressed manifest is some 20,000 files. Texts, without OpenAPI's format `byte`: CEL
-reads that as URL-safe base64, so that every later write of an object whose manifest has a + in it would be refused."""
+"""etcd takes 1.5 MiB an object: 1 MiB of compressed manifest is some 20,000 files.
+
+No `format: byte`: the API server checks it as standard base64 and, for a rule of the spec, reads it as the URL-safe kind. With a
+`+` or `/` in it an object can then be created and never again written."""
 
 
 class Encoding(StrEnum):

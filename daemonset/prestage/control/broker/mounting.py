@@ -18,7 +18,7 @@ from typing import Final
 from prestage.api.brokerage import GrantedMount, MountsAnswer, MountsRequest, PodIdentity, Template, WantedMount
 from prestage.api.nodes import ErrorClass
 from prestage.cacher.errors import Misconfigured
-from prestage.cacher.refs import HfRef, Ref, parse_ref
+from prestage.cacher.refs import HfRef, NamedRef, parse_ref
 from prestage.control.broker.identity import Node, Pod, Reviewer, pod_of
 from prestage.control.broker.refusals import No, denied, misconfigured
 from prestage.control.broker.resolving import check_grant
@@ -104,7 +104,7 @@ class Granter:
 
     def _shown(self, wish: Wish, found: Kept) -> tuple[str | None, str | None]:
         """The repository and revision that .hf/ shows."""
-        ref: Ref | None = wish.plain
+        ref: NamedRef | None = wish.plain
         if wish.model is not None:
             model = self._view.model(wish.owner, wish.model)
             ref = of_model(model).ref if model is not None else _read(found.ref)
@@ -161,7 +161,7 @@ class _Once:
         return self._template
 
 
-def _read(text: str | None) -> Ref | None:
+def _read(text: str | None) -> NamedRef | None:
     try:
         return parse_ref(text) if text else None
     except Misconfigured:

@@ -32,7 +32,7 @@ from prestage.cacher.origins.retry import RetryRules
 from prestage.cacher.origins.s3 import S3Origin
 from prestage.cacher.origins.s3_addresses import S3Settings
 from prestage.cacher.origins.s3_credentials import Handed
-from prestage.cacher.refs import HfRef, HttpRef, Ref, S3Ref
+from prestage.cacher.refs import HfRef, HttpRef, NamedRef, S3Ref
 from prestage.control.broker.credentials import HubToken, Keys, RoleToken, S3Keys
 from prestage.control.broker.refusals import misconfigured
 
@@ -71,7 +71,7 @@ class Place:
 class Opened:
     """An origin for one ref, ready to be asked. Close it."""
 
-    ref: Ref
+    ref: NamedRef
     place: Place
     client: HttpClient
     origin: S3Origin | HubOrigin | HttpOrigin
@@ -101,7 +101,7 @@ def client_of(place: Place, network: Network) -> HttpClient:
     return HttpClient(config, policy_of(place, network))
 
 
-def open_to_resolve(ref: Ref, place: Place, keys: Keys, network: Network, cancel: threading.Event) -> Opened:
+def open_to_resolve(ref: NamedRef, place: Place, keys: Keys, network: Network, cancel: threading.Event) -> Opened:
     """For a ref whose manifest is not known yet."""
     if isinstance(keys, RoleToken) and isinstance(ref, S3Ref):
         minted = _minted(
@@ -111,7 +111,9 @@ def open_to_resolve(ref: Ref, place: Place, keys: Keys, network: Network, cancel
     return _opened(ref, place, keys, network, cancel)
 
 
-def open_to_fetch(ref: Ref, place: Place, keys: Keys, network: Network, cancel: threading.Event, manifest: Manifest) -> Opened:
+def open_to_fetch(
+    ref: NamedRef, place: Place, keys: Keys, network: Network, cancel: threading.Event, manifest: Manifest
+) -> Opened:
     """For the files of a manifest."""
     if isinstance(keys, RoleToken):
         minted = _minted(keys, lambda role, sts: mint(manifest, role, sts, session_name="prestage-fetch"))
@@ -119,7 +121,7 @@ def open_to_fetch(ref: Ref, place: Place, keys: Keys, network: Network, cancel: 
     return _opened(ref, place, keys, network, cancel)
 
 
-def authority_of(ref: Ref, place: Place) -> str:
+def authority_of(ref: NamedRef, place: Place) -> str:
     """What the manifest of a ref at this Origin must say it came from."""
     match ref:
         case S3Ref():
@@ -132,7 +134,7 @@ def authority_of(ref: Ref, place: Place) -> str:
 
 
 def _opened(
-    ref: Ref, place: Place, keys: Keys, network: Network, cancel: threading.Event, expires_at: float | None = None
+    ref: NamedRef, place: Place, keys: Keys, network: Network, cancel: threading.Event, expires_at: float | None = None
 ) -> Opened:
     client = client_of(place, network)
     asker = Asker(client, RULES, cancel=cancel)

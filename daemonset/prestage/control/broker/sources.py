@@ -21,7 +21,7 @@ from prestage.api.values import NameRef
 from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import Misconfigured
 from prestage.cacher.origins.ports import Selection
-from prestage.cacher.refs import HfRef, HttpRef, Ref, S3Ref, parse_ref, text_of
+from prestage.cacher.refs import HfRef, HttpRef, NamedRef, S3Ref, parse_ref, text_of
 from prestage.control.broker.refusals import misconfigured
 
 ALL: Final = Selection()
@@ -32,7 +32,7 @@ class Wish:
     """A ref as an annotation has it, read: a plain one, or a StagedModel by name and owner."""
 
     text: str
-    plain: Ref | None
+    plain: NamedRef | None
     model: str | None
     owner: str
     """The namespace whose word and credentials count, and where its Artifact is kept."""
@@ -46,7 +46,7 @@ class Wish:
 class Source:
     """What is resolved. Hashable: credentials are kept by it."""
 
-    ref: Ref
+    ref: NamedRef
     owner: str
     selection: Selection = ALL
     origin: str | None = None
@@ -78,7 +78,7 @@ def read_wish(alias: str, text: str, namespace: str) -> Wish:
     return Wish(text, request.source, None, namespace)
 
 
-def of_ref(ref: Ref, namespace: str, secret: str | None) -> Source:
+def of_ref(ref: NamedRef, namespace: str, secret: str | None) -> Source:
     """Of an annotation."""
     credentials = Credentials(type=CredentialType.SECRET, secret_ref=NameRef(name=secret)) if secret else None
     return Source(ref, namespace, credentials=credentials, expected=ref.pin)
@@ -104,7 +104,7 @@ def of_model(model: StagedModel) -> Source:
     return Source(ref, model.metadata.namespace or "", selection, origin, spec.credentials, expected)
 
 
-def _at(ref: Ref, revision: str, name: str) -> Ref:
+def _at(ref: NamedRef, revision: str, name: str) -> NamedRef:
     if isinstance(ref, HfRef):
         try:
             return replace(parse_ref(f"hf://{ref.repo}@{revision}"), pin=ref.pin)
@@ -123,6 +123,6 @@ def content_of(model: StagedModel) -> str:
     return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
 
 
-def shown_ref(ref: Ref) -> str:
+def shown_ref(ref: NamedRef) -> str:
     """What the Artifact says it came from."""
     return text_of(replace(ref, pin=None), with_query=False)

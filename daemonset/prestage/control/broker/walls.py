@@ -17,13 +17,13 @@ from typing import Final
 
 from prestage.api.policies import CachePolicy, Origin, OriginType
 from prestage.api.values import LabelSelector, SelectorOperator, SelectorTerm
-from prestage.cacher.refs import FileRef, HfRef, HttpRef, Ref, S3Ref
+from prestage.cacher.refs import FileRef, HfRef, HttpRef, NamedRef, S3Ref
 from prestage.control.broker.refusals import No, denied, misconfigured
 
 _SCHEMES: Final = {OriginType.S3: "s3://", OriginType.HUGGING_FACE: "hf://", OriginType.HTTPS: "https://"}
 
 
-def type_of(ref: Ref) -> OriginType:
+def type_of(ref: NamedRef) -> OriginType:
     """The type of Origin that serves it.
 
     Raises:
@@ -46,7 +46,7 @@ def type_of(ref: Ref) -> OriginType:
             raise denied("NoFiles", "file:// is not served in a cluster", "put the model into an object store")
 
 
-def check_plain(ref: Ref) -> None:
+def check_plain(ref: NamedRef) -> None:
     """No path tricks: a server that tidies paths up would lead behind a wall.
 
     Raises:
@@ -61,7 +61,7 @@ def check_plain(ref: Ref) -> None:
             raise misconfigured("PathTrick", f"{ref.name} has an empty part, '.', '..' or '\\' in its path", "name it plainly")
 
 
-def subjects(ref: Ref) -> tuple[str, ...]:
+def subjects(ref: NamedRef) -> tuple[str, ...]:
     """What a policy's `match` may be about."""
     match ref:
         case HfRef():
@@ -73,7 +73,7 @@ def subjects(ref: Ref) -> tuple[str, ...]:
     return ()
 
 
-def origin_for(ref: Ref, origins: Iterable[Origin]) -> Origin:
+def origin_for(ref: NamedRef, origins: Iterable[Origin]) -> Origin:
     """The default Origin of an annotation's ref.
 
     Raises:
@@ -90,7 +90,7 @@ def origin_for(ref: Ref, origins: Iterable[Origin]) -> Origin:
     raise misconfigured("TwoDefaultOrigins", f"several Origins are the default for {_SCHEMES[wanted]} refs: {names}", "leave one")
 
 
-def origin_named(name: str, ref: Ref, origins: Iterable[Origin]) -> Origin:
+def origin_named(name: str, ref: NamedRef, origins: Iterable[Origin]) -> Origin:
     """The Origin of a StagedModel's originRef.
 
     Raises:
@@ -107,7 +107,7 @@ def origin_named(name: str, ref: Ref, origins: Iterable[Origin]) -> Origin:
     return found
 
 
-def check_walls(ref: Ref, origin: Origin, policies: Iterable[CachePolicy], labels: Mapping[str, str]) -> None:
+def check_walls(ref: NamedRef, origin: Origin, policies: Iterable[CachePolicy], labels: Mapping[str, str]) -> None:
     """May a namespace with these labels name `ref` at `origin`?
 
     Raises:
@@ -122,7 +122,7 @@ def check_walls(ref: Ref, origin: Origin, policies: Iterable[CachePolicy], label
             raise _refused(ref, origin, policy, allowed)
 
 
-def _refused(ref: Ref, origin: Origin, policy: CachePolicy, allowed: Sequence[str]) -> No:
+def _refused(ref: NamedRef, origin: Origin, policy: CachePolicy, allowed: Sequence[str]) -> No:
     here = f"CachePolicy {policy.metadata.name} does not allow {ref.name} at Origin {origin.metadata.name}"
     shown = ", ".join(allowed[:5]) + (" …" if len(allowed) > 5 else "")
     hint = f"it allows there: {shown}" if allowed else f"it allows nothing at Origin {origin.metadata.name}: ask an operator"

@@ -15,7 +15,7 @@ from prestage.control.gates.fitting import fit
 from prestage.control.gates.prediction import Holding, Outlook, outlook
 from prestage.control.gates.preference import PLACES_MAX, place_of
 from prestage.control.gates.world import Known, World
-from prestage.control.podspec import gates_of, node_of
+from prestage.control.podspec import gates_of, is_gated, node_of
 from prestage.kube.ports import Object
 
 
@@ -52,6 +52,7 @@ def surroundings(
     failures = [one.failed for name, one in seen.items() if name in found.with_room]
     situation = Situation(
         placed=bool(node_of(pod)),
+        gated=is_gated(pod),
         wait=request.wait,
         on_timeout=request.on_timeout,
         gate_timeout_s=request.gate_timeout_s,

@@ -101,6 +101,8 @@ class World:
     mirrors: dict[Resource, Mirror] = field(default_factory=lambda: {one: Mirror(keep) for one, keep in FOLLOWED.items()})
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC)
+    leading: bool = False
+    """We hold the lease ourselves: it is not followed."""
     synced: set[Resource] = field(default_factory=set)
     revision: int = 0
     """Counts changes."""
@@ -195,6 +197,8 @@ class World:
 
     def lease_age_s(self) -> float | None:
         """None: nobody leads."""
+        if self.leading:
+            return 0.0
         lease = self.mirrors[LEASES].get(PLANNER_LEASE, self.namespace)
         return None if lease is None else renewed_ago_s(lease, self.now())
 
