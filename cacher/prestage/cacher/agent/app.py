@@ -38,6 +38,7 @@ from prestage.cacher.origins import open_origin
 from prestage.cacher.origins.huggingface import endpoint_of
 from prestage.cacher.origins.ports import Origin
 from prestage.cacher.refs import ArtifactRef, Ref
+from prestage.cacher.serving.config import ServingConfig
 from prestage.cacher.serving.supervisor import Serving
 from prestage.cacher.staging import Stager
 from prestage.cacher.store.budget import Policy
@@ -149,9 +150,7 @@ class _Agent:
                 group.create_task(IdleConnections(server, config.idle_connection_s).run()),
             ]
             if config.serving is not None:
-                service.serving = serving = Serving(config.serving)
-                closing.callback(serving.stop, _CLOSE_S)
-                await asyncio.to_thread(serving.start)
+                serving = await self._serve_peers(closing, service, config.serving)
                 if config.serving_rate is not None:
                     services.append(group.create_task(care.follow_serving_rate(serving, config.serving_rate)))
             if companion is not None:
@@ -201,6 +200,12 @@ class _Agent:
             self._config.socket.unlink()
         log("agent_ended", fields={"seconds": round(time.monotonic() - began, 3), "cut_off": True})
         os._exit(0)
+
+    async def _serve_peers(self, closing: AsyncExitStack, service: Service, config: ServingConfig) -> Serving:
+        service.serving = serving = Serving(config)
+        closing.callback(serving.stop, _CLOSE_S)
+        await asyncio.to_thread(serving.start)
+        return serving
 
     async def _listen(self, closing: AsyncExitStack, service: Service) -> web.Server:
         config = self._config
