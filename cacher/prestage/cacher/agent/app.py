@@ -14,6 +14,7 @@ import resource
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import NoReturn, Protocol
 
@@ -124,14 +125,8 @@ class _Agent:
             closing.callback(client.close)
             engine = Engine(config.limits, RateLimit(config.rate))
             closing.callback(engine.close)
-
-            def opening(ref: Ref, cancel: threading.Event) -> Origin:
-                if companion is not None and isinstance(ref, ArtifactRef):
-                    return companion.open_artifact(ref, cancel)
-                return open_origin(ref, client=client, environ=os.environ, cancel=cancel)
-
             stager = Stager(store, engine, client)
-            stages = Stages(stager, opening, store.wishes, config, group=group)
+            stages = Stages(stager, _opening(companion, client), store.wishes, config, group=group)
             closing.callback(stages.close)
             service = Service(store, stages, config, loop)
             closing.callback(service.close)
@@ -234,6 +229,17 @@ class _Agent:
             service.metrics_address = "{}:{}".format(*metrics.addresses[0][:2])
         assert runner.server is not None
         return runner.server
+
+
+def _opening(companion: Companion | None, client: HttpClient) -> Callable[[Ref, threading.Event], Origin]:
+    """Where bytes come from: of an artifact by its digest, where the companion says."""
+
+    def opening(ref: Ref, cancel: threading.Event) -> Origin:
+        if companion is not None and isinstance(ref, ArtifactRef):
+            return companion.open_artifact(ref, cancel)
+        return open_origin(ref, client=client, environ=os.environ, cancel=cancel)
+
+    return opening
 
 
 def _open_store(config: AgentConfig, policy: Policy | None, leaving: threading.Event) -> Store:
