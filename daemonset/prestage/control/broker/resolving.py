@@ -238,7 +238,8 @@ def check_grant(view: View, wish: Wish, namespace: str, service_account: str) ->
         No: none says so. Whether the StagedModel is there is not told: that is its owner's.
     """
     assert wish.model is not None
-    found = grant_for(view.grants(wish.owner), model=wish.model, namespace=namespace, service_account=service_account)
+    grants = view.grants(wish.owner, wish.model, namespace)
+    found = grant_for(grants, model=wish.model, namespace=namespace, service_account=service_account)
     if found is None:
         hint = f"its owner may write a StagedModelGrant in {wish.owner} from namespace {namespace}"
         raise denied("NoGrant", f"nothing lets {namespace}/{service_account} have StagedModel {wish.owner}/{wish.model}", hint)
