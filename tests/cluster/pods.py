@@ -7,6 +7,8 @@ Ways in are chosen by labels of a test's namespace: `test.prestage.dev/webhook`,
 from __future__ import annotations
 
 import copy
+import datetime
+import hashlib
 import itertools
 import json
 import subprocess
@@ -15,6 +17,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 from urllib.request import urlopen
+
+from pods import objects
 
 from cluster.apiserver import ApiServer
 from cluster.processes import Processes, steady_port
@@ -126,7 +130,7 @@ class Admission:
 def opened(api: ApiServer, *ways: str) -> str:
     """A new namespace with these ways in, and its service account (nobody else is there to make it)."""
     name = f"pods-{next(_NUMBERS)}"
-    labels = {f"test.prestage.dev/{way}": "true" for way in ways}
+    labels = {"prestage.dev/enabled" if way == "enabled" else f"test.prestage.dev/{way}": "true" for way in ways}
     applied(
         api,
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}},
@@ -147,3 +151,53 @@ def created(api: ApiServer, namespace: str, pod: Mapping[str, object], *, dry: b
     done = create(api, namespace, pod, dry=dry)
     assert done.returncode == 0, done.stderr
     return cast("dict[str, dict[str, object]]", json.loads(done.stdout))
+
+
+class Scene:
+    """A node with one accelerator, its NodeCache and an Artifact, as agents, planner and broker write them: nobody else is there.
+
+    Pods of the scene go to its node only, by a node selector.
+    """
+
+    def __init__(self, api: ApiServer, namespace: str, *, size_bytes: int = 1_000_000_000) -> None:
+        self.api, self.namespace = api, namespace
+        self.node, self.job = f"node-{namespace}", f"job-{namespace}"
+        self.digest = "sha256:" + hashlib.sha256(namespace.encode()).hexdigest()
+        applied(api, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node, "labels": {"scene": namespace}}})
+        gpus = {"pods": "9", "nvidia.com/gpu": "1"}
+        self._status("node", self.node, {"allocatable": gpus, "capacity": gpus})
+        if "not-ready" in api.kubectl("get", "node", self.node, "-o", "jsonpath={.spec.taints}"):
+            api.kubectl("taint", "node", self.node, "node.kubernetes.io/not-ready-")
+        self.uid = api.kubectl("get", "node", self.node, "-o", "jsonpath={.metadata.uid}")
+        there = objects.artifact(self.digest, size=size_bytes, uid=self.job)
+        named = {"name": self.digest.replace(":", "-"), "namespace": namespace}
+        applied(api, {**there, "metadata": named, "status": {}})
+        self._status("artifact", named["name"], cast("dict[str, object]", there["status"]), "-n", namespace)
+        applied(api, {**objects.node_cache(self.node, {}), "spec": {"nodeUID": self.uid}, "status": {}})
+        self.lead()
+
+    def lead(self, age_s: float = -3600.0) -> None:
+        """The planner's lease. Nobody renews it here: by default it is well for an hour."""
+        applied(self.api, objects.lease(age_s, now=datetime.datetime.now(datetime.UTC)))
+
+    def state(self, state: str) -> None:
+        """Of the artifact on the node, as the agent says it."""
+        cache = objects.node_cache(self.node, {self.digest: state})
+        self._status("nodecache", self.node, cast("dict[str, object]", cache["status"]))
+
+    def pod(self, name: str, annotations: Mapping[str, str] | None = None, *gates: Object) -> dict[str, object]:
+        """Of the Job that the artifact is recorded for; it claims the accelerator."""
+        spec = {"nodeSelector": {"scene": self.namespace}, **({"schedulingGates": list(gates)} if gates else {})}
+        made = objects.pod(annotations, name=name, gpus=1, spec=spec)
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "job", "uid": self.job, "controller": True}
+        return {**made, "metadata": {**cast("dict[str, object]", made["metadata"]), "ownerReferences": [owner]}}
+
+    def stored(self, name: str) -> dict[str, dict[str, object]]:
+        """A pod as it stands."""
+        return cast(
+            "dict[str, dict[str, object]]", json.loads(self.api.kubectl("get", "pod", name, "-n", self.namespace, "-o", "json"))
+        )
+
+    def _status(self, kind: str, name: str, status: Mapping[str, object], *more: str) -> None:
+        patch = json.dumps({"status": status})
+        self.api.kubectl("patch", kind, name, *more, "--subresource=status", "--type=merge", "-p", patch)

@@ -13,19 +13,25 @@ from servers.fixtures import require
 
 
 @pytest.fixture(scope="session")
-def admission(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admission]:
-    """Serving, registered, trusted."""
+def admission_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """With our kinds and our namespace."""
     require("kubernetes")
     with ApiServer(tmp_path_factory.mktemp("admission"), shared=True) as api:
         install(api)
         applied(api, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OURS}})
-        running = Admission(api)
-        try:
-            running.start()
-            running.register()
-            yield running
-        finally:
-            running.processes.kill_all()
+        yield api
+
+
+@pytest.fixture(scope="session")
+def admission(admission_api: ApiServer) -> Iterator[Admission]:
+    """Serving, registered, trusted."""
+    running = Admission(admission_api)
+    try:
+        running.start()
+        running.register()
+        yield running
+    finally:
+        running.processes.kill_all()
 
 
 @pytest.fixture

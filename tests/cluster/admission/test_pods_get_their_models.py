@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import json
 from typing import cast
 
 import pytest
-from pods.objects import DIGEST, JOB, LLAMA, OTHER, artifact, container, lease, node_cache, pod
+from pods.objects import LLAMA, OTHER, container, pod
 
 from cluster.apiserver import ApiServer
-from cluster.pods import Admission, applied, create, created, opened
+from cluster.pods import Admission, Scene, create, created, opened
 from prestage.control.admission.manifests import Client, manifests
 from prestage.control.gates.preference import place
 from prestage.control.podspec import attributes_of, gates_of, is_ours, volumes_of
@@ -117,8 +116,9 @@ def named(seen: dict[str, object], name: str) -> dict[str, object]:
 
 
 def shape(seen: Object) -> object:
-    """What was made of the pod's spec; without the token volume, whose name is drawn."""
-    text = json.dumps(seen["spec"], sort_keys=True)
+    """What was made of the pod's spec; without the token volume's name, which is drawn, and the gate, which takes state."""
+    spec = {key: value for key, value in cast("dict[str, object]", seen["spec"]).items() if key != "schedulingGates"}
+    text = json.dumps(spec, sort_keys=True)
     tokens = [str(one["name"]) for one in volumes_of(seen) if str(one["name"]).startswith("kube-api-access-")]
     for token in tokens:
         text = text.replace(token, "kube-api-access")
@@ -225,44 +225,27 @@ def test_pods_that_ask_for_nothing_never_reach_us(admission: Admission, api: Api
 
 
 def test_the_artifact_of_the_template_a_gate_and_a_preference(admission: Admission, api: ApiServer, by_both: str) -> None:
-    """No controller runs here: the objects are as planner, broker and agents write them."""
-    job = f"{JOB}-state"
-    there = artifact(uid=job)
-    there["metadata"] = {"name": DIGEST.replace(":", "-"), "namespace": by_both}
-    spec = {key: value for key, value in there.items() if key != "status"}
-    applied(api, spec, _fresh_lease(), {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})
-    _status(api, "artifact", DIGEST.replace(":", "-"), {"status": there["status"]}, "-n", by_both)
-    _status(
-        api,
-        "node",
-        "n1",
-        {"status": {"allocatable": {"pods": "9", "nvidia.com/gpu": "1"}, "capacity": {"pods": "9", "nvidia.com/gpu": "1"}}},
-    )
-    if "not-ready" in api.kubectl("get", "node", "n1", "-o", "jsonpath={.spec.taints}"):
-        api.kubectl("taint", "node", "n1", "node.kubernetes.io/not-ready-")
-    uid = api.kubectl("get", "node", "n1", "-o", "jsonpath={.metadata.uid}")
-    cache = node_cache("n1", {DIGEST: "Staging"})
-    applied(api, {**{key: value for key, value in cache.items() if key != "status"}, "spec": {"nodeUID": uid}})
-    _status(api, "nodecache", "n1", {"status": cache["status"]})
-    owned = pod(ASKS, gpus=1)
-    owned["metadata"] = {**cast("dict[str, object]", owned["metadata"]), "ownerReferences": [_owner(job)]}
+    scene = Scene(api, by_both)
+    scene.state("Staging")
 
     def seen() -> dict[str, dict[str, object]]:
-        return created(api, by_both, owned, dry=True)
+        return created(api, by_both, scene.pod("asked"), dry=True)
 
     admission.processes.wait_for(lambda: "prestage.dev/warm" in gates_of(seen()), what="a gate")
     [volume] = [one for one in volumes_of(seen()) if is_ours(one)]
-    assert attributes_of(volume)["artifact.prestage.dev/llama"] == DIGEST
-    created(api, by_both, named(owned, "gated"))
-    api.kubectl("label", "node", "n1", f"prestage.dev/place={_place(uid)}")
-    _status(api, "nodecache", "n1", {"status": {"artifacts": [{"digest": DIGEST, "state": "Warm"}]}})
+    assert attributes_of(volume)["artifact.prestage.dev/llama"] == scene.digest
+    created(api, by_both, scene.pod("gated"))
+    mine = place({"metadata": {"uid": scene.uid}})
+    api.kubectl("label", "node", scene.node, f"prestage.dev/place={mine}")
+    scene.state("Warm")
     admission.processes.wait_for(lambda: gates_of(seen()) == [], what="no gate")
-    assert _place(uid) in json.dumps(seen()["spec"]["affinity"])
+    assert mine in json.dumps(seen()["spec"]["affinity"])
     foreign = by_hand({"model.prestage.dev/a": "ref:a", "artifact.prestage.dev/a": OTHER})
     assert "this namespace has no such artifact" in create(api, by_both, pod({}, spec={"volumes": [foreign]})).stderr
-    api.kubectl("delete", "lease", "prestage-planner", "-n", "prestage")
-    _status(api, "nodecache", "n1", {"status": {"artifacts": [{"digest": DIGEST, "state": "Staging"}]}})
-    admission.processes.wait_for(lambda: gates_of(_stored(api, by_both, "gated")) == [], what="the guard to take the gate off")
+    assert gates_of(scene.stored("gated")) == ["prestage.dev/warm"], "the guard leaves gates to who leads"
+    scene.lead(age_s=20)
+    scene.state("Staging")
+    admission.processes.wait_for(lambda: gates_of(scene.stored("gated")) == [], what="the guard to take the gate off")
     assert gates_of(seen()) == [], "nobody leads: nothing is gated"
 
 
@@ -311,23 +294,3 @@ def test_without_us_pods_are_made_with_their_volume_and_without_a_gate(
         assert "there is no such annotation" in refused.stderr
     finally:
         admission.start()
-
-
-def _fresh_lease() -> Object:
-    return lease(-3600, now=datetime.datetime.now(datetime.UTC))  # nobody renews it here: well for an hour
-
-
-def _owner(uid: str) -> Object:
-    return {"apiVersion": "batch/v1", "kind": "Job", "name": "job", "uid": uid, "controller": True}
-
-
-def _status(api: ApiServer, kind: str, name: str, patch: Object, *more: str) -> None:
-    api.kubectl("patch", kind, name, *more, "--subresource=status", "--type=merge", "-p", json.dumps(patch))
-
-
-def _place(uid: str) -> str:
-    return place({"metadata": {"uid": uid}})
-
-
-def _stored(api: ApiServer, namespace: str, name: str) -> Object:
-    return cast(Object, json.loads(api.kubectl("get", "pod", name, "-n", namespace, "-o", "json")))

@@ -45,6 +45,13 @@ EXPECTED: list[tuple[str, Situation, Decision, Reason]] = [
     ("nobody can say", replace(SOON, ready_in_s=None), Decision.FREE, Reason.UNKNOWN),
     ("too late", replace(SOON, ready_in_s=151.0), Decision.FREE, Reason.TOO_LATE),
     ("too late by now", replace(SOON, ready_in_s=60.0, waited_s=100.0), Decision.FREE, Reason.TOO_LATE),
+    (
+        "too late, but to fail",
+        replace(SOON, gated=True, on_timeout=OnTimeout.FAIL, ready_in_s=60.0, waited_s=100.0),
+        Decision.GATE,
+        Reason.LAST_CHANCE,
+    ),
+    ("too late from the start", replace(SOON, on_timeout=OnTimeout.FAIL, ready_in_s=151.0), Decision.FREE, Reason.TOO_LATE),
     ("a longer patience", replace(SOON, ready_in_s=200.0, gate_timeout_s=300.0), Decision.GATE, Reason.READY_SOON),
     ("soon", SOON, Decision.GATE, Reason.READY_SOON),
 ]
@@ -66,6 +73,7 @@ def test_the_document_shows_the_table() -> None:
 situations = st.builds(
     Situation,
     placed=st.booleans(),
+    gated=st.booleans(),
     wait=st.sampled_from(WaitFor),
     on_timeout=st.sampled_from(OnTimeout),
     gate_timeout_s=st.floats(1, 3600),

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from contextlib import AsyncExitStack, suppress
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from aiohttp import web
 
@@ -37,9 +37,10 @@ from prestage.cacher.net.config import NetConfig
 from prestage.cacher.origins import open_origin
 from prestage.cacher.origins.huggingface import endpoint_of
 from prestage.cacher.origins.ports import Origin
-from prestage.cacher.refs import Ref
+from prestage.cacher.refs import ArtifactRef, Ref
 from prestage.cacher.serving.supervisor import Serving
 from prestage.cacher.staging import Stager
+from prestage.cacher.store.budget import Policy
 from prestage.cacher.store.locks import awaiting, owner_of
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
@@ -51,7 +52,28 @@ _OWNER_LOOK_S = 0.5
 """How soon a wait for the store's owner sees that it is called off."""
 
 
-def run(config: AgentConfig) -> None:
+class Companion(Protocol):
+    """What knows of more than this node, in the agent's process: it says what is let go of, and where artifacts come from."""
+
+    @property
+    def policy(self) -> Policy:
+        """In which order things are let go of. Asked from the store's threads."""
+        ...
+
+    def open_artifact(self, ref: ArtifactRef, cancel: threading.Event) -> Origin:
+        """Where the bytes of an artifact come from. Called in a stage's thread, never before `start`."""
+        ...
+
+    async def start(self, service: Service) -> None:
+        """Before anything is staged or answered."""
+        ...
+
+    async def run(self) -> None:
+        """Until cancelled: one that ends ends the agent."""
+        ...
+
+
+def run(config: AgentConfig, companion: Companion | None = None) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -61,7 +83,7 @@ def run(config: AgentConfig) -> None:
     _allow_descriptors()
     bound_allocator()
     try:
-        asyncio.run(_Agent(config).run())
+        asyncio.run(_Agent(config, companion).run())
     except BaseExceptionGroup as group:
         told, bugs = group.split(PrestageError)
         if told is None or bugs is not None:
@@ -82,12 +104,12 @@ def _first(group: BaseExceptionGroup[PrestageError]) -> PrestageError:
 
 
 class _Agent:
-    def __init__(self, config: AgentConfig) -> None:
-        self._config = config
+    def __init__(self, config: AgentConfig, companion: Companion | None) -> None:
+        self._config, self._companion = config, companion
         self._ending = asyncio.Event()
 
     async def run(self) -> None:
-        config = self._config
+        config, companion = self._config, self._companion
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
@@ -103,6 +125,8 @@ class _Agent:
             closing.callback(engine.close)
 
             def opening(ref: Ref, cancel: threading.Event) -> Origin:
+                if companion is not None and isinstance(ref, ArtifactRef):
+                    return companion.open_artifact(ref, cancel)
                 return open_origin(ref, client=client, environ=os.environ, cancel=cancel)
 
             stager = Stager(store, engine, client)
@@ -114,6 +138,8 @@ class _Agent:
             closing.push_async_callback(sockets.close)
             service.mounts.sockets = sockets
             service.bringing = Bringing(store, stager, endpoint_of(os.environ))
+            if companion is not None:
+                await companion.start(service)
             care = Care(store, service, config)
             server = await self._listen(closing, service)
             services = [
@@ -128,6 +154,8 @@ class _Agent:
                 await asyncio.to_thread(serving.start)
                 if config.serving_rate is not None:
                     services.append(group.create_task(care.follow_serving_rate(serving, config.serving_rate)))
+            if companion is not None:
+                services.append(group.create_task(companion.run()))
             await stages.start()
             await service.mounts.start()
             log(
@@ -148,7 +176,8 @@ class _Agent:
     async def _opened(self) -> Store | None:
         """None: told to end while somebody else had it."""
         leaving = threading.Event()
-        opening = asyncio.ensure_future(asyncio.to_thread(_open_store, self._config, leaving))
+        policy = self._companion.policy if self._companion is not None else None
+        opening = asyncio.ensure_future(asyncio.to_thread(_open_store, self._config, policy, leaving))
         ending = asyncio.ensure_future(self._ending.wait())
         await asyncio.wait((opening, ending), return_when=asyncio.FIRST_COMPLETED)
         ending.cancel()
@@ -202,7 +231,7 @@ class _Agent:
         return runner.server
 
 
-def _open_store(config: AgentConfig, leaving: threading.Event) -> Store:
+def _open_store(config: AgentConfig, policy: Policy | None, leaving: threading.Event) -> Store:
     """In a thread. Once `leaving` is set it ends soon, with Busy where it still waits."""
     owner = owner_of(config.root)
     if owner is not None and owner.socket is not None and answers(owner.socket):
@@ -223,6 +252,7 @@ def _open_store(config: AgentConfig, leaving: threading.Event) -> Store:
                     purpose="prestage agent",
                     socket=config.socket,
                     wait_s=_OWNER_LOOK_S,
+                    policy=policy,
                 )
             except Busy:
                 if leaving.is_set() or time.monotonic() >= deadline:

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-PRIORITIES = {"waiting-pod": 0, "declared": 10, "follow-on": 20}
+PriorityWord = Literal["waiting-pod", "declared", "follow-on"]
+PRIORITIES: dict[PriorityWord, int] = {"waiting-pod": 0, "declared": 10, "follow-on": 20}
 ArtifactText = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
 NameText = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Text = Annotated[str, Meta(min_length=1, max_length=8192)]
@@ -23,7 +24,7 @@ class StageRequest(Request):
     ref: Text
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    priority: Literal["waiting-pod", "declared", "follow-on"] = "declared"
+    priority: PriorityWord = "declared"
     keep: bool = False
     """Go on when nobody listens any more, over restarts, and try again what may pass."""
 

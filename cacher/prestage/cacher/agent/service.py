@@ -63,6 +63,8 @@ READER_TTL_S = 86400.0
 HEARTBEAT_S = 5.0
 """A stream that has nothing to say says so this often."""
 _HOLD = re.compile(r"(pin|ttl|run)-[0-9a-f]{16}")
+_LONG_MAX = 4
+"""Verifies, adoptions and imports at once; more wait for their turn."""
 _KNOWN_MAX = 10_000
 """Refs, with patterns, that are remembered as resolved: a few MB."""
 _TOUCH_S = 60.0
@@ -75,6 +77,7 @@ class Service:
     def __init__(self, store: Store, stages: Stages, config: AgentConfig, loop: asyncio.AbstractEventLoop) -> None:
         self._store, self._stages, self._config = store, stages, config
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="prestage-store")
+        self._long = ThreadPoolExecutor(_LONG_MAX, thread_name_prefix="prestage-long")
         self._loop = loop
         self._known: dict[tuple[str, tuple[str, ...], tuple[str, ...]], tuple[Resolved, float]] = {}
         """Refs that were resolved, and when their use was last written; dropped whole at every change of the store."""
@@ -90,6 +93,8 @@ class Service:
         """Blobs for peers, where that is asked for."""
         self.bringing: Bringing
         """Set by the composition root, as what follows."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Told of every change of the store; on the loop."""
         self.mounts = Mounts(store, self.history, self.blocking)
         stages.on_end = self._stage_ended
         store.room.on_evict = self._evicted
@@ -101,16 +106,22 @@ class Service:
 
     def close(self) -> None:
         """Wait for the store's calls to end."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._long, self._threads):
+            threads.shutdown(wait=True, cancel_futures=True)
 
     async def blocking(self, call: Callable[[], _T]) -> _T:
         """Run a call of the store in the pool."""
         return await self._loop.run_in_executor(self._threads, call)
 
+    async def _lasting(self, call: Callable[[], _T]) -> _T:
+        """Run what may take hours in threads of its own: whoever asks a quick question meanwhile is answered."""
+        return await self._loop.run_in_executor(self._long, call)
+
     def changed(self) -> None:
         """The store is not what it was: nothing that was looked up counts any more."""
         self._known.clear()
         self._generation += 1
+        self.on_change()
 
     def _stage_ended(self, stage: Stage) -> None:
         self.changed()
@@ -342,7 +353,7 @@ class Service:
 
         async def work(tell: Tell) -> Event:
             artifact = await self.blocking(lambda: self._lookup(named)) if named is not None else None
-            report = await self.blocking(lambda: self._store.verify(artifact, on_progress=_progress(tell)))
+            report = await self._lasting(lambda: self._store.verify(artifact, on_progress=_progress(tell)))
             self.tally.damaged += len(report.bad)
             for bad in report.bad:
                 for name in bad.artifacts:
@@ -358,7 +369,7 @@ class Service:
         """What lies on this node becomes an artifact."""
 
         async def work(tell: Tell) -> Event:
-            return await self.blocking(lambda: self.bringing.adopt(request, tell))
+            return await self._lasting(lambda: self.bringing.adopt(request, tell))
 
         async with aclosing(self._streamed(work)) as events:
             async for event in events:
@@ -368,7 +379,7 @@ class Service:
         """An archive becomes an artifact."""
 
         async def work(tell: Tell) -> Event:
-            return await self.blocking(lambda: self.bringing.import_archive(request, tell))
+            return await self._lasting(lambda: self.bringing.import_archive(request, tell))
 
         async with aclosing(self._streamed(work)) as events:
             async for event in events:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prestage.cacher.agent.messages import PRIORITIES, Artifact, Problem, StageView, TreePart, TreeView, UsageView
+from collections.abc import Mapping
+
+from prestage.cacher.agent.messages import PRIORITIES, Artifact, PriorityWord, Problem, StageView, TreePart, TreeView, UsageView
 from prestage.cacher.agent.stages import Stage
 from prestage.cacher.errors import PrestageError
 from prestage.cacher.store.budget import Usage
@@ -10,7 +12,8 @@ from prestage.cacher.store.holds import Mount
 from prestage.cacher.store.mounted import MountTree
 from prestage.cacher.store.store import Listing
 
-_WORDS = {number: word for word, number in PRIORITIES.items()}
+WORDS: Mapping[int, PriorityWord] = {number: word for word, number in PRIORITIES.items()}
+"""Of a priority."""
 
 
 def usage_view(usage: Usage) -> UsageView:
@@ -57,7 +60,7 @@ def stage_view(stage: Stage) -> StageView:
         id=stage.id,
         ref=stage.wish.ref.name,
         state=stage.state,
-        priority=_WORDS[int(stage.wish.priority)],
+        priority=WORDS[int(stage.wish.priority)],
         keep=stage.is_kept,
         paused=stage.is_paused,
         since=stage.since,

@@ -67,6 +67,8 @@ class Stage:
     is_kept: bool
     state: State = State.QUEUED
     since: float = field(default_factory=time.time)
+    ended_at: float = 0.0
+    """Seconds since the epoch; 0: it has not."""
     tries: int = 0
     cancel: threading.Event = field(default_factory=threading.Event)
     is_paused: bool = False
@@ -359,6 +361,7 @@ class Stages:
 
     def _end(self, stage: Stage, outcome: Staged | PrestageError) -> None:
         stage.outcome = outcome
+        stage.ended_at = time.time()
         stage.state = State.DONE if isinstance(outcome, Staged) else State.FAILED
         stage.feed.publish(done(outcome) if isinstance(outcome, Staged) else error(outcome))
         if self._active.get(stage.id) is stage:

@@ -94,6 +94,9 @@ class Evictor:
             ingests.drop(parts.disk, folder)
         if gone is not None:
             remove_tree(parts.disk, gone)
+            parts.disk.sync_directory(
+                parts.layout.views
+            )  # if a power cut brought it back, what is staged anew would be let go of
         return removed
 
     def _blobs_of(self, artifact: ArtifactId) -> set[BlobId]:

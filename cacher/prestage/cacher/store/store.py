@@ -152,8 +152,6 @@ class Store:
         """What is done about wrong bytes; the owner's."""
         return Damage(self._parts, self._owned.lock, heal=self.publish_view)
 
-    # -- what is known of artifacts
-
     @disk_errors()
     def put_manifest(self, manifest: Manifest) -> ArtifactId:
         """Keep a manifest. Idempotent, durable."""
@@ -239,8 +237,6 @@ class Store:
             if blob is not None:
                 room.claim(manifest.artifact, blob)
             return blob
-
-    # -- fetching
 
     @disk_errors()
     def reserve(self, size_bytes: int, *, artifact: ArtifactId, in_place_bytes: int = 0) -> Reservation:
@@ -328,8 +324,6 @@ class Store:
             if not self.missing(artifact) and not parts.views.is_right(artifact, binding):
                 self._publish(self.manifest(artifact), binding)
 
-    # -- using
-
     @disk_errors()
     def path(self, artifact: ArtifactId) -> Path:
         """The directory of a staged artifact: absolute, read-only, complete. Counts as a use. Hold the artifact to keep it.
@@ -410,8 +404,6 @@ class Store:
         for hold in pins:
             self.drop_hold(artifact, hold)
         return len(pins)
-
-    # -- trees: several artifacts put together for one client
 
     @disk_errors()
     def part(self, name: str, text: str, *, selection: Patterns | None = None, repo: str | None = None) -> Part:

@@ -44,6 +44,7 @@ class Reason(StrEnum):
     CANNOT_BE_WARM = "CannotBeWarm"
     RESOLVING = "Resolving"
     UNKNOWN = "Unknown"
+    LAST_CHANCE = "LastChance"
     TOO_LATE = "TooLate"
     READY_SOON = "ReadySoon"
 
@@ -58,6 +59,7 @@ class Situation:
     """
 
     placed: bool = False
+    gated: bool = False
     wait: WaitFor = WaitFor.AUTO
     on_timeout: OnTimeout = OnTimeout.MOUNT
     gate_timeout_s: float = 150.0
@@ -186,6 +188,13 @@ ROWS: Final = (
         "when it will be ready is not known",
         "nothing says that waiting helps",
         lambda s: not s.resolved or s.ready_in_s is None,
+    ),
+    Row(
+        _G,
+        Reason.LAST_CHANCE,
+        "it is gated, would be late, and `on-timeout` is `Fail`",
+        "it fails at its timeout, as the user said",
+        lambda s: s.gated and s.on_timeout is OnTimeout.FAIL and s.ready_in_s is not None and s.ready_in_s > _left_s(s),
     ),
     Row(
         _F,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from prestage.api.nodes import NodeCache, State
+from prestage.api.nodes import ErrorClass, NodeCache, SourceType, State
 from prestage.api.texts import quantity_bytes
 
 UNMEASURED_BYTES_PER_S: Final = 200_000_000
@@ -32,24 +32,43 @@ class Outlook:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Class and code, as NodeCache has them."""
+
+    kind: ErrorClass
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
 class Holding:
     """A node's cache as its NodeCache says it. `since_s`: when each artifact was first seen in its state."""
 
     states: Mapping[str, State] = field(default_factory=dict)
     since_s: Mapping[str, float] = field(default_factory=dict)
     planned: Sequence[str] = ()
+    sources: Mapping[str, SourceType] = field(default_factory=dict)
+    """The first of each planned artifact."""
+    errors: Mapping[str, Failure] = field(default_factory=dict)
+    """Of those that are Failed."""
     rate_bytes_per_s: int | None = None
 
 
 def holding(cache: NodeCache, since_s: Mapping[str, float]) -> Holding:
     """From its NodeCache."""
     status = cache.status
-    held = {one.digest: one.state for one in (status.artifacts if status else None) or ()}
+    listed = (status.artifacts if status else None) or ()
+    held = {one.digest: one.state for one in listed}
     rate = status.origin_rate_p10 if status else None
     return Holding(
         states=held,
         since_s=since_s,
         planned=tuple(one.digest for one in cache.spec.artifacts or ()),
+        sources={one.digest: one.sources[0].type for one in cache.spec.artifacts or () if one.sources},
+        errors={
+            one.digest: Failure(one.error_class or ErrorClass.BUG, one.error_code or "Unknown")
+            for one in listed
+            if one.state is State.FAILED
+        },
         rate_bytes_per_s=quantity_bytes(rate) if rate is not None else None,
     )
 
