@@ -98,7 +98,7 @@ torch: setup $(TORCH)/.ready ## a venv of its own with torch (4.6 GB) that sees 
 $(TORCH)/.ready: requirements-torch.lock
 	test -x $(TORCH)/bin/python || $(BIN)/python -m venv $(TORCH)
 	$(BIN)/uv pip install --quiet --python $(TORCH)/bin/python --require-hashes --no-deps --requirement requirements-torch.lock
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$($(TORCH)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/prestage.pth
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" > $$($(TORCH)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/prestage.pth
 	@touch $@
 
 .PHONY: integrations conformance vllm

@@ -130,7 +130,7 @@ class Admission:
 def opened(api: ApiServer, *ways: str) -> str:
     """A new namespace with these ways in, and its service account (nobody else is there to make it)."""
     name = f"pods-{next(_NUMBERS)}"
-    labels = {f"test.prestage.dev/{way}": "true" for way in ways}
+    labels = {"prestage.dev/enabled" if way == "enabled" else f"test.prestage.dev/{way}": "true" for way in ways}
     applied(
         api,
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}},

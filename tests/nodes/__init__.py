@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import leaks
 
 from prestage.wire import csi_pb2 as csi
 from servers.broker import Broker
@@ -45,6 +46,7 @@ class Part:
         command = [*self.within, sys.executable, "-m", "prestage.cacher.cli", *map(str, self.argv)]
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+        leaks.shared.add(self.process.pid)  # of a fixture's: a test may restart it
         self.wait_for(ready)
 
     def events(self) -> list[dict[str, Any]]:
@@ -66,6 +68,7 @@ class Part:
         if self.process is None:
             return
         process, self.process = self.process, None
+        leaks.shared.discard(process.pid)
         inner = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split() if self.within else []
         for pid in map(int, inner or [str(process.pid)]):
             os.kill(pid, number)

@@ -73,12 +73,14 @@ class Asked:
 class Broker:
     """See the module."""
 
-    def __init__(self, folder: Path, origin: Hostile, *, host: str = "127.0.0.1", token: str = "a-nodes-token") -> None:
+    def __init__(
+        self, folder: Path, origin: Hostile | None = None, *, host: str = "127.0.0.1", token: str = "a-nodes-token"
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         authority = Authority(folder / "broker-tls", (host, "localhost"))
         self.ca, self.token = authority.ca, folder / "broker-token"
         self.token.write_text(token)
-        self.origin = origin
+        self._origin = origin
         self.models: dict[str, Model] = {}
         self.grants: dict[tuple[str, str], Model] = {}
         """Namespace and ref."""
@@ -116,6 +118,20 @@ class Broker:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    @property
+    def origin(self) -> Hostile:
+        assert self._origin is not None
+        return self._origin
+
+    def forget(self, origin: Hostile) -> None:
+        """As it was at first, with another origin."""
+        self._origin = origin
+        self.models.clear()
+        self.grants.clear()
+        self.asked.clear()
+        self.plan, self.down, self.expires_s = None, False, 900.0
+        self.fresh_s, self.valid_s = 3600.0, 86400.0
 
     def put(self, name: str, contents: Mapping[str, bytes], *, hub: bool = True, served: bool = True) -> Model:
         """A model whose bytes the origin serves, unless told otherwise (`serve`)."""
@@ -156,6 +172,7 @@ class Broker:
         raw = msgspec.json.encode(answer)
         request.send_response(status)
         request.send_header("Content-Length", str(len(raw)))
+        request.send_header("Connection", "close")  # no thread of ours outlives a test
         request.end_headers()
         request.wfile.write(raw)
 

@@ -22,6 +22,7 @@ _TOOLS = Path(__file__).resolve().parents[2] / ".tools" / "bin"
 SOURCES = {
     "versitygw": "a Go toolchain and `make tools`",
     "toxiproxy-server": "a Go toolchain and `make tools`",
+    "csi-sanity": "a Go toolchain and `make tools`",
     "helm": "a Go toolchain and `make tools`",
     "kubeconform": "a Go toolchain and `make tools`",
     "nginx": "`apt-get install nginx-light`",

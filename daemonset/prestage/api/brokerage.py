@@ -107,7 +107,10 @@ class Fetch(Message, frozen=True, kw_only=True):
 
 
 class FetchesAnswer(Message, frozen=True, kw_only=True):
-    """In the order of the request. `authority`: the origin authority of the bytes, as the store counts reuse by."""
+    """In the order of the request; it may end early, after the first at least: ask again for the rest.
+
+    `authority`: the origin authority of the bytes, as the store counts reuse by.
+    """
 
     fetches: list[Fetch]
     authority: str

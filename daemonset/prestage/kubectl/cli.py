@@ -17,7 +17,9 @@ COMMANDS: Final = {
     "models": "prestage.kubectl.models:models",
     "mounted": "prestage.kubectl.mounted:mounted",
     "nodes": "prestage.kubectl.nodes:nodes",
+    "render": "prestage.kubectl.render:render",
     "status": "prestage.kubectl.status:status",
+    "why": "prestage.kubectl.why:why",
 }
 """Name to module and what of it."""
 

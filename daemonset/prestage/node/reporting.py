@@ -144,7 +144,8 @@ def states_of(status: NodeCacheStatus) -> tuple[object, ...]:
     """What somebody waits for; bytes and heartbeats are not."""
     entries = frozenset((one.digest, one.state, one.step, one.error_class, one.error_code) for one in status.artifacts or ())
     conditions = frozenset((one.type, one.status, one.reason) for one in status.conditions or ())
-    return entries, conditions, status.observed_generation, status.observed_plan, status.store_id
+    has_rate = status.origin_rate_p10 is not None
+    return entries, conditions, status.observed_generation, status.observed_plan, status.store_id, has_rate
 
 
 def newest(stages: Iterable[agent.Stage]) -> dict[ArtifactId, agent.Stage]:

@@ -24,8 +24,10 @@ from prestage.control.gates.world import World
 from prestage.control.podspec import gates_of
 from prestage.kube.client import KubeApi
 from prestage.kube.events import Recorder
-from prestage.kube.ports import Object
+from prestage.kube.ports import Object, Selection
+from prestage.kube.resources import NODE_CACHES, PODS
 from prestage.kube.settings import KubeSettings
+from prestage.kubectl.cli import kubectl_prestage
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("kubernetes")]
 GATE: Object = {"name": "prestage.dev/warm"}
@@ -63,7 +65,7 @@ def leader(api: ApiServer) -> Iterator[World]:
 
 @pytest.fixture
 def scene(admission: Admission) -> Scene:
-    return Scene(admission.api, opened(admission.api))
+    return Scene(admission.api, opened(admission.api, "enabled"))
 
 
 def until(scene: Scene, name: str, expected: list[str]) -> dict[str, dict[str, object]]:
@@ -88,17 +90,19 @@ def test_the_last_byte_releases_the_gate_with_the_preference_and_the_pod_is_told
         assert mine in json.dumps(seen["spec"]["affinity"])
         assert seen["metadata"]["generation"] == cast(int, before) + 1, "gate and preference in one write of the spec"
         assert took_s < 0.5
-        said = api.processes.wait_for(lambda: _notes(scene, 2), what="the events")
-        assert said == ["Staging on " + scene.node + ", about 10 s left", "Warm on 1 node"] or said[1] == "Warm on 1 node"
+        staging, warm = api.processes.wait_for(lambda: _notes(scene, 2), what="the events")
+        assert staging.startswith(f"Staging on {scene.node}, about ")
+        assert warm == "Warm on 1 node"
+        words = ["why", "p", "-n", scene.namespace, "--kubeconfig", str(api.kubeconfig), "--json"]
+        explained = {one["about"]: one["says"] for one in json.loads(CliRunner().invoke(kubectl_prestage, words).output)}
+        assert explained["condition"].startswith("Warm since ")
+        assert explained["nodes"].endswith(f"is warm on {scene.node}")
 
 
 def _released_after(scene: Scene) -> float:
     """Seconds from the agent's word to the gate's end, by the API server's watch."""
 
     async def work() -> float:
-        from prestage.kube.ports import Selection
-        from prestage.kube.resources import NODE_CACHES, PODS
-
         async with await KubeApi.connect(KubeSettings(kubeconfig=scene.api.kubeconfig)) as client:
             pods = Selection(scene.namespace)
             since = (await client.page(PODS, pods)).resource_version

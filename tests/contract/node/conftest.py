@@ -63,16 +63,21 @@ def tokens(token: str) -> dict[str, str]:
 
 
 @dataclass
-class World:
-    """All of it."""
+class Standing:
+    """What outlives a test."""
 
     parts: NodeParts
     broker: Broker
-    origin: Hostile
     pods: Pods
-    driver: Driver
     api: ApiServer
     node: str
+
+
+@dataclass
+class World(Standing):
+    """All of it."""
+
+    driver: Driver
 
     def plan(self, *artifacts: str, action: str = "Stage", name: str = "p1") -> None:
         """What the planner would write."""
@@ -81,6 +86,15 @@ class World:
         path = f"/apis/prestage.dev/v1alpha1/nodecaches/{self.node}?fieldManager=prestage-planner&force=true"
         body = {"apiVersion": "prestage.dev/v1alpha1", "kind": "NodeCache", "metadata": {"name": self.node}, "spec": spec}
         assert self.api.ask(path, method="PATCH", body=body, kind="application/apply-patch+yaml") is not None
+
+    def serve_again(self, model: Model) -> None:
+        """Its origin has it (again)."""
+        self.broker.serve(model)
+
+    @property
+    def origin(self) -> Hostile:
+        """Where the bytes of models are."""
+        return self.broker.origin
 
     def parts_stages(self) -> list[dict[str, object]]:
         """Active ones, as the agent shows them."""
@@ -104,7 +118,7 @@ class World:
         return next((one for one in entries if one["digest"] == model.artifact), {})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def short() -> Iterator[Path]:
     """A folder whose sockets have short names."""
     folder = Path(tempfile.mkdtemp(prefix="pn-"))
@@ -112,16 +126,24 @@ def short() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def world(api_server: ApiServer, namespace: str, short: Path) -> Iterator[World]:
+@pytest.fixture(scope="module")
+def standing(api_server: ApiServer, short: Path) -> Iterator[Standing]:
+    """One node for a whole module: its start costs seconds."""
     install(api_server)
+    namespace, kubelet = f"node-{short.name}".lower().replace("_", "-"), short / "kubelet"
+    api_server.ask("/api/v1/namespaces", method="POST", body={"metadata": {"name": namespace}})
     path = f"/api/v1/namespaces/{namespace}/serviceaccounts"
     api_server.ask(path, method="POST", body={"metadata": {"name": "default"}})
-    kubelet = short / "kubelet"
     with (
-        Hostile() as origin,
-        Broker(short, origin) as broker,
-        NodeParts(short, broker, api_server.kubeconfig, f"node-{namespace}", kubelet) as parts,
-        closing(Driver(parts.endpoint)) as driver,
+        Broker(short) as broker,
+        NodeParts(short, broker, api_server.kubeconfig, namespace, kubelet) as parts,
     ):
-        yield World(parts, broker, origin, Pods(api_server, namespace, kubelet), driver, api_server, parts.node)
+        yield Standing(parts, broker, Pods(api_server, namespace, kubelet), api_server, parts.node)
+
+
+@pytest.fixture
+def world(standing: Standing, hostile: Hostile) -> Iterator[World]:
+    """It, with nothing left of the test before but what is staged; origin and connections are the test's own."""
+    standing.broker.forget(hostile)
+    with closing(Driver(standing.parts.endpoint)) as driver:
+        yield World(standing.parts, standing.broker, standing.pods, standing.api, standing.node, driver)

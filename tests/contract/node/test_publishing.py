@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import grpc
 import pytest
 from agents import wait_for
 
+from prestage.cacher.agent.client import AgentClient
 from prestage.node.csi.mountinfo import mount_table
 from prestage.wire import csi_pb2 as csi
 from servers import faults
@@ -22,6 +24,7 @@ from .conftest import World, tokens
 pytestmark = [pytest.mark.needs("kubernetes", "mount", "root")]
 REF = "hf://org/llama@main"
 ATTRIBUTES = {"model.prestage.dev/llama": REF}
+_NAMES = itertools.count()
 CONTENTS = {"config.json": b"{}", "sub/model.safetensors": os.urandom(300_000)}
 
 
@@ -32,9 +35,9 @@ def mounted(target: Path) -> int:
 def test_a_pod_gets_what_it_may_have_read_only_and_lets_go_of_it(world: World) -> None:
     model = world.broker.put("llama", CONTENTS)
     world.broker.grant(world.pods.namespace, REF, model)
-    uid = world.pods.make("one")
-    target, context = world.pods.target(uid), world.pods.context("one", uid, ATTRIBUTES)
-    token = tokens(world.pods.token("one", uid))
+    uid = world.pods.make(one := f"one-{next(_NAMES)}")
+    target, context = world.pods.target(uid), world.pods.context(one, uid, ATTRIBUTES)
+    token = tokens(world.pods.token(one, uid))
     world.driver.publish(target, context, secrets=token)
     assert (target / "llama/sub/model.safetensors").read_bytes() == CONTENTS["sub/model.safetensors"]
     assert (target / ".hf/models--org--llama/refs/main").read_text() == "a" * 40
@@ -55,7 +58,7 @@ def test_a_pod_gets_what_it_may_have_read_only_and_lets_go_of_it(world: World) -
         world.driver.unpublish(target)
     assert mounted(target) == 0
     assert not target.exists()
-    assert list((world.parts.root / "mounts").iterdir()) == []
+    assert world.trees() == []
     event = world.parts.csi.wait_for("mounted")
     assert (event["namespace"], event["artifact"], event["pod"]) == (world.pods.namespace, model.artifact, uid)
 
@@ -85,10 +88,10 @@ def test_what_is_kept_serves_pods_while_broker_and_api_server_are_away(world: Wo
 def test_nobody_gets_what_is_not_granted_or_asks_with_a_token_that_is_not_his(world: World) -> None:
     model = world.broker.put("llama", CONTENTS)
     world.broker.grant(world.pods.namespace, REF, model)
-    uid, other = world.pods.make("one"), world.pods.make("other")
-    own, foreign = tokens(world.pods.token("one", uid)), tokens(world.pods.token("other", other))
-    wrong_audience = tokens(world.pods.token("one", uid, audience="elsewhere"))
-    target, context = world.pods.target(uid), world.pods.context("one", uid, ATTRIBUTES)
+    uid, other = world.pods.make(one := f"one-{next(_NAMES)}"), world.pods.make(two := f"other-{next(_NAMES)}")
+    own, foreign = tokens(world.pods.token(one, uid)), tokens(world.pods.token(two, other))
+    wrong_audience = tokens(world.pods.token(one, uid, audience="elsewhere"))
+    target, context = world.pods.target(uid), world.pods.context(one, uid, ATTRIBUTES)
 
     def refused(context: dict[str, str], secrets: dict[str, str]) -> tuple[grpc.StatusCode, str]:
         with pytest.raises(grpc.RpcError) as caught:
@@ -102,7 +105,7 @@ def test_nobody_gets_what_is_not_granted_or_asks_with_a_token_that_is_not_his(wo
     assert (code, "it is not bound to that pod" in why) == (denied, True)
     assert refused(context, wrong_audience)[0] is denied
     assert refused(context, tokens("forged"))[0] is denied
-    assert refused({**context, **tokens(world.pods.token("one", uid))}, foreign)[0] is denied  # the attribute is forged
+    assert refused({**context, **tokens(world.pods.token(one, uid))}, foreign)[0] is denied  # the attribute is forged
     assert refused({**context, "model.prestage.dev/llama": "hf://org/secret"}, own)[0] is denied
     assert refused({**context, "artifact.prestage.dev/llama": "sha256:" + "0" * 64}, own)[0] is denied
     invalid = grpc.StatusCode.INVALID_ARGUMENT
@@ -117,9 +120,9 @@ def test_a_publish_of_what_is_not_there_waits_and_says_how_it_goes(world: World)
     model = world.broker.put("llama", {"model.safetensors": os.urandom(40 << 20)})
     world.broker.grant(world.pods.namespace, REF, model)
     world.origin.choose = lambda request: faults.Drip(2e6)
-    uid = world.pods.make("one")
-    target, context = world.pods.target(uid), world.pods.context("one", uid, ATTRIBUTES)
-    token = tokens(world.pods.token("one", uid))
+    uid = world.pods.make(one := f"one-{next(_NAMES)}")
+    target, context = world.pods.target(uid), world.pods.context(one, uid, ATTRIBUTES)
+    token = tokens(world.pods.token(one, uid))
     began = time.monotonic()
     with pytest.raises(grpc.RpcError) as caught:
         world.driver.publish(target, context, secrets=token, timeout_s=6)
@@ -139,9 +142,9 @@ def test_a_publish_of_what_is_not_there_waits_and_says_how_it_goes(world: World)
 def test_kills_of_agent_and_driver_leave_mounts_and_lose_nothing(world: World) -> None:
     model = world.broker.put("llama", CONTENTS)
     world.broker.grant(world.pods.namespace, REF, model)
-    uid = world.pods.make("one")
-    target, context = world.pods.target(uid), world.pods.context("one", uid, ATTRIBUTES)
-    world.driver.publish(target, context, secrets=tokens(world.pods.token("one", uid)))
+    uid = world.pods.make(one := f"one-{next(_NAMES)}")
+    target, context = world.pods.target(uid), world.pods.context(one, uid, ATTRIBUTES)
+    world.driver.publish(target, context, secrets=tokens(world.pods.token(one, uid)))
     for part, ready in ((world.parts.csi, "csi_ready"), (world.parts.agent, "agent_ready")):
         part.stop(signal.SIGKILL)
         assert (target / "llama/config.json").read_bytes() == b"{}"
@@ -155,27 +158,28 @@ def test_kills_of_agent_and_driver_leave_mounts_and_lose_nothing(world: World) -
     world.parts.agent.start("agent_ready")
     [tree] = world.trees()
     assert tree["target"] == str(target)  # settled once it is older than a publish lasts
+    AgentClient(world.parts.agent_socket).call("DELETE", f"/v1/trees/{tree['hold']}")
 
 
 def test_layouts(world: World) -> None:
     model, plain = world.broker.put("llama", CONTENTS), world.broker.put("plain", {"a": b"1"}, hub=False)
     world.broker.grant(world.pods.namespace, REF, model)
     world.broker.grant(world.pods.namespace, "s3://plain/", plain)
-    uid = world.pods.make("one")
-    target, token = world.pods.target(uid), tokens(world.pods.token("one", uid))
-    flat = world.pods.context("one", uid, {**ATTRIBUTES, "prestage.dev/layout": "Flat"})
+    uid = world.pods.make(one := f"one-{next(_NAMES)}")
+    target, token = world.pods.target(uid), tokens(world.pods.token(one, uid))
+    flat = world.pods.context(one, uid, {**ATTRIBUTES, "prestage.dev/layout": "Flat"})
     world.driver.publish(target, flat, secrets=token)
     assert (target / "config.json").read_bytes() == b"{}"
     assert (target / ".prestage/sums").exists()
     world.driver.unpublish(target)
     two = {**ATTRIBUTES, "model.prestage.dev/plain": "s3://plain/", "prestage.dev/layout": "HuggingFace"}
-    world.driver.publish(target, world.pods.context("one", uid, two), secrets=token)
+    world.driver.publish(target, world.pods.context(one, uid, two), secrets=token)
     assert (target / "plain/a").read_bytes() == b"1"
     assert sorted(path.name for path in (target / ".hf").iterdir()) == ["models--org--llama"]
     world.driver.unpublish(target)
     none = {"model.prestage.dev/plain": "s3://plain/", "prestage.dev/layout": "HuggingFace"}
     with pytest.raises(grpc.RpcError, match="no model of this volume came from a hub"):
-        world.driver.publish(target, world.pods.context("one", uid, none), secrets=token)
+        world.driver.publish(target, world.pods.context(one, uid, none), secrets=token)
 
 
 def test_it_says_who_it_is(world: World) -> None:

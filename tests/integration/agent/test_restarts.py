@@ -17,6 +17,7 @@ from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.locks import gate, is_awaited, owner_of
 from prestage.cacher.store.store import Store
 from servers import faults
+from servers.answers import Request
 from servers.hostile import Hostile
 
 from .conftest import MODEL
@@ -116,7 +117,13 @@ def test_sigterm_ends_it_while_it_verifies_and_while_readers_listen(tmp_path: Pa
 def test_the_command_that_owns_the_store_makes_way_for_an_agent_and_ends_by_it(
     tmp_path: Path, origin: Hostile, data: bytes
 ) -> None:
-    slowly(origin)
+    def never_whole(request: Request) -> faults.Fault | None:
+        """However long the agent takes to start, the command is still at it."""
+        if request.method != "GET":
+            return None
+        return faults.Stall(after=0) if request.range is not None and request.range[0] >= 2 * PIECE_BYTES else faults.Drip(6e6)
+
+    origin.choose = never_whole
     prestage = Prestage(tmp_path / "store", {"NO_COLOR": "1"})
     command = prestage.start("stage", origin.url(MODEL), "--connections", "1", "--json")
     assert command.stdout is not None

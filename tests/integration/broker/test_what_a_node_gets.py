@@ -22,6 +22,7 @@ from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.net.policy import AddressPolicy
 from prestage.cacher.net.ports import HttpRequest
+from prestage.control.broker import handing
 from prestage.kube.ports import Object, metadata_of
 from prestage.kube.resources import ARTIFACTS, LEASES
 from prestage.wire.broker_client import refusal_of
@@ -216,6 +217,29 @@ def test_a_hub_is_followed_with_the_token_and_the_token_stays(cluster: Cluster, 
         assert by_path["config.json"].body == MODEL["config.json"], "what the hub serves itself needs the token"
         assert "hf_ok" not in repr(answer)
         assert not any(seen.authorized for seen in hub.log if seen.path.startswith("/repos/"))
+
+    play(cluster, tmp_path, test)
+
+
+def test_an_answer_that_grows_too_large_ends_early(
+    cluster: Cluster, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"part-{number}.json": bytes([number]) * 1000 for number in range(10)}
+    repository(hub, "meta/small", files, private=True, tokens=["hf_ok"])
+    cluster.origin("huggingface", "HuggingFace", endpoint=hub.endpoint)
+    cluster.secret("team-a", "hf-token", HF_TOKEN="hf_ok")
+    monkeypatch.setattr(handing, "_INLINE_TOGETHER", 3500)
+
+    async def test(broker: Broker) -> None:
+        resolved = await broker.planner.resolve(wish("hf://meta/small", credentials="hf-token"))
+        await broker.plan("n1", resolved.artifact)
+        left, got = sorted(files), dict[str, bytes | None]()
+        while left:
+            answer = await broker.node("n1").fetches(FetchesRequest(artifact=resolved.artifact, paths=left))
+            assert [one.path for one in answer.fetches] == left[:3]
+            got |= {one.path: one.body for one in answer.fetches}
+            left = left[3:]
+        assert got == files
 
     play(cluster, tmp_path, test)
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import datetime
 
-from pods.objects import DIGEST, JOB, KUEUE, LLAMA, NOW, OTHER, artifact, node, node_cache, pod
+from pods.objects import DIGEST, JOB, KUEUE, LLAMA, NOW, OTHER, artifact, lease, node, node_cache, pod
 from pods.worlds import Clock, drop, put, world
 
 from prestage.api.annotations import parse
 from prestage.control.admission.mistakes import models_of
 from prestage.control.gates.decision import Decision, Reason, decide
+from prestage.control.gates.looking import Look
 from prestage.control.gates.preference import place
 from prestage.control.gates.situation import Surroundings, surroundings
 from prestage.control.gates.world import World
-from prestage.control.podspec import annotations_of
+from prestage.control.podspec import annotations_of, part
 from prestage.kube.ports import Object
 
 
-def seen(there: World, asked: Object, **more: object) -> Surroundings:
+def seen(there: World, asked: Object, *, waited_s: float = 0.0, assumed: dict[str, list[Object]] | None = None) -> Surroundings:
     request = parse(annotations_of(asked))
-    return surroundings(asked, request, models_of(asked, request), world=there, **more)  # type: ignore[arg-type]
+    return surroundings(asked, request, models_of(asked, request), look=Look(there, assumed), waited_s=waited_s)
 
 
 def bound(name: str, where: str) -> dict[str, object]:
@@ -152,3 +153,21 @@ def test_a_label_that_is_another_nodes_names_no_place() -> None:
     forged["metadata"] = {**forged["metadata"], "labels": {"prestage.dev/place": place(node("b"))}}  # type: ignore[dict-item]
     there = world(forged, node_cache("a", {DIGEST: "Warm"}), artifact())
     assert seen(there, pod(gpus=1)).places == ()
+
+
+def test_the_lease_is_judged_by_our_own_clock_once_a_renewal_was_seen() -> None:
+    clock = Clock()
+    there = world(leader_age_s=500.0, clock=clock)
+    assert there.lease_age_s() == 500.0, "at first there is only the lease's word"
+    put(there, lease(-3600))
+    assert there.lease_age_s() == 0.0, "its clock is an hour ahead of ours"
+    clock.at_s += 16
+    assert there.lease_age_s() == 16.0
+    let_go = lease(0)
+    let_go["spec"] = {**part(let_go, "spec"), "holderIdentity": ""}
+    put(there, let_go)
+    assert there.lease_age_s() == 16.0, "letting go is no sign of life"
+    put(there, lease(0))
+    assert there.lease_age_s() == 0.0
+    drop(there, lease(0))
+    assert there.lease_age_s() is None

@@ -37,6 +37,7 @@ class HttpBody:
     def __init__(self, client: HttpClient, endpoint: Endpoint, connection: Connection, ahead: bytes) -> None:
         self._client, self._endpoint, self._connection = client, endpoint, connection
         self._ahead, self._at = ahead, 0
+        self._scratch: memoryview | None = None
         self._left: int | None = None
         self._chunked = False
         self._ended = False
@@ -119,9 +120,10 @@ class HttpBody:
 
     def _look_ahead(self) -> int:
         """Small chunks and the lines between them come in one read of many."""
-        scratch = memoryview(bytearray(_READ_BYTES))
-        count = self._from_wire(scratch, whole=False)
-        self._ahead, self._at = self._ahead[self._at :] + bytes(scratch[:count]), 0
+        if self._scratch is None:
+            self._scratch = memoryview(bytearray(_READ_BYTES))
+        count = self._from_wire(self._scratch, whole=False)
+        self._ahead, self._at = self._ahead[self._at :] + bytes(self._scratch[:count]), 0
         return count
 
     def _next_chunk(self) -> None:

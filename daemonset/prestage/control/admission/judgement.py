@@ -15,6 +15,7 @@ from prestage.control.admission.mistakes import examined, models_of
 from prestage.control.admission.mutation import Additions, mutated
 from prestage.control.admission.review import Question, passed, refused
 from prestage.control.gates.decision import Decision, Verdict, decide
+from prestage.control.gates.looking import Look
 from prestage.control.gates.situation import Surroundings, surroundings
 from prestage.control.gates.world import World
 from prestage.control.patches import difference
@@ -82,7 +83,7 @@ class Judge:
             return Additions(self.world.known(pod, models).artifacts), None
         if is_gated(pod):  # we were here before: another webhook changed the pod
             return Additions(self.world.known(pod, models).artifacts), None
-        seen = surroundings(pod, request, models, world=self.world, assumed=self._assumed())
+        seen = surroundings(pod, request, models, look=Look(self.world, self._assumed()))
         verdict = decide(seen.situation)
         gate = verdict.decision is Decision.GATE
         places = None if gate or node_of(pod) or not seen.places else seen.places

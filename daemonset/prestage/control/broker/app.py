@@ -16,6 +16,7 @@ from typing import Final
 from aiohttp import web
 
 from prestage.cacher.agent.logs import log
+from prestage.cacher.errors import Misconfigured, PrestageError
 from prestage.control.broker.claims import Claims
 from prestage.control.broker.handing import Hander
 from prestage.control.broker.health import Counts, health
@@ -70,7 +71,13 @@ async def serve(config: BrokerConfig, environ: Mapping[str, str]) -> None:
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, stop.set)
     async with await KubeApi.connect(config.kube) as api:
-        await run(api, config, environ, stop)
+        try:
+            await run(api, config, environ, stop)
+        except* PrestageError as group:
+            failure = _first(group)
+        else:
+            return
+    raise failure
 
 
 async def run(
@@ -109,6 +116,12 @@ async def run(
         log("ending")
 
 
+def _first(group: BaseExceptionGroup[PrestageError]) -> PrestageError:
+    """One is enough to say why it ends."""
+    [first, *_] = group.exceptions
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
 async def _synced(view: View, stop: asyncio.Event) -> None:
     """The cluster was seen, or it is over."""
     waits = [asyncio.ensure_future(view.synced.wait()), asyncio.ensure_future(stop.wait())]
@@ -135,6 +148,9 @@ async def _listen(ending: AsyncExitStack, application: web.Application, at: Addr
     await runner.setup()
     ending.push_async_callback(runner.cleanup)
     context = None if serving is None else serving.context
-    await web.TCPSite(runner, at.host or None, at.port, ssl_context=context).start()
+    try:
+        await web.TCPSite(runner, at.host or None, at.port, ssl_context=context).start()
+    except OSError as exc:
+        raise Misconfigured(f"{at.host}:{at.port} cannot be listened on: {exc.strerror}", hint="name another port") from exc
     port: int = runner.addresses[0][1]
     return port

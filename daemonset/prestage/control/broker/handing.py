@@ -118,7 +118,7 @@ class Hander:
         known = self._parsed.get(artifact)
         if known is not None:
             return known
-        for holder in self._view.shelf.holders(artifact):
+        for holder in await self._view.holders(artifact):
             raw = await self._records.manifest(holder.namespace, artifact)
             if raw is not None:
                 parsed = await self._in_thread(lambda raw=raw: parse_manifest(raw, ArtifactId(artifact)))  # type: ignore[misc]
@@ -133,7 +133,7 @@ class Hander:
 
     async def _first_good(self, artifact: str, manifest: Manifest, files: Sequence[FileEntry]) -> FetchesAnswer:
         failure: Exception | None = None
-        for holder in self._view.shelf.holders(artifact):
+        for holder in await self._view.holders(artifact):
             for trace in holder.traces:
                 try:
                     entry = await self._entry(artifact, holder, trace, manifest)
@@ -153,7 +153,7 @@ class Hander:
             if known is not None and known.until > time.time():
                 return known
             self._forget(key)
-            self._view.check_enabled(holder.namespace)
+            await self._view.check_enabled(holder.namespace)
             source = self._source(holder.namespace, trace)
             place = await self._places.of(source)
             if authority_of(source.ref, place) != manifest.authority:
@@ -220,9 +220,8 @@ def fetches_of(entry: _Entry, manifest: Manifest, files: Sequence[FileEntry]) ->
         return [_presigned(entry.opened, origin, manifest, file) for file in files]
     if isinstance(origin, HttpOrigin):
         return [_plain(file, origin.request(manifest, file)) for file in files]
-    left = _Inline(_INLINE_TOGETHER)
     with ThreadPoolExecutor(min(_LOOKUPS_AT_ONCE, len(files)), thread_name_prefix="prestage-hub-lookup") as lookups:
-        return list(lookups.map(lambda file: _of_hub(entry, origin, manifest, file, left), files))
+        return list(lookups.map(lambda file: _of_hub(entry, origin, manifest, file), _affordable(files)))
 
 
 def _presigned(opened: Opened, origin: S3Origin, manifest: Manifest, file: FileEntry) -> Fetch:
@@ -238,14 +237,25 @@ def _plain(file: FileEntry, request: HttpRequest) -> Fetch:
     return Fetch(path=file.path, url=request.url, headers=dict(request.headers), expires_at=_expires_at(request.url))
 
 
-def _of_hub(entry: _Entry, origin: HubOrigin, manifest: Manifest, file: FileEntry, left: _Inline) -> Fetch:
+def _affordable(files: Sequence[FileEntry]) -> Sequence[FileEntry]:
+    """So many of the first ones as fit into one answer even where every small one must come as content."""
+    together = 0
+    for count, file in enumerate(files):
+        together += file.size_bytes if file.size_bytes <= _INLINE_MAX else 0
+        if count and together > _INLINE_TOGETHER:
+            return files[:count]
+    return files
+
+
+def _of_hub(entry: _Entry, origin: HubOrigin, manifest: Manifest, file: FileEntry) -> Fetch:
     request = origin.request(manifest, file)
     if "Authorization" not in request.headers:
         return _plain(file, request)
     bare = HttpRequest(request.url, {})
     if _is_public(entry, bare):
         return _plain(file, bare)
-    left.take(file)
+    if file.size_bytes > _INLINE_MAX:
+        raise misconfigured("TooMuchContent", f"{file.path} has {file.size_bytes} bytes, and the hub serves it only to the token")
     try:
         reply = entry.opened.client.fetch(request, limit_bytes=_INLINE_MAX, timeout_s=20, leaving=entry.cancel)
     except NetError as exc:
@@ -266,21 +276,6 @@ def _is_public(entry: _Entry, bare: HttpRequest) -> bool:
             body.close()
             entry.is_public = body.head.status == 200
         return entry.is_public
-
-
-@dataclass(slots=True)
-class _Inline:
-    """How much content one answer may still carry."""
-
-    left_bytes: int
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def take(self, file: FileEntry) -> None:
-        """Raises No where it is too much."""
-        with self.lock:
-            self.left_bytes -= file.size_bytes
-            if file.size_bytes > _INLINE_MAX or self.left_bytes < 0:
-                raise misconfigured("TooMuchContent", f"{file.path} does not fit into this answer: ask for fewer files at once")
 
 
 def _check_bare(request: HttpRequest) -> None:

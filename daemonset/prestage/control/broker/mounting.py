@@ -10,6 +10,7 @@ Knowing a digest grants nothing. Every mount is logged with its rule.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Final
 
 from prestage.api.brokerage import GrantedMount, MountsAnswer, MountsRequest, PodIdentity, Template, WantedMount
 from prestage.api.nodes import ErrorClass
+from prestage.api.values import DIGEST_PATTERN
 from prestage.cacher.errors import Misconfigured
 from prestage.cacher.refs import HfRef, NamedRef, parse_ref
 from prestage.control.broker.identity import Node, Pod, Reviewer, pod_of
@@ -54,7 +56,7 @@ class Granter:
         who = request.pod
         if (pod.namespace, pod.name, pod.uid, pod.service_account) != (who.namespace, who.name, who.uid, who.service_account):
             raise denied("AnotherPod", f"the token is not that of pod {who.namespace}/{who.name}")
-        self._view.check_enabled(who.namespace)
+        await self._view.check_enabled(who.namespace)
         seen = _Once(self._api, who)
         await self._check_node(pod, node, seen)
         granted = [await self._granted(one, who, seen) for one in request.models]
@@ -77,19 +79,20 @@ class Granter:
         rule = f"namespace {who.namespace} resolved it"
         if wish.is_foreign(who.namespace):
             rule = f"StagedModelGrant {check_grant(self._view, wish, who.namespace, who.service_account)}"
-            self._view.check_enabled(wish.owner)
+            await self._view.check_enabled(wish.owner)
         elif wish.model is not None:
             rule = f"StagedModel {wish.owner}/{wish.model}"
-        found = await self._recorded(wanted, wish, who, seen) if wanted.artifact is None else self._named(wanted, wish, who)
+        found = await self._recorded(wanted, wish, who, seen) if wanted.artifact is None else await self._named(wanted, wish, who)
         repo, revision = self._shown(wish, found)
         return GrantedMount(alias=wanted.alias, artifact=found.digest, rule=rule, repo=repo, revision=revision)
 
-    def _named(self, wanted: WantedMount, wish: Wish, who: PodIdentity) -> Kept:
+    async def _named(self, wanted: WantedMount, wish: Wish, who: PodIdentity) -> Kept:
         """What admission wrote, or somebody by hand."""
         assert wanted.artifact is not None
-        found = self._view.shelf.at(wish.owner, wanted.artifact)
-        if found is not None and found.names(wish.text):
-            return found
+        if re.fullmatch(DIGEST_PATTERN, wanted.artifact):
+            found = await self._view.artifact(wish.owner, wanted.artifact, wish.text)
+            if found is not None:
+                return found
         message = f"{wanted.artifact[:80]} is not what {wish.text} was resolved to for namespace {who.namespace}"
         raise denied("NoGrant", message, "leave artifact.prestage.dev/… to admission: knowing a digest grants nothing")
 

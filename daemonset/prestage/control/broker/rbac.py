@@ -11,15 +11,16 @@ from prestage.control.broker.credentials import FETCHER
 from prestage.kube.rbac import READ, Rule
 
 _OURS: Final = "prestage.dev"
+_FOLLOW: Final = ("list", "watch")
 RULES: Final = (
     Rule("authentication.k8s.io", "tokenreviews", ("create",), namespaced=False),
     Rule("", "namespaces", READ, namespaced=False),
     Rule("", "pods", ("get",), namespaced=False),
     Rule("apps", "replicasets", ("get",), namespaced=False),
-    Rule(_OURS, "origins", READ, namespaced=False),
-    Rule(_OURS, "cachepolicies", READ, namespaced=False),
+    Rule(_OURS, "origins", _FOLLOW, namespaced=False),
+    Rule(_OURS, "cachepolicies", _FOLLOW, namespaced=False),
     Rule(_OURS, "stagedmodels", READ, namespaced=False),
-    Rule(_OURS, "stagedmodelgrants", READ, namespaced=False),
+    Rule(_OURS, "stagedmodelgrants", _FOLLOW, namespaced=False),
     Rule(_OURS, "nodecaches", ("get",), namespaced=False),
     Rule(_OURS, "artifacts", (*READ, "create", "update"), namespaced=False),
     Rule(_OURS, "artifacts/status", ("update",), namespaced=False),

@@ -111,7 +111,7 @@ class Resolver:
         namespace, template = request.namespace, request.template
         if not template.uid or not template.hash:
             raise misconfigured("NoTemplate", "a template has a uid and a hash")
-        self._view.check_enabled(namespace)
+        await self._view.check_enabled(namespace)
         wish = read_wish(request.alias, request.ref, namespace)
         if wish.is_foreign(namespace):
             check_grant(self._view, wish, namespace, request.service_account)
@@ -135,7 +135,7 @@ class Resolver:
             source = of_ref(wish.plain, wish.owner, request.credentials)
             trace = Trace(ref=shown_ref(source.ref), secret=request.credentials)
             return await self._made(source, trace, [use])
-        model = self._model(wish)
+        model = await self._model(wish)
         source, content = of_model(model), content_of(model)
         key = Key(wish.owner, model.metadata.uid or "", content, CONTENT, None)
         own = TemplateUse(uid=key.uid, hash=key.hash, alias=CONTENT, ref=f"ref:{wish.model}")
@@ -146,10 +146,10 @@ class Resolver:
             await self._records.add(wish.owner, found.digest, [use])
             return found
 
-    def _model(self, wish: Wish) -> StagedModel:
+    async def _model(self, wish: Wish) -> StagedModel:
         assert wish.model is not None
-        self._view.check_enabled(wish.owner)
-        model = self._view.model(wish.owner, wish.model)
+        await self._view.check_enabled(wish.owner)
+        model = await self._view.fresh_model(wish.owner, wish.model)
         if model is None:
             raise No(ErrorClass.NOT_FOUND, "NoSuchModel", f"there is no StagedModel {wish.owner}/{wish.model}", hint="create it")
         return model

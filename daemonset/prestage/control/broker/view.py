@@ -12,10 +12,12 @@ from prestage.api.models import StagedModel, StagedModelGrant
 from prestage.api.policies import CachePolicy, Origin
 from prestage.api.reading import Invalid, read
 from prestage.control.broker.refusals import denied, misconfigured
-from prestage.control.broker.shelf import Shelf, trimmed
+from prestage.control.broker.shelf import Kept, Shelf, kept, trimmed
+from prestage.kube.errors import Invalid as InvalidRequest
+from prestage.kube.errors import Missing
 from prestage.kube.following import Follower, Pace
 from prestage.kube.mirror import Appeared, Change, Changed, Mirror, Synced, Vanished, without_managed_fields
-from prestage.kube.ports import Api, Object, Resource, metadata_of, name_of, namespace_of
+from prestage.kube.ports import Api, Object, Resource, Selection, metadata_of, name_of, namespace_of
 from prestage.kube.resources import ARTIFACTS, CACHE_POLICIES, NAMESPACES, ORIGINS, STAGED_MODEL_GRANTS, STAGED_MODELS
 
 FOLLOWED: Final[Mapping[Resource, Callable[[Object], Object]]] = {
@@ -26,12 +28,14 @@ FOLLOWED: Final[Mapping[Resource, Callable[[Object], Object]]] = {
     STAGED_MODEL_GRANTS: without_managed_fields,
     ARTIFACTS: trimmed,
 }
+_PAGE: Final = 20
 
 
 class View:
     """`run` keeps it; nothing may be asked before `synced`."""
 
     def __init__(self, api: Api, *, pace: Pace | None = None) -> None:
+        self._api = api
         self._followers = {what: Follower(api, what, keep=keep, pace=pace) for what, keep in FOLLOWED.items()}
         self._waiting = set(self._followers)
         self.synced = asyncio.Event()
@@ -65,13 +69,17 @@ class View:
 
     def labels(self, namespace: str) -> dict[str, str]:
         """Of a namespace; none where it is not there."""
-        found = self._mirror(NAMESPACES).get(namespace)
-        labels = metadata_of(found).get("labels") if found is not None else None
-        return {str(name): str(value) for name, value in labels.items()} if isinstance(labels, Mapping) else {}
+        return _labels(self._mirror(NAMESPACES).get(namespace))
 
-    def check_enabled(self, namespace: str) -> None:
-        """Raises No where it has not opted in, or is going."""
-        if self.labels(namespace).get(ENABLED_LABEL) != "true":
+    async def check_enabled(self, namespace: str) -> None:
+        """Raises No where it has not opted in. A no is looked at again: who asks may have seen more than we did."""
+        if self.labels(namespace).get(ENABLED_LABEL) == "true":
+            return
+        try:
+            fresh = _labels(await self._api.get(NAMESPACES, namespace))
+        except (Missing, InvalidRequest):
+            fresh = {}
+        if fresh.get(ENABLED_LABEL) != "true":
             hint = f"kubectl label namespace {namespace} {ENABLED_LABEL}=true"
             raise denied("NotEnabled", f"namespace {namespace} has not opted in", hint)
 
@@ -98,14 +106,35 @@ class View:
         return found
 
     def model(self, namespace: str, name: str) -> StagedModel | None:
-        """Raises No where it cannot be read."""
+        """As it was seen last. Raises No where it cannot be read."""
         found = self._mirror(STAGED_MODELS).get(name, namespace)
-        if found is None:
-            return None
+        return None if found is None else _model(found)
+
+    async def fresh_model(self, namespace: str, name: str) -> StagedModel | None:
+        """As it is: what is recorded for one of its generations stands for ever."""
         try:
-            return read(StagedModel, found)
-        except Invalid as exc:
-            raise misconfigured("BrokenModel", f"StagedModel {namespace}/{name} cannot be read: {exc}") from exc
+            return _model(await self._api.get(STAGED_MODELS, name, namespace=namespace))
+        except Missing:
+            return None
+
+    async def holders(self, digest: str) -> tuple[Kept, ...]:
+        """Every namespace's Artifact of that name; asked for where none was seen yet."""
+        known = self.shelf.holders(digest)
+        if known:
+            return known
+        page = await self._api.page(ARTIFACTS, Selection(fields=f"metadata.name={digest.replace(':', '-', 1)}"), limit=_PAGE)
+        return tuple(map(kept, page.items))
+
+    async def artifact(self, namespace: str, digest: str, ref: str) -> Kept | None:
+        """A namespace's Artifact that somebody got by `ref`; asked for where that was not seen yet."""
+        known = self.shelf.at(namespace, digest)
+        if known is not None and known.names(ref):
+            return known
+        try:
+            fresh = kept(await self._api.get(ARTIFACTS, digest.replace(":", "-", 1), namespace=namespace))
+        except Missing:
+            return None
+        return fresh if fresh.names(ref) else None
 
     def grants(self, owner: str) -> list[StagedModelGrant]:
         """Of a namespace; one that cannot be read grants nothing."""
@@ -117,3 +146,16 @@ class View:
                 except Invalid:
                     continue
         return found
+
+
+def _labels(found: Object | None) -> dict[str, str]:
+    labels = metadata_of(found).get("labels") if found is not None else None
+    return {str(name): str(value) for name, value in labels.items()} if isinstance(labels, Mapping) else {}
+
+
+def _model(found: Object) -> StagedModel:
+    try:
+        return read(StagedModel, found)
+    except Invalid as exc:
+        shown = f"{namespace_of(found)}/{name_of(found)}"
+        raise misconfigured("BrokenModel", f"StagedModel {shown} cannot be read: {exc}") from exc

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,6 +18,7 @@ from prestage.api.annotations import WARM_GATE, Mistakes, ModelRequest, Request,
 from prestage.cacher.errors import PrestageError
 from prestage.control.admission.mistakes import models_of
 from prestage.control.gates.decision import Decision, Reason, Verdict, decide
+from prestage.control.gates.looking import Look
 from prestage.control.gates.preference import with_preference
 from prestage.control.gates.situation import Surroundings, has_other_gates, surroundings
 from prestage.control.gates.world import World, age_s
@@ -87,23 +88,24 @@ class Gates:
         if not self.world.gated:
             self._alone_s.clear()
             return found
-        assumed = self._assumed()
+        look = Look(self.world, self._assumed())
         pods = sorted(filter(None, map(self.world.pod, self.world.gated)), key=lambda pod: -age_s(pod, self.world.now()))
-        self._alone_s = {uid: since for uid, since in self._alone_s.items() if uid in set(map(uid_of, pods))}
+        there = set(map(uid_of, pods))
+        self._alone_s = {uid: since for uid, since in self._alone_s.items() if uid in there}
         for pod in pods:
-            step = self._decided(pod, assumed)
+            step = self._decided(pod, look)
             if step is None or step.verdict.decision is Decision.GATE:
                 continue
             if step.seen.warm:
-                assumed.setdefault(step.seen.warm[0], []).append(pod)
+                look.assume(step.seen.warm[0], pod)
             found.append(step)
         return found
 
-    def _decided(self, pod: Object, assumed: Mapping[str, Sequence[Object]]) -> Step | None:
+    def _decided(self, pod: Object, look: Look) -> Step | None:
         if not is_gated(pod) or is_over(pod) or uid_of(pod) in self._released:
             return None
         request, models = wishes_of(pod)
-        seen = surroundings(pod, request, models, world=self.world, waited_s=self._waited_s(pod), assumed=assumed)
+        seen = surroundings(pod, request, models, look=look, waited_s=self._waited_s(pod))
         verdict = decide(seen.situation)
         if self.only_when_unwell and verdict.reason is not Reason.CONTROLLER_UNWELL:
             return None

@@ -6,13 +6,12 @@ all see the one free GPU beside the warm files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from prestage.api.annotations import WARM_GATE, ModelRequest, Request
 from prestage.control.gates.decision import Situation
-from prestage.control.gates.fitting import fit
-from prestage.control.gates.prediction import Holding, Outlook, outlook
+from prestage.control.gates.looking import Look
 from prestage.control.gates.preference import PLACES_MAX, place_of
 from prestage.control.gates.world import Known, World
 from prestage.control.podspec import gates_of, is_gated, node_of
@@ -29,27 +28,20 @@ class Surroundings:
     """Names of warm nodes with room."""
     places: tuple[str, ...] = ()
     """Of warm nodes that fit, those with room first."""
-    outlooks: Mapping[str, Outlook] = field(default_factory=dict)
 
 
 def surroundings(
-    pod: Object,
-    request: Request,
-    models: Sequence[ModelRequest],
-    *,
-    world: World,
-    waited_s: float = 0.0,
-    assumed: Mapping[str, Sequence[Object]] | None = None,
+    pod: Object, request: Request, models: Sequence[ModelRequest], *, look: Look, waited_s: float = 0.0
 ) -> Surroundings:
     """`waited_s`: since ours is the only gate."""
+    world = look.world
     known = world.known(pod, models)
-    digests = sorted(set(known.artifacts.values()))
-    found = fit(pod, world.sites(), assumed or {})
-    seen = {name: _outlook(digests, world.holding(name), world) for name in found.fitting} if known.complete and digests else {}
-    warm = sorted(name for name, one in seen.items() if one.warm)
-    roomy = [name for name in warm if name in found.with_room]
-    ready = [one.ready_in_s for name, one in seen.items() if name in found.with_room and one.ready_in_s is not None]
-    failures = [one.failed for name, one in seen.items() if name in found.with_room]
+    digests = tuple(sorted(set(known.artifacts.values())))
+    fit = look.fit(pod)
+    outlooks = look.outlooks(digests) if known.complete and digests else {}
+    warm = sorted(name for name, one in outlooks.items() if one.warm and name in fit.fitting)
+    roomy = [name for name in warm if name in fit.with_room]
+    at_hand = [outlooks[name] for name in fit.with_room if name in outlooks]
     situation = Situation(
         placed=bool(node_of(pod)),
         gated=is_gated(pod),
@@ -58,16 +50,16 @@ def surroundings(
         gate_timeout_s=request.gate_timeout_s,
         lease_age_s=world.lease_age_s(),
         other_gates=has_other_gates(pod),
-        fitting=len(found.fitting),
-        with_room=len(found.with_room),
+        fitting=len(fit.fitting),
+        with_room=len(fit.with_room),
         warm_with_room=len(roomy),
-        failed=bool(failures) and all(failures),
+        failed=bool(at_hand) and all(one.failed for one in at_hand),
         resolved=known.complete,
-        ready_in_s=min(ready, default=None),
+        ready_in_s=min((one.ready_in_s for one in at_hand if one.ready_in_s is not None), default=None),
         waited_s=waited_s,
         rollout_left_s=world.rollout_left_s(pod),
     )
-    return Surroundings(situation, known, tuple(roomy), _places([*roomy, *warm], world), seen)
+    return Surroundings(situation, known, tuple(roomy), _places([*roomy, *warm], world))
 
 
 def has_other_gates(pod: Object) -> bool:
@@ -75,11 +67,8 @@ def has_other_gates(pod: Object) -> bool:
     return any(gate != WARM_GATE for gate in gates_of(pod))
 
 
-def _outlook(digests: Sequence[str], node: Holding | None, world: World) -> Outlook:
-    return outlook(digests, node, world.sizes, world.clock())
-
-
 def _places(names: Iterable[str], world: World) -> tuple[str, ...]:
-    nodes = [node for name in dict.fromkeys(names) if (node := world.node(name)) is not None]
+    first = list(dict.fromkeys(names))[: 2 * PLACES_MAX]
+    nodes = [node for name in first if (node := world.node(name)) is not None]
     found = [place for node in nodes if (place := place_of(node)) is not None]
     return tuple(found[:PLACES_MAX])

@@ -118,6 +118,7 @@ class World:
     _taken: dict[str, dict[Key, Mapping[str, int]]] = field(default_factory=dict)
     _sites: dict[str, Site] = field(default_factory=dict)
     _stale: set[str] = field(default_factory=set)
+    _renewed_s: float | None = None
     sizes: dict[str, int] = field(default_factory=dict)
 
     def subscription(self) -> asyncio.Event:
@@ -152,6 +153,8 @@ class World:
             self._note_cache(change)
         elif resource is ARTIFACTS:
             self._note_artifact(change)
+        elif resource is LEASES:
+            self._note_lease(change)
         self.revision += 1
         for woken in self._woken:
             woken.set()
@@ -196,11 +199,19 @@ class World:
         return self._holdings
 
     def lease_age_s(self) -> float | None:
-        """None: nobody leads."""
+        """Since whoever led last renewed; None: there is no lease.
+
+        By our own clock from the first renewal that we saw (clocks of a cluster differ); before, by the lease's word. A leader
+        that let go counts as silent since then: the next one takes over in seconds.
+        """
         if self.leading:
             return 0.0
         lease = self.mirrors[LEASES].get(PLANNER_LEASE, self.namespace)
-        return None if lease is None else renewed_ago_s(lease, self.now())
+        if lease is None:
+            return None
+        if self._renewed_s is not None:
+            return self.clock() - self._renewed_s
+        return renewed_ago_s({**lease, "spec": {"holderIdentity": "anybody", **_held(lease)}}, self.now())
 
     def template(self, pod: Object) -> Template | None:
         """Of the pod; None: not to be told (yet)."""
@@ -270,6 +281,13 @@ class World:
             self._since[name] = since
             self._holdings[name] = holding(cache, {digest: moment for digest, (_, moment) in since.items()})
 
+    def _note_lease(self, change: Change) -> None:
+        if isinstance(change, Changed):
+            if part(change.object, "spec").get("holderIdentity"):
+                self._renewed_s = self.clock()
+        elif not isinstance(change, Synced):
+            self._renewed_s = None
+
     def _note_artifact(self, change: Change) -> None:
         if isinstance(change, Synced):
             return
@@ -294,6 +312,10 @@ class World:
         self._named[key] = names
         for record in names:
             self._records.setdefault(record, []).append(_Record(namespace, digest))
+
+
+def _held(lease: Object) -> dict[str, object]:
+    return {key: value for key, value in part(lease, "spec").items() if value}
 
 
 def _asks(pod: Object) -> bool:

@@ -9,7 +9,7 @@ Misconfigured   its annotations are wrong, and admission was away when it was ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -18,7 +18,7 @@ from prestage.api.annotations import Mistakes, ModelRequest, Request
 from prestage.api.brokerage import Refusal, Template
 from prestage.api.nodes import ErrorClass, SourceType, State
 from prestage.control.admission.mistakes import examined, models_of
-from prestage.control.gates.prediction import Failure, outlook
+from prestage.control.gates.prediction import Failure, Holding, outlook
 from prestage.control.gates.world import World, age_s
 from prestage.control.podspec import node_of
 from prestage.kube.ports import Object
@@ -50,6 +50,17 @@ class Told:
         return self.reason is Reason.WARM
 
 
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Of some artifacts on some nodes. `warm`: how many hold all of them; `soonest`: who stages them, and how long it takes."""
+
+    warm: int
+    soonest: tuple[str, float | None] | None
+    failure: tuple[str, Failure] | None
+
+
+Memory = dict[tuple[str, tuple[str, ...]], Scan]
+"""By node (empty: all) and artifacts, for one look at many pods."""
 Refusals = Callable[[Template, ModelRequest], Refusal | None]
 """Why the broker did not resolve a model for a template, as the planner heard it last."""
 Progress = Callable[[str, str], float | None]
@@ -80,7 +91,7 @@ _NEXT: Final = {
 }
 
 
-def told(pod: Object, world: World, sources: Sources | None = None) -> Told | None:
+def told(pod: Object, world: World, sources: Sources | None = None, memory: Memory | None = None) -> Told | None:
     """None: it names no models."""
     more = sources or Sources()
     try:
@@ -94,7 +105,12 @@ def told(pod: Object, world: World, sources: Sources | None = None) -> Told | No
     if not known.complete:
         missing = [one for one in models if (one.alias, one.text) not in known.artifacts]
         return _unresolved(pod, missing, world, more)
-    return _resolved(pod, request, sorted(set(known.artifacts.values())), world, more)
+    digests = tuple(sorted(set(known.artifacts.values())))
+    where = node_of(pod)
+    memory = {} if memory is None else memory
+    if (where, digests) not in memory:
+        memory[where, digests] = _scan({where: world.holding(where)} if where else world.holdings(), digests, world)
+    return _resolved(pod, request, digests, memory[where, digests], world, more)
 
 
 def _unresolved(pod: Object, missing: Sequence[ModelRequest], world: World, more: Sources) -> Told:
@@ -109,24 +125,29 @@ def _unresolved(pod: Object, missing: Sequence[ModelRequest], world: World, more
     return Told(Reason.NOT_RESOLVED, f"Resolving {', '.join(one.text for one in missing)}")
 
 
-def _resolved(pod: Object, request: Request, digests: Sequence[str], world: World, more: Sources) -> Told:
-    bound = node_of(pod)
-    held = {bound: world.holding(bound)} if bound else dict(world.holdings())
-    warm = [name for name, node in held.items() if node and all(node.states.get(one) is State.WARM for one in digests)]
-    age = age_s(pod, world.now())
-    if warm:
+def _scan(held: Mapping[str, Holding | None], digests: Sequence[str], world: World) -> Scan:
+    there = {name: node for name, node in held.items() if node is not None}
+    at_work = [name for name, node in there.items() if any(node.states.get(one) in _BUSY for one in digests)]
+    looks = {name: outlook(digests, there[name], world.sizes, world.clock()).ready_in_s for name in at_work}
+    failures = ((name, node.errors[one]) for name, node in there.items() for one in digests if one in node.errors)
+    return Scan(
+        warm=sum(all(node.states.get(one) is State.WARM for one in digests) for node in there.values()),
+        soonest=min(looks.items(), key=lambda look: float("inf") if look[1] is None else look[1], default=None),
+        failure=next(failures, None),
+    )
+
+
+def _resolved(pod: Object, request: Request, digests: Sequence[str], scan: Scan, world: World, more: Sources) -> Told:
+    bound, age = node_of(pod), age_s(pod, world.now())
+    if scan.warm:
         late = age - request.gate_timeout_s
-        where = f"on {bound}" if bound else f"on {len(warm)} node{'s' if len(warm) > 1 else ''}"
+        where = f"on {bound}" if bound else f"on {scan.warm} node{'s' if scan.warm > 1 else ''}"
         return Told(Reason.WARM, f"Warm {where}", late if late > 0 else None, f"{_bytes(digests, world)} were to be staged")
-    at_work = {name: node for name, node in held.items() if node and any(node.states.get(one) in _BUSY for one in digests)}
-    failures = [(name, node.errors[one]) for name, node in held.items() if node for one in digests if one in node.errors]
-    if failures and not at_work:
-        return _failed(*failures[0])
-    if not at_work:
-        return Told(Reason.STAGING, "Resolved; no node has begun to stage it yet")
-    looks = {name: outlook(digests, node, world.sizes, world.clock()).ready_in_s for name, node in at_work.items()}
-    name = min(looks, key=lambda one: looks[one] if looks[one] is not None else float("inf"))  # type: ignore[arg-type,return-value]
-    return _staging(name, looks[name], request.gate_timeout_s - age, digests, world, more)
+    if scan.soonest is not None:
+        return _staging(*scan.soonest, request.gate_timeout_s - age, digests, world, more)
+    if scan.failure is not None:
+        return _failed(*scan.failure)
+    return Told(Reason.STAGING, "Resolved; no node has begun to stage it yet")
 
 
 _BUSY: Final = (State.STAGING, State.PENDING)

@@ -18,7 +18,7 @@ from prestage.control.gates.decision import Reason as GateReason
 from prestage.control.gates.loop import Step
 from prestage.control.gates.world import World, age_s
 from prestage.control.podspec import entries, is_over, node_of, part
-from prestage.control.warmth.condition import Reason, Sources, Told, told
+from prestage.control.warmth.condition import Memory, Reason, Sources, Told, told
 from prestage.kube.errors import Conflict, Missing
 from prestage.kube.events import EventType, Recorder, Said, Subject
 from prestage.kube.ports import Api, Object, PatchType, name_of, namespace_of, uid_of
@@ -70,7 +70,7 @@ class Warmth:
 
     async def look(self) -> None:
         """At every pod that names models, once."""
-        seen = set[str]()
+        seen, memory = set[str](), Memory()
         for key in list(self.world.asking):
             pod = self.world.pod(key)
             if pod is None or is_over(pod):
@@ -79,7 +79,7 @@ class Warmth:
             life = self._lives.get(uid_of(pod))
             if life is not None and life.told.warm and node_of(pod) and node_of(pod) in life.told.message:
                 continue
-            now = told(pod, self.world, self.sources)
+            now = told(pod, self.world, self.sources, memory)
             if now is not None and self._is_news(pod, now, life):
                 await self._tell(pod, now, life)
         for uid in self._lives.keys() - seen:
