@@ -191,8 +191,11 @@ class Trees:
         return leaves
 
     def _build(self, top: Path, leaves: Leaves, *, synced: bool = True) -> None:
-        paths = [top / path for path in (*leaves.links, *leaves.symlinks, *leaves.files)]
-        folders = {top, *(folder for path in paths for folder in path.parents if folder.is_relative_to(top))}
+        names = {""}
+        for path in (*leaves.links, *leaves.symlinks, *leaves.files):
+            while (path := path.rpartition("/")[0]) not in names:
+                names.add(path)
+        folders = [top / name for name in names]
         for folder in sorted(folders):
             self._disk.make_directory(folder, 0o755)
         for name, blob in leaves.links.items():
