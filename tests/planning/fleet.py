@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -126,3 +127,27 @@ def timed(fleet: Fleet) -> float:
     took_s = time.perf_counter() - began_s
     fleet.write(due)
     return took_s
+
+
+def main(nodes: int = 500, templates: int = 200, replicas: int = 10, waiting: float = 0.5, events: int = 100) -> None:
+    """Prints how long plans take: `PYTHONPATH=tests python -m planning.fleet`."""
+    large = fleet(nodes=nodes, templates=templates, replicas=replicas, waiting=waiting)
+    print(f"first plan {timed(large):.2f} s")
+    timed(large)
+    took_s, written = list[float](), 0
+    for number in range(events):
+        large.bind(0, f"n{number % nodes:04}")
+        began_s = time.process_time()
+        *_, due = large.step()
+        took_s.append(time.process_time() - began_s)
+        written += len(due.apply)
+        large.write(due)
+    took_s.sort()
+    print(
+        f"an event, CPU: median {took_s[len(took_s) // 2]:.3f} s, p99 {took_s[int(len(took_s) * 0.99)]:.3f} s, {written} writes"
+    )
+    print(f"peak RSS {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB")
+
+
+if __name__ == "__main__":
+    main()
