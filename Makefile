@@ -17,7 +17,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools cluster torch test-gpu fuzz demo bench check style types imports unit test test-all integrations conformance vllm soak api fmt clean
+.PHONY: help setup lock tools cluster torch test-gpu fuzz demo bench check style types imports unit test test-all integrations conformance vllm soak cycles api wire chart fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 14
@@ -43,6 +43,7 @@ lock: ## write requirements.lock anew from both pyproject.toml (no registry is n
 	  --group dev --group demo --extra bench --extra daemonset --extra numpy pyproject.toml loader-lib/pyproject.toml --output-file requirements.lock
 	$(COMPILE) --no-emit-package prestage --no-emit-package prestage-loader \
 	  --constraint requirements.lock --group torch --output-file requirements-torch.lock
+	$(COMPILE) --no-emit-package prestage --constraint requirements.lock --extra daemonset pyproject.toml --output-file requirements-image.lock
 	$(COMPILE) .ci/locks/transformers4.in --output-file requirements-transformers4.lock
 	$(COMPILE) --overrides .ci/locks/vllm-overrides.txt --excludes .ci/locks/vllm-excludes.txt .ci/locks/vllm.in --output-file requirements-vllm.lock
 
@@ -86,7 +87,10 @@ fuzz: setup ## a million damaged safetensors headers (a minute or two)
 test-gpu: setup ## the loader on a real GPU, with torch where `make torch` made it; says "not run" where there is none
 	@$(if $(wildcard $(TORCH)/.ready),$(TORCH),.venv)/bin/python -m pytest -rP -m "" tests/gpu
 
-soak: setup ## the agent under four clients and faults for two hours (SOAK_S=600: ten minutes); growth in the second half fails it; prints a table
+cycles: setup ## 100,000 small artifacts staged and evicted, each another one (CYCLES=10000: a tenth); any growth fails it; prints a table
+	PYTHONPATH=cacher:tests $(BIN)/python -m agents.cycles
+
+soak: setup ## the agent under four clients and faults for two hours (SOAK_S=600: ten minutes); growth from the second quarter to the last fails it; prints a table
 	PYTHONPATH=cacher:tests $(BIN)/python -m agents.soak
 
 torch: setup $(TORCH)/.ready ## a venv of its own with torch (4.6 GB) that sees .venv too: for the loader's torch tests
@@ -94,7 +98,7 @@ torch: setup $(TORCH)/.ready ## a venv of its own with torch (4.6 GB) that sees 
 $(TORCH)/.ready: requirements-torch.lock
 	test -x $(TORCH)/bin/python || $(BIN)/python -m venv $(TORCH)
 	$(BIN)/uv pip install --quiet --python $(TORCH)/bin/python --require-hashes --no-deps --requirement requirements-torch.lock
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$($(TORCH)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/prestage.pth
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" > $$($(TORCH)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/prestage.pth
 	@touch $@
 
 .PHONY: integrations conformance vllm
@@ -120,9 +124,15 @@ vllm: setup .tools/vllm/.ready ## load format "prestage" in a real vLLM on the C
 	.ci/source safetensors
 	@touch $@
 
+wire: setup ## make the messages of CSI and of the kubelet's plugin registration anew from daemonset/prestage/wire/*.proto
+	$(BIN)/python -m grpc_tools.protoc -Idaemonset --python_out=daemonset --pyi_out=daemonset $(patsubst daemonset/%,%,$(wildcard daemonset/prestage/wire/*.proto))
+
 api: setup ## write the CRDs and docs/kubernetes-api.md anew from the types in daemonset/prestage/api
 	$(BIN)/python -m prestage.api crds > daemonset/chart-crds/templates/crds.yaml
 	$(BIN)/python -m prestage.api docs > docs/kubernetes-api.md
+
+chart: setup ## write the rights, webhooks and policies of the chart anew from the code
+	$(BIN)/python .ci/chart.py
 
 fmt: setup ## format, and fix what can be fixed
 	$(BIN)/ruff format .

@@ -5,7 +5,6 @@ Nothing is downloaded, and no builder is needed.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import json
@@ -21,7 +20,18 @@ _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 def write(path: Path, name: str, argv: Sequence[str], files: Mapping[str, bytes] | None = None) -> Path:
     """An image that runs `argv`; `name` is the full reference under which it is imported. Returns `path`."""
-    layer = _layer(files or {})
+    layer = path.with_name(path.name + ".layer")
+    layer.write_bytes(_layer(files or {}))
+    try:
+        return write_layers(path, name, argv, [layer])
+    finally:
+        layer.unlink()
+
+
+def write_layers(
+    path: Path, name: str, argv: Sequence[str], layers: Sequence[Path], env: Sequence[str] = ("PATH=/bin",), user: str = ""
+) -> Path:
+    """The same of layers that are there as tar files, lowest first. Not compressed: nobody sends it anywhere."""
     blobs: dict[str, bytes] = {}
 
     def put(data: bytes, media: str) -> dict[str, object]:
@@ -29,18 +39,21 @@ def write(path: Path, name: str, argv: Sequence[str], files: Mapping[str, bytes]
         blobs[digest] = data
         return {"mediaType": media, "digest": f"sha256:{digest}", "size": len(data)}
 
+    digests = {layer: _sha256(layer) for layer in layers}
     config = {
         "architecture": _MACHINES[platform.machine()],
         "os": "linux",
-        "config": {"Entrypoint": list(argv), "Env": ["PATH=/bin"]},
-        "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
+        "config": {"Entrypoint": list(argv), "Env": list(env), "User": user},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}" for digest in digests.values()]},
     }
-    packed = put(gzip.compress(layer, 1, mtime=0), "application/vnd.oci.image.layer.v1.tar+gzip")
+    plain = "application/vnd.oci.image.layer.v1.tar"
     manifest = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": put(json.dumps(config).encode(), "application/vnd.oci.image.config.v1+json"),
-        "layers": [packed],
+        "layers": [
+            {"mediaType": plain, "digest": f"sha256:{digest}", "size": layer.stat().st_size} for layer, digest in digests.items()
+        ],
     }
     top = put(json.dumps(manifest).encode(), "application/vnd.oci.image.manifest.v1+json")
     tag = name.rpartition(":")[2]
@@ -50,7 +63,17 @@ def write(path: Path, name: str, argv: Sequence[str], files: Mapping[str, bytes]
         _add(tar, "index.json", json.dumps({"schemaVersion": 2, "manifests": [top]}).encode(), 0o644)
         for digest, data in blobs.items():
             _add(tar, f"blobs/sha256/{digest}", data, 0o644)
+        for layer, digest in digests.items():
+            entry = tarfile.TarInfo(f"blobs/sha256/{digest}")
+            entry.size, entry.mode = layer.stat().st_size, 0o644
+            with layer.open("rb") as packed:
+                tar.addfile(entry, packed)
     return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def _layer(files: Mapping[str, bytes]) -> bytes:

@@ -23,12 +23,22 @@ _FAST = ("--kube-api-qps=500", "--kube-api-burst=1000", "--leader-elect=false", 
 
 
 class Cluster:
-    """With `nodes` nodes Ready and the default service account there. `kubelet`: settings beyond ours."""
+    """With `nodes` nodes Ready and the default service account there. `kubelet`: settings beyond ours.
+
+    `services`: kube-proxy runs on the nodes and Services work there; the API server asks webhooks at their pods' addresses.
+    """
 
     def __init__(
-        self, folder: Path, *, nodes: int = 1, kubelet: Mapping[str, object] | None = None, flags: Sequence[str] = ()
+        self,
+        folder: Path,
+        *,
+        nodes: int = 1,
+        kubelet: Mapping[str, object] | None = None,
+        flags: Sequence[str] = (),
+        services: bool = False,
     ) -> None:
         self._folder, self._count, self._kubelet, self._flags = folder, nodes, kubelet or {}, flags
+        self._services = services
         self.nodes: list[Node] = []
         self._wires: Processes | None = None
         self._network: Network | None = None
@@ -78,13 +88,16 @@ class Cluster:
         cgroups.remove(network.interface)  # empty ones of a run that was killed
         pause = images.write(self._folder / "pause.tar", PAUSE, ["/bin/busybox", "tail", "-f", "/dev/null"])
         services = f"{network.prefix}.255.0/24"
-        self._api = api = ApiServer(self._folder, host=network.ip, service_ips=services, flags=self._flags)
+        flags = [*self._flags, "--enable-aggregator-routing=true"] if self._services else self._flags
+        self._api = api = ApiServer(self._folder, host=network.ip, service_ips=services, flags=flags)
         api.start()
         self._start_controllers(api)
         for number in range(1, self._count + 1):
             node = Node(number, api, network)
             node.start(self.nodes, pause=pause, kubelet=self._kubelet)
             self.nodes.append(node)
+            if self._services:
+                self._start_proxy(api, node)
         for node in self.nodes:
             api.processes.wait_for(node.ready, what=f"{node.name} Ready", timeout_s=90)
         account = "/api/v1/namespaces/default/serviceaccounts/default"
@@ -107,6 +120,19 @@ class Cluster:
             config = authority.kubeconfig(folder / f"{name}.conf", api.url, identity)
             argv: list[str | Path] = [api.binary, name, f"--kubeconfig={config}", f"--bind-address={api.host}", *_FAST, *more]
             api.processes.start(name, argv)
+
+    def _start_proxy(self, api: ApiServer, node: Node) -> None:
+        identity = api.authority.issue(f"{node.name}-proxy", user="system:kube-proxy")
+        config = api.authority.kubeconfig(api.folder / f"{node.name}-proxy.conf", api.url, identity)
+        argv: list[str | Path] = [api.binary, "kube-proxy", f"--kubeconfig={config}", f"--hostname-override={node.name}"]
+        more = [
+            "--proxy-mode=iptables",
+            "--conntrack-max-per-core=0",
+            "--oom-score-adj=0",
+            "--v=1",
+            f"--cluster-cidr={node.pods}",
+        ]
+        api.processes.start(f"{node.name}-proxy", node.enter(*argv, *more))
 
 
 def _remove_cgroups(name: str) -> None:

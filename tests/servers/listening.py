@@ -51,6 +51,12 @@ class Listening:
     def authority(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def connected(self) -> int:
+        """Connections that are open now."""
+        with self._lock:
+            return len(self._open)
+
     def close(self) -> None:
         self.stopping.set()
         self._acceptor.join()

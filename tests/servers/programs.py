@@ -22,6 +22,9 @@ _TOOLS = Path(__file__).resolve().parents[2] / ".tools" / "bin"
 SOURCES = {
     "versitygw": "a Go toolchain and `make tools`",
     "toxiproxy-server": "a Go toolchain and `make tools`",
+    "csi-sanity": "a Go toolchain and `make tools`",
+    "helm": "a Go toolchain and `make tools`",
+    "kubeconform": "a Go toolchain and `make tools`",
     "nginx": "`apt-get install nginx-light`",
     "mkfs.xfs": "`apt-get install xfsprogs`",
     "mkfs.btrfs": "`apt-get install btrfs-progs`",
@@ -86,6 +89,7 @@ class Program:
         log: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         found = find(str(argv[0]))
         if found is None:
@@ -103,7 +107,7 @@ class Program:
             )
         self.pid = self._process.pid
         try:
-            self._await_port(port)
+            self._await_port(host, port)
         except RuntimeError:
             self.close()
             raise
@@ -134,13 +138,13 @@ class Program:
         if self._process.poll() is None:
             os.killpg(self.pid, number)  # its own session, hence its own group: workers included
 
-    def _await_port(self, port: int) -> None:
+    def _await_port(self, host: str, port: int) -> None:
         deadline_s = time.monotonic() + 10
         while time.monotonic() < deadline_s:
             if self._process.poll() is not None:
                 break
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                if probe.connect_ex((host, port)) == 0:
                     return
             time.sleep(0.02)
         raise RuntimeError(f"{self._process.args!r} did not come up: {self._log.read_text(errors='replace')[-2000:]}")

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 class Versitygw:
     """`url` takes path-style requests; `<bucket>.s3.localhost:<port>` names a bucket in virtual-host style (connect to
-    127.0.0.1). With an authority it speaks TLS only. The keys belong to this server alone."""
+    127.0.0.1). With an authority it speaks TLS only. The keys belong to this server alone. `host`: where the nodes of a
+    cluster reach it."""
 
-    def __init__(self, root: Path, *, authority: Authority | None = None) -> None:
+    def __init__(self, root: Path, *, authority: Authority | None = None, host: str = "127.0.0.1") -> None:
         self.root = root.resolve()
         self.buckets = self.root / "buckets"
         folders = [self.buckets, self.root / "versions", self.root / "users"]
@@ -34,13 +35,13 @@ class Versitygw:
         self.secret_key = "SKTEST"
         self.region = "us-east-1"
         self.virtual_domain = "s3.localhost"
-        self.port = free_port()
+        self.port = free_port(host)
         self.ca = None if authority is None else authority.ca
-        self.url = f"http://127.0.0.1:{self.port}" if authority is None else f"https://localhost:{self.port}"
+        self.url = f"http://{host}:{self.port}" if authority is None else f"https://localhost:{self.port}"
         argv: list[str | Path] = [
             "versitygw",
             "--port",
-            f"127.0.0.1:{self.port}",
+            f"{host}:{self.port}",
             "--access",
             self.access_key,
             "--secret",
@@ -49,7 +50,7 @@ class Versitygw:
         argv += ["--region", self.region, "--keep-alive", "--quiet", "--virtual-domain", self.virtual_domain]
         argv += [] if authority is None else ["--cert", authority.certificate.resolve(), "--key", authority.key.resolve()]
         argv += ["--iam-dir", folders[2], "posix", "--versioning-dir", folders[1], self.buckets]
-        self.program = Program(argv, port=self.port, log=self.root / "versitygw.log")
+        self.program = Program(argv, port=self.port, log=self.root / "versitygw.log", host=host)
 
     def __enter__(self) -> Self:
         return self

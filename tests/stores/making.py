@@ -134,7 +134,11 @@ def fetch(store: Store, model: Model, path: str, steps: Steps | None = None) -> 
 
 def stage(store: Store, model: Model, steps: Steps | None = None) -> None:
     """What `staging.py` does, with the bytes at hand."""
-    steps = steps or Steps()
+    with store.room.staging(model.artifact):
+        _stage(store, model, steps or Steps())
+
+
+def _stage(store: Store, model: Model, steps: Steps) -> None:
     artifact = store.put_manifest(model.manifest)
     steps.ack("manifest")
     missing = []

@@ -87,7 +87,7 @@ def _check_no_leftovers(root: Path) -> None:
     assert not left, f"left over: {left}"
     for folder in (root / "holds").iterdir():
         for hold in folder.iterdir():
-            assert json.loads(hold.read_bytes())["kind"] in ("pin", "ttl", "run")
+            assert json.loads(hold.read_bytes())["kind"] in ("pin", "ttl", "run", "mount")
 
 
 def _check_ingests(root: Path, known: Mapping[str, Mapping[str, bytes]]) -> None:

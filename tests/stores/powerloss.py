@@ -299,9 +299,8 @@ def _remove_moved(tree: Tree, source: tuple[int, str], target: tuple[int, str], 
 
 
 def _remove_folder(tree: Tree, folder: int, name: str) -> None:
-    inode = tree.folders.get(folder, {}).get(name)
-    if inode is not None and not tree.folders.get(inode):
-        del tree.folders[folder][name]
+    """It was empty: where that it is gone is durable, what was unlinked in it is gone with it, synced or not."""
+    tree.folders.get(folder, {}).pop(name, None)
 
 
 def _rename(tree: Tree, folder: int, source: str, target: str) -> None:

@@ -9,7 +9,7 @@ plain single-stream read gave, so that a tool that is fast and wrong is not fast
      "skipped": {NAME: REASON}, "failed": {NAME: [REASON]}, "fastest_rival": NAME | null,
      "ours_over": {RIVAL: {"speed": {SUMMARY, "noisy", "reasons"}, "cpu": {SUMMARY, "noisy", "reasons"}}},
      "samples": [{"round", "tool", "wall_s", "cpu_s", "server_cpu_s", "rss_bytes", "foreign_cores"}]}
-    SUMMARY = {"median", "low", "high", "spread", "values"}; GB = 1e9 bytes; CPU is the tool's whole process tree
+    SUMMARY = {"median", "low", "high", "spread", "interval", "values"}; GB = 1e9 bytes; CPU is the tool's whole process tree
 """
 
 from __future__ import annotations

@@ -267,7 +267,8 @@ def _show(result: LoadResult, console: Console) -> None:
         sign = "<=" if goal.at_most else ">="
         met = "met" if goal.met else "[red]missed[/red]"
         console.print(
-            f"{goal.name}: [bold]{found.median:.2f}[/bold] ({found.low:.2f}-{found.high:.2f}), {sign} {goal.asked}: {met}"
+            f"{goal.name}: [bold]{found.median:.2f}[/bold] ({found.interval}, all {found.low:.2f}-{found.high:.2f}), "
+            f"{sign} {goal.asked}: {met}"
         )
     for name, why in result.not_run.items():
         console.print(f"not run: {name} ({why})", style="dim")

@@ -7,6 +7,7 @@ that says "noisy" always says why.
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,26 @@ FOREIGN_CORES_MAX = 0.5
 """Cores that other processes may use during a run before it counts as disturbed (download-engines.md kept < 0.35)."""
 SPREAD_MAX = 0.5
 """(highest - lowest) / median of the ratios above which their median is no figure to quote."""
+
+
+CONFIDENCE = 0.95
+"""Of the interval of a median, where there are rounds enough: six."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Where the true median lies with `confidence`, if rounds are alike and independent. Nothing else is assumed of them."""
+
+    low: float
+    high: float
+    confidence: float
+
+    def __str__(self) -> str:
+        return f"{self.low:.2f}-{self.high:.2f} at {self.confidence:.0%}"
+
+    def to_json(self) -> dict[str, object]:
+        """`{"low", "high", "confidence"}`."""
+        return {"low": round(self.low, 6), "high": round(self.high, 6), "confidence": round(self.confidence, 4)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +53,19 @@ class Summary:
         """(high - low) / median; 0 for a single value."""
         return (self.high - self.low) / self.median if self.median else 0.0
 
+    @property
+    def interval(self) -> Interval:
+        """Of the median: the narrowest pair of order statistics that holds it with `CONFIDENCE`, else lowest and highest."""
+        return median_interval(self.values)
+
     def to_json(self) -> dict[str, object]:
-        """`{"median", "low", "high", "spread", "values"}`."""
+        """`{"median", "low", "high", "spread", "interval": Interval, "values"}`."""
         return {
             "median": round(self.median, 6),
             "low": round(self.low, 6),
             "high": round(self.high, 6),
             "spread": round(self.spread, 4),
+            "interval": self.interval.to_json(),
             "values": [round(value, 6) for value in self.values],
         }
 
@@ -69,6 +96,18 @@ def schedule(variants: Sequence[str], rounds: int, seed: int) -> list[tuple[int,
 def summarize(values: Sequence[float]) -> Summary:
     """Median and range of at least one value."""
     return Summary(tuple(values), statistics.median(values), min(values), max(values))
+
+
+def median_interval(values: Sequence[float]) -> Interval:
+    """By the binomial distribution of how many of the values lie below the true median (the interval of the sign test)."""
+    ordered, count = sorted(values), len(values)
+    outside, found = 2 * math.comb(count, 0) / 2**count, 0
+    while found + 1 < count - found - 1:
+        next_outside = outside + 2 * math.comb(count, found + 1) / 2**count
+        if 1 - next_outside < CONFIDENCE:
+            break
+        outside, found = next_outside, found + 1
+    return Interval(ordered[found], ordered[count - 1 - found], max(1 - outside, 0.0))
 
 
 def ratios(over: Mapping[int, float], under: Mapping[int, float]) -> Summary | None:

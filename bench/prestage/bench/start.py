@@ -15,7 +15,7 @@ Every run must give the same answer, else the bench fails. JSON (`to_json`, `sch
      "speedups": {NAME: {"over": "cold-origin", "ratio": SUMMARY, "noisy", "reasons"}},
      "samples": [{"round", "variant", "import_s", "fetch_s", "load_s", "first_use_s", "total_s", "cpu_s", "rss_bytes",
                   "foreign_cores"}]}
-    SUMMARY = {"median", "low", "high", "spread", "values"}; seconds everywhere; spread = (high - low) / median
+    SUMMARY = {"median", "low", "high", "spread", "interval", "values"}; seconds everywhere; spread = (high - low) / median
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import re
 import urllib.parse
 from dataclasses import dataclass
 
-from prestage.cacher.digests import ArtifactId, Digest
+from prestage.cacher.digests import ArtifactId, Digest, artifact_id
 from prestage.cacher.errors import Misconfigured
 
 _PIN = re.compile(r"@(sha256:[0-9a-f]{64})$")
@@ -101,19 +101,49 @@ class FileRef:
         return f"file://{_AWKWARD.sub(lambda found: urllib.parse.quote(found.group()), self.path)}"
 
 
-Ref = HfRef | S3Ref | HttpRef | FileRef
+@dataclass(frozen=True, slots=True)
+class ArtifactRef:
+    """An artifact by its own name: where its bytes come from is for others to know. `parse_ref` never gives one."""
+
+    artifact: ArtifactId
+
+    @property
+    def pin(self) -> ArtifactId:
+        """Itself."""
+        return self.artifact
+
+    @property
+    def name(self) -> str:
+        """The artifact."""
+        return self.artifact
+
+
+NamedRef = HfRef | S3Ref | HttpRef | FileRef
+"""What a user may write."""
+Ref = NamedRef | ArtifactRef
 
 
 def text_of(ref: Ref, *, with_query: bool = True) -> str:
     """What `parse_ref` reads as this very ref. With a query it may carry a signature: then it is to be sent, never kept."""
     text = ref.name
+    if isinstance(ref, ArtifactRef):
+        return text
     if isinstance(ref, HttpRef):
         text = ref.url if with_query else ref.name
         text += f"#{ref.sha256.replace(':', '=')}" if ref.sha256 else ""
     return f"{text}@{ref.pin}" if ref.pin else text
 
 
-def parse_ref(text: str) -> Ref:
+def parse_wanted(text: str) -> Ref:
+    """A ref, or an artifact by its own name.
+
+    Raises:
+        Misconfigured: neither.
+    """
+    return ArtifactRef(artifact_id(text)) if text.startswith("sha256:") else parse_ref(text)
+
+
+def parse_ref(text: str) -> NamedRef:
     """Read a ref as a user wrote it.
 
     Raises:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from prestage.api.texts import Cron, cron, duration_s, zone
 from prestage.cacher.errors import Misconfigured
-from prestage.cacher.refs import FileRef, HttpRef, Ref, parse_ref
+from prestage.cacher.refs import FileRef, HttpRef, NamedRef, parse_ref
 
 PREFIX = "prestage.dev/"
 MODEL_PREFIX = "model.prestage.dev/"
@@ -86,7 +86,7 @@ class ModelRequest:
     """One model of a pod: mounted as `alias`. `text` is what the user wrote."""
 
     alias: str
-    source: Ref | StagedModelName
+    source: NamedRef | StagedModelName
     text: str
 
 

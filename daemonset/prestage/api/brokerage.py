@@ -98,13 +98,19 @@ class Fetch(Message, frozen=True, kw_only=True):
 
     path: str
     url: str
+    """Empty where `body` is given."""
+    body: bytes | None = None
+    """The content itself: a small file that the origin serves only to who shows the secret."""
     headers: dict[str, str] = {}
     expires_at: float | None = None
     """Seconds since the epoch; None: it does not expire."""
 
 
 class FetchesAnswer(Message, frozen=True, kw_only=True):
-    """In the order of the request. `authority`: the origin authority of the bytes, as the store counts reuse by."""
+    """In the order of the request; it may end early, after the first at least: ask again for the rest.
+
+    `authority`: the origin authority of the bytes, as the store counts reuse by.
+    """
 
     fetches: list[Fetch]
     authority: str

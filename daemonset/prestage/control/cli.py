@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from prestage.control.admission.cli import admission, manifests, ungate
+from prestage.control.broker.cli import broker
 from prestage.control.planning.cli import planner
 
 
@@ -12,4 +14,5 @@ def control() -> None:
     """The parts that run once per cluster; the chart starts them."""
 
 
-control.add_command(planner)
+for command in (admission, broker, planner, manifests, ungate):
+    control.add_command(command)

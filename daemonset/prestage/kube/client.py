@@ -134,6 +134,10 @@ class KubeApi:
         """See ports.Api."""
         return await self._object(_Ask("GET", resource.path(namespace, name, subresource)))
 
+    async def document(self, path: str) -> Object:
+        """What lies at a path that is no resource's: /version, /apis/GROUP/VERSION."""
+        return await self._object(_Ask("GET", path))
+
     async def page(
         self, resource: Resource, selection: Selection = EVERYTHING, *, limit: int | None = None, rest: str | None = None
     ) -> Page:

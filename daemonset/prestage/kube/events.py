@@ -180,7 +180,7 @@ class Recorder:
                     await self._series(said, name, count)
             except PrestageError as exc:
                 self.dropped += 1
-                _log.warning("event_failed", extra={"reason": said.reason, "error": str(exc)})
+                _log.warning("event_failed", extra={"fields": {"reason": said.reason, "error": str(exc)}})
             finally:
                 self._queue.task_done()
 

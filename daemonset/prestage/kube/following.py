@@ -148,4 +148,4 @@ class Follower:
         level = logging.WARNING if isinstance(failure, Unavailable) else logging.ERROR
         if self.fruitless in (1, 10) or self.fruitless % 100 == 0:
             said = {"resource": self._resource.plural, "attempts": self.fruitless, "error": str(failure)}
-            _log.log(level, "watch_failed", extra=said)
+            _log.log(level, "watch_failed", extra={"fields": said})

@@ -123,7 +123,7 @@ class Election:
         """
         await self._take()
         self.leading = True
-        _log.info("leading", extra={"lease": self._name})
+        _log.info("leading", extra={"fields": {"lease": self._name}})
         work = asyncio.ensure_future(_awaited(lead))
         keeping = asyncio.ensure_future(self._keep())
         try:
@@ -159,10 +159,10 @@ class Election:
             if held:
                 renewed_s = began_s
             elif self._seen is not None and self._seen.holder != self._me:
-                _log.warning("lease_taken", extra={"lease": self._name, "by": self._seen.holder})
+                _log.warning("lease_taken", extra={"fields": {"lease": self._name, "by": self._seen.holder}})
                 return
             elif loop.time() - renewed_s >= self._terms.renew_s:
-                _log.warning("lease_not_renewed", extra={"lease": self._name})
+                _log.warning("lease_not_renewed", extra={"fields": {"lease": self._name}})
                 return
 
     async def _attempt(self) -> bool:
@@ -179,7 +179,7 @@ class Election:
         except Conflict:
             return False
         except _REFUSALS as exc:
-            _log.warning("lease_failed", extra={"lease": self._name, "error": str(exc)})
+            _log.warning("lease_failed", extra={"fields": {"lease": self._name, "error": str(exc)}})
             return False
         self._lease, self._seen = written, observe(written, None, now_s)
         return True
@@ -201,7 +201,7 @@ class Election:
             async with asyncio.timeout(self._terms.retry_s):
                 await self._api.replace(LEASES, free)
         except (*_REFUSALS, TimeoutError) as exc:
-            _log.info("lease_not_let_go", extra={"lease": self._name, "error": str(exc)})
+            _log.info("lease_not_let_go", extra={"fields": {"lease": self._name, "error": str(exc)}})
 
 
 async def _awaited(lead: Callable[[], Awaitable[None]]) -> None:

@@ -1,10 +1,121 @@
-"""`prestage node`: the containers of one node. A subcommand is imported when it is named."""
+"""`prestage node`: the containers of one node. What a subcommand needs is imported when it runs."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
 import click
+
+from prestage.cacher.cli.agent import Address
+from prestage.cacher.cli.session import Rate, Size, root_option
+from prestage.cacher.transfer.schedule import Schedule
+from prestage.node.mountpoint import mountpoint
+
+_Command = TypeVar("_Command", bound=Callable[..., object])
+_FILE = click.Path(path_type=Path)
 
 
 @click.group()
 def node() -> None:
     """The parts that run on every node; the chart starts them."""
+
+
+node.add_command(mountpoint)
+
+
+def _common(command: _Command) -> _Command:
+    for option in (
+        click.option("--log", "log_format", type=click.Choice(["json", "text"]), default="json", show_default=True),
+        click.option("--kubeconfig", type=_FILE, help="Default: the pod's own service account."),
+        click.option("--broker-token", type=_FILE, required=True, help="File of a token for the broker's audience."),
+        click.option("--broker-ca", type=_FILE, required=True, help="PEM file of the broker's authorities."),
+        click.option("--broker", required=True, metavar="URL", help="https://prestage-broker.NAMESPACE.svc:8443"),
+        click.option("--node", "node_name", required=True, envvar="NODE_NAME", help="Name of the Node."),
+    ):
+        command = option(command)
+    return command
+
+
+@node.command()
+@root_option
+@click.option("--socket", type=_FILE, required=True, help="Where the csi container asks: /run/prestage/agent.sock")
+@click.option("--budget", type=Size(), help="Most bytes the store may hold, e.g. 500G; default: the disk, less the margin.")
+@click.option("--margin", type=Size(), help="Bytes left free on the disk.")
+@click.option("--listen", default="127.0.0.1:9464", show_default=True, help="HOST:PORT of metrics and health, or none.")
+@click.option("--rate", type=Rate(), help='Most bytes a second in, by time of day too: "200M, 22:00-06:00=unlimited".')
+@_common
+def agent(
+    root: Path | None,
+    socket: Path,
+    budget: int | None,
+    margin: int | None,
+    listen: str,
+    rate: Schedule | None,
+    node_name: str,
+    broker: str,
+    broker_ca: Path,
+    broker_token: Path,
+    kubeconfig: Path | None,
+    log_format: str,
+) -> None:
+    """Own the node's store: stage what its NodeCache says, by what the broker gives, and report."""
+    from prestage.cacher.agent import logs
+    from prestage.cacher.agent.config import AgentConfig
+    from prestage.cacher.cli.session import checked_root
+    from prestage.node.app import NodeAgentConfig, run
+    from prestage.wire.broker_client import BrokerSettings
+
+    config = AgentConfig(
+        root=checked_root(root),
+        socket=socket.absolute(),
+        budget_bytes=budget,
+        margin_bytes=margin,
+        listen=Address().convert(listen, None, None),
+        rate=rate,
+        trusted=frozenset(os.environ.get("PRESTAGE_TRUSTED_AUTHORITIES", "").split()),
+    )
+    logs.set_up(as_json=log_format == "json")
+    run(NodeAgentConfig(config, node_name, BrokerSettings(broker, broker_token, broker_ca), kubeconfig))
+
+
+@node.command()
+@click.option("--agent", "agent_socket", type=_FILE, required=True, help="The agent's socket: /run/prestage/agent.sock")
+@click.option("--endpoint", type=_FILE, required=True, help="The driver's socket here; grants are kept beside it: /csi/csi.sock")
+@click.option("--registration", type=_FILE, required=True, help="The kubelet's plugins_registry, here.")
+@click.option("--driver-path", type=_FILE, required=True, help="The driver's socket as the kubelet sees it.")
+@click.option("--kubelet-dir", type=_FILE, default=Path("/var/lib/kubelet"), show_default=True, help="Where its pods are.")
+@_common
+def csi(
+    agent_socket: Path,
+    endpoint: Path,
+    registration: Path,
+    driver_path: Path,
+    kubelet_dir: Path,
+    node_name: str,
+    broker: str,
+    broker_ca: Path,
+    broker_token: Path,
+    kubeconfig: Path | None,
+    log_format: str,
+) -> None:
+    """Mount models into pods: the CSI driver, which registers itself with the kubelet."""
+    from prestage.cacher.agent import logs
+    from prestage.node.csi.app import CsiConfig, run
+    from prestage.wire.broker_client import BrokerSettings
+
+    logs.set_up(as_json=log_format == "json")
+    run(
+        CsiConfig(
+            agent=agent_socket,
+            endpoint=endpoint.absolute(),
+            registration=registration,
+            driver_path=driver_path,
+            node=node_name,
+            broker=BrokerSettings(broker, broker_token, broker_ca),
+            kubeconfig=kubeconfig,
+            kubelet_dir=kubelet_dir,
+        )
+    )

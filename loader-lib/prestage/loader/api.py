@@ -50,12 +50,12 @@ def open_model(
         VerifyUnavailable: "require" without sums, or sums that cannot be understood.
         OverBudget, DeviceError: device only; nothing is left on it.
     """
-    from prestage.loader.options import options
+    from prestage.loader.options import Options
     from prestage.loader.started import opened
 
-    chosen = options(
-        path,
-        device=device,
+    options = Options(
+        os.fspath(path),
+        device="cpu" if device is None else device,
         names=names,
         slices=slices,
         verify=verify,
@@ -65,7 +65,7 @@ def open_model(
         device_bytes=device_bytes,
         destination=destination,
     )
-    return opened(chosen, framework, dtype)
+    return opened(options, framework, dtype)
 
 
 def start(
@@ -93,20 +93,19 @@ def start(
     Raises:
         Unsupported: an argument is wrong.
     """
-    from prestage.loader.options import options
+    from prestage.loader.options import Options
     from prestage.loader.started import begin
 
-    begin(
-        options(
-            path,
-            device=device,
-            names=names,
-            slices=slices,
-            verify=verify,
-            readers=readers,
-            host_bytes=host_bytes,
-            pinned_bytes=pinned_bytes,
-            device_bytes=device_bytes,
-            destination=destination,
-        )
+    options = Options(
+        os.fspath(path),
+        device="cpu" if device is None else device,
+        names=names,
+        slices=slices,
+        verify=verify,
+        readers=readers,
+        host_bytes=host_bytes,
+        pinned_bytes=pinned_bytes,
+        device_bytes=device_bytes,
+        destination=destination,
     )
+    begin(options)

@@ -82,6 +82,8 @@ class BlockQueue:
 
     def stop(self) -> None:
         """No block is taken any more; who waits gets Closed."""
+        if self._is_child():
+            return
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -92,6 +94,8 @@ class BlockQueue:
 
     def nudge(self) -> None:
         """There may be room now."""
+        if self._is_child():
+            return
         with self._changed:
             self._changed.notify_all()
 
@@ -108,8 +112,7 @@ class BlockQueue:
             OverBudget: they cannot be read while what was returned before is kept.
             Closed: stopped meanwhile, or this is a child process.
         """
-        if os.getpid() != self._pid:
-            raise Closed("the model was opened before a fork", hint="open it in the process that uses it")
+        self._refuse_child()
         with self._changed:
             while True:
                 if self._failure:
@@ -122,6 +125,20 @@ class BlockQueue:
                 self._hurry(missing)
                 self._refuse_deadlock(missing)
                 self._changed.wait()
+
+    def has_all(self) -> bool:
+        """Whether there is nothing to wait for, or to raise, whatever the blocks: what `wait` would find, without a lock. Raises:
+        Closed: this is a child process."""
+        self._refuse_child()
+        return not self._left and not self._over()
+
+    def _is_child(self) -> bool:
+        """After a fork: nobody reads or waits here, and the lock may be held by a thread that stayed with the parent."""
+        return os.getpid() != self._pid
+
+    def _refuse_child(self) -> None:
+        if self._is_child():
+            raise Closed("the model was opened before a fork", hint="open it in the process that uses it")
 
     def _unlanded(self, blocks: range) -> Iterable[int]:
         if len(blocks) == self._state.count(_LANDED, blocks.start, blocks.stop):

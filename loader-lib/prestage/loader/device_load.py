@@ -21,7 +21,6 @@ from prestage.loader.memory.region import Region
 from prestage.loader.memory.ring import Ring, Slot
 from prestage.loader.pages import PAGE
 from prestage.loader.plan import BLOCK_BYTES, Block, Plan
-from prestage.loader.residency import Residency
 from prestage.loader.scatter import rows
 from prestage.loader.source import Source
 from prestage.loader.tally import Tally
@@ -104,10 +103,10 @@ class DeviceLoad:
         """
         block = self._plan.blocks[number]
         shard = self._shard(block.shard)
-        found = shard.source.residency(block.start, block.stop)
-        way = device_way(found, readers=self._readers, registers=self._registers)
+        resident = shard.source.is_resident(block.start, block.stop)
+        way = device_way(resident=resident, readers=self._readers, registers=self._registers)
         if way is not Way.REGISTERED or not self._read_map(block, shard):
-            self._read_slot(number, block, shard, resident=found is Residency.RESIDENT or self._readers > 1)
+            self._read_slot(number, block, shard, resident=resident or self._readers > 1)
         with self._lock:
             shard.left -= 1
             if not shard.left:

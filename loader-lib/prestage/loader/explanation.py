@@ -9,7 +9,6 @@ from prestage.loader import checkpoint as checkpoints
 from prestage.loader import residency
 from prestage.loader.memory.budget import Budget, default_host_bytes
 from prestage.loader.plan import Plan, plan
-from prestage.loader.residency import Residency
 from prestage.loader.source import Source
 from prestage.loader.ways import Destination, Way, device_way, host_way
 
@@ -98,13 +97,13 @@ def _file(made: Plan, number: int, device: str, readers: int, destination: Desti
         for block in made.blocks:
             if block.shard != number:
                 continue
-            state = source.residency(block.start, block.stop)
-            resident += block.size_bytes if state is Residency.RESIDENT else 0
+            there = source.is_resident(block.start, block.stop)
+            resident += block.size_bytes if there else 0
             if device == "cpu":
-                room = state is Residency.RESIDENT or budget.take(block.size_bytes)
-                way = host_way(state, destination, readers=readers, has_room=room)
+                room = there or budget.take(block.size_bytes)
+                way = host_way(destination, resident=there, readers=readers, has_room=room)
             else:
-                way = device_way(state, readers=readers, registers=False)
+                way = device_way(resident=there, readers=readers, registers=False)
             ways[way] = ways.get(way, 0) + block.size_bytes
         counted = residency.counted_bytes(source.cached())
     finally:

@@ -116,8 +116,9 @@ def _tensor(name: str, entry: object, base: int) -> TensorInfo:
 def _integers(value: object) -> tuple[int, ...] | None:
     if not isinstance(value, list):
         return None
-    if not all(type(item) is int and 0 <= item <= _MAX_INTEGER for item in value):
-        return None
+    for item in value:
+        if type(item) is not int or not 0 <= item <= _MAX_INTEGER:
+            return None
     return tuple(value)
 
 

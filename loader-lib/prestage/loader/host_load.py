@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from prestage.loader.ahead import enter_ahead
 from prestage.loader.memory.budget import Budget
 from prestage.loader.memory.region import Piece, Region
 from prestage.loader.pages import PAGE
@@ -20,12 +21,10 @@ from prestage.loader.tally import Tally
 from prestage.loader.verify import check_chunk
 from prestage.loader.ways import Destination, Way, host_way
 
-_SHARD_SAMPLES = 16
-"""Of a whole shard: whether its addresses begin as a map of it, which saves a system call for each resident block."""
-
 
 class _Landing:
-    """One shard's memory while it is being filled."""
+    """One shard's memory while it is being filled. It begins as a map of the shard where that is resident as a whole, which saves
+    a system call for each block."""
 
     def __init__(self, plan: Plan, number: int, destination: Destination, readers: int) -> None:
         shard = plan.checkpoint.shards[number]
@@ -44,7 +43,7 @@ class _Landing:
     def _begins_as_map(self, destination: Destination, readers: int) -> bool:
         if destination is not Destination.AUTO:
             return destination is Destination.MAPPED
-        return readers > 1 or self.source.residency(0, self.region.size_bytes, _SHARD_SAMPLES) is Residency.RESIDENT
+        return readers > 1 or self.source.whole() is Residency.RESIDENT
 
 
 class HostLoad:
@@ -103,18 +102,19 @@ class HostLoad:
             return []
         blocks = itertools.groupby(enumerate(self._plan.blocks), key=lambda at: at[1].shard)
         unchecked = ((shard, list(own)) for shard, own in blocks if not self._plan.checkpoint.shards[shard].sums)
-        return [number for shard, own in unchecked for number in self._mapped_already(self._landing(shard), own)]
+        there = [number for shard, own in unchecked for number in self._mapped_already(self._landing(shard), own)]
+        enter_ahead((self._landings[block.shard].region, block) for block in map(self._plan.blocks.__getitem__, there))
+        return there
 
     def _mapped_already(self, landing: _Landing, blocks: list[tuple[int, Block]]) -> list[int]:
-        found = []
-        for number, block in blocks if landing.is_map else ():
-            began = time.perf_counter()
-            if landing.source.residency(block.start, block.stop) is Residency.RESIDENT:
-                self._tally.read(Way.MAPPED, block.size_bytes, began)
-                landing.left -= 1
-                found.append(number)
+        began = time.perf_counter()
+        found = {}
+        if landing.is_map:
+            found = {number: block for number, block in blocks if landing.source.is_resident(block.start, block.stop)}
         landing.source.close()  # opened again where it is needed: 200 cold shards are not 600 descriptors
-        return found
+        landing.left -= len(found)
+        self._tally.read(Way.MAPPED, sum(block.size_bytes for block in found.values()), began)
+        return list(found)
 
     def piece(self, name: str) -> Piece:
         """The bytes from the part's first to its last, once; its blocks have landed. They go with the last reference."""
@@ -141,8 +141,9 @@ class HostLoad:
             return self._landings[shard]
 
     def _bring(self, number: int, block: Block, landing: _Landing) -> Way:
-        found = landing.source.residency(block.start, block.stop)
-        way = host_way(found, self._destination, readers=self._readers, has_room=self._has_room(found, block))
+        resident = landing.source.is_resident(block.start, block.stop)
+        room = self._has_room(block, resident=resident)
+        way = host_way(self._destination, resident=resident, readers=self._readers, has_room=room)
         if way in (Way.MAPPED, Way.POPULATED):
             self._show(block, landing, way)
             return way
@@ -153,9 +154,9 @@ class HostLoad:
             way = _fill(landing, start, stop, way)
         return way
 
-    def _has_room(self, found: Residency, block: Block) -> bool:
+    def _has_room(self, block: Block, *, resident: bool) -> bool:
         """Taken here for AUTO; PRIVATE took it before the block was handed out."""
-        if self._destination is not Destination.AUTO or found is Residency.RESIDENT or self._readers > 1:
+        if self._destination is not Destination.AUTO or resident or self._readers > 1:
             return True
         return self._budget.take(block.size_bytes)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from prestage.loader.errors import Unsupported
@@ -16,20 +16,35 @@ PINNED_BYTES = 128 << 20
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Arguments of `open_model`, in one value."""
+    """Arguments of `open_model` in one value, as they were given; what is in it was checked."""
 
     path: str
-    device: str | int
-    names: Names
-    slices: Slices
-    verify: str
-    readers: int
-    host_bytes: int | None
+    device: str | int = "cpu"
+    names: Names = None
+    slices: Slices = None
+    verify: str = "auto"
+    readers: int = 1
+    host_bytes: int | None = None
     """None: nine tenths of what is available when the load begins."""
-    pinned_bytes: int
-    device_bytes: int | None
+    pinned_bytes: int = PINNED_BYTES
+    device_bytes: int | None = None
     """None: what the device has free when the load begins."""
-    destination: Destination
+    destination: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Raises: Unsupported, TypeError: an argument is wrong."""
+        if not isinstance(self.path, str):
+            raise TypeError(f"path: {type(self.path).__name__!r} is not an instance of 'str'")
+        _refuse_unknown("verify", self.verify, VERIFY_MODES)
+        _refuse_unknown("destination", self.destination, [each.value for each in Destination])
+        if self.readers < 1:
+            raise Unsupported(
+                f"readers {self.readers!r} is invalid", hint="say how many processes load these files at about this time"
+            )
+        for budget in ("host_bytes", "pinned_bytes", "device_bytes"):
+            size = getattr(self, budget)
+            if size is not None and size < 0:
+                raise Unsupported(f"{budget} {size!r} is invalid")
 
     @property
     def on_host(self) -> bool:
@@ -47,48 +62,6 @@ def index_of(device: str | int) -> int:
     return int(index or 0)
 
 
-def options(
-    path: str | os.PathLike[str],
-    *,
-    device: str | int | None,
-    names: Names,
-    slices: Slices,
-    verify: str,
-    readers: int,
-    host_bytes: int | None,
-    pinned_bytes: int,
-    device_bytes: int | None,
-    destination: str,
-) -> Options:
-    """The arguments, checked.
-
-    Raises:
-        Unsupported, TypeError: one of them is wrong.
-    """
-    named = os.fspath(path)
-    if not isinstance(named, str):
-        raise TypeError(f"path: {type(named).__name__!r} is not an instance of 'str'")
-    if verify not in VERIFY_MODES:
-        raise Unsupported(f"verify {verify!r} is invalid (expected one of: {', '.join(VERIFY_MODES)})")
-    if readers < 1:
-        raise Unsupported(f"readers {readers!r} is invalid", hint="say how many processes load these files at about this time")
-    for budget, size in (("host_bytes", host_bytes), ("pinned_bytes", pinned_bytes), ("device_bytes", device_bytes)):
-        if size is not None and size < 0:
-            raise Unsupported(f"{budget} {size!r} is invalid")
-    try:
-        where = Destination(destination)
-    except ValueError:
-        known = ", ".join(each.value for each in Destination)
-        raise Unsupported(f"destination {destination!r} is invalid (expected one of: {known})") from None
-    return Options(
-        path=named,
-        device="cpu" if device is None else device,
-        names=names,
-        slices=slices,
-        verify=verify,
-        readers=readers,
-        host_bytes=host_bytes,
-        pinned_bytes=pinned_bytes,
-        device_bytes=device_bytes,
-        destination=where,
-    )
+def _refuse_unknown(name: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise Unsupported(f"{name} {value!r} is invalid (expected one of: {', '.join(known)})")

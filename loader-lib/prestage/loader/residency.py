@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections.abc import Iterator
 from enum import Enum
 
 from prestage.loader.pages import PAGE
@@ -19,8 +20,11 @@ from prestage.loader.pages import PAGE
 _SYS_CACHESTAT = 451
 """Linux 6.5 and later, the same number on all 64-bit architectures."""
 _SAMPLES = 4
+"""Of a block of 8 MiB. What others leave behind in the page cache or take from it comes in larger pieces than that."""
 _MEMORY_FILE_SYSTEMS = (0x01021994, 0x858458F6)
 """TMPFS_MAGIC and RAMFS_MAGIC of linux/magic.h; f_type is the first field of struct statfs."""
+_ANYWHERE = [bytearray(1)]
+"""Where a byte that was asked for goes. Nobody reads it, so all threads share it."""
 
 
 class Residency(Enum):
@@ -43,7 +47,7 @@ def open_probe(path: str) -> int:
 def is_resident(probe: int, offset: int) -> bool | None:
     """Whether the page at `offset` is in memory; None where the file system cannot tell (NFS, FUSE). Raises: OSError."""
     try:
-        return os.preadv(probe, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+        return os.preadv(probe, _ANYWHERE, offset, os.RWF_NOWAIT) == 1
     except BlockingIOError:
         return False
     except OSError as exc:
@@ -60,17 +64,28 @@ def _is_memory(fd: int) -> bool:
     return found[0] & 0xFFFFFFFF in _MEMORY_FILE_SYSTEMS
 
 
+def all_resident(probe: int, start: int, stop: int) -> bool:
+    """Whether all samples of [start, stop) are resident. Asks no further than the first that is not: the disk is busy, and each
+    absent place costs it a read. Raises: OSError."""
+    return all(is_resident(probe, place) for place in _places(start, stop, _SAMPLES))
+
+
 def sampled(probe: int, start: int, stop: int, samples: int = _SAMPLES) -> Residency:
-    """What samples of [start, stop) say: one place drawn in each of as many equal parts. Raises: OSError."""
-    draws = memoryview(os.urandom(4 * samples)).cast("I")
-    size = stop - start
-    places = {start + (size * number + size * draw // (1 << 32)) // samples for number, draw in enumerate(draws)}
-    found = {is_resident(probe, place) for place in places}
+    """What samples of [start, stop) say. Raises: OSError."""
+    found = {is_resident(probe, place) for place in _places(start, stop, samples)}
     if None in found:
         return Residency.UNKNOWN
     if len(found) == 2:
         return Residency.PARTLY
     return Residency.RESIDENT if found == {True} else Residency.ABSENT
+
+
+def _places(start: int, stop: int, samples: int) -> Iterator[int]:
+    """One place drawn in each of `samples` equal parts of [start, stop)."""
+    # not by `random`: importing it takes longer than a small load
+    draws = memoryview(os.urandom(4 * samples)).cast("I")
+    size = stop - start
+    return (start + (size * number + size * draw // (1 << 32)) // samples for number, draw in enumerate(draws))
 
 
 class _Range(ctypes.Structure):

@@ -46,17 +46,20 @@ class Running:
         self._device: DeviceLoad | None = None
         self.device_number = (1, 0)
         """As DLPack numbers it."""
-        if options.on_host:
-            self._begin_on_host()
-        else:
-            self._begin_on_device(allocator)
+        try:
+            if options.on_host:
+                self._begin_on_host(Destination(options.destination))
+            else:
+                self._begin_on_device(allocator)
+        except BaseException:
+            self._release()
+            raise
 
-    def _begin_on_host(self) -> None:
-        options = self.options
+    def _begin_on_host(self, destination: Destination) -> None:
         self._host = host = HostLoad(
-            self.plan, destination=options.destination, readers=options.readers, budget=self._budget, tally=self._tally
+            self.plan, destination=destination, readers=self.options.readers, budget=self._budget, tally=self._tally
         )
-        waits = options.destination is Destination.PRIVATE
+        waits = destination is Destination.PRIVATE
         self._queue = BlockQueue(len(self.plan.blocks), host if waits else None)
         if waits:
             host.on_room = self._queue.nudge
@@ -117,9 +120,10 @@ class Running:
     def wait(self, name: str) -> bool:
         """Return when a part's blocks have landed: whether it has any. Raises: what the readers met; Closed; OverBudget."""
         part = self.plan.parts[name]
-        began = time.perf_counter()
-        self._queue.wait([self.plan.heads(part.shard), self.plan.needed(part)])
-        self._tally.waited(began)
+        if not self._queue.has_all():
+            began = time.perf_counter()
+            self._queue.wait([self.plan.heads(part.shard), self.plan.needed(part)])
+            self._tally.waited(began)
         return bool(part.size_bytes)
 
     @property
@@ -130,11 +134,15 @@ class Running:
     def close(self) -> None:
         """Stop reading; what was returned stays. Idempotent."""
         self._crew.end()
+        self._release()
+        self._queue.forget()
+
+    def _release(self) -> None:
+        """No thread may be reading."""
         if self._host:
             self._host.close()
         if self._device:
             self._device.close()
-        self._queue.forget()
 
     def abandon(self) -> None:
         """Nobody will close it. Safe in a finalizer, which may run on one of our own threads: closing is left to another one."""

@@ -14,7 +14,7 @@ MAX_DEPTH = 127
 _MAX_DIGITS = 20
 """2**64 - 1 has 20 digits; also keeps int() away from quadratic time."""
 
-_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRINGS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NO_BRACKET = re.compile(r"[^\[\]{}]+")
 _INNERMOST = re.compile(r"\[\]|\{\}")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-from prestage.loader.residency import Residency
-
 
 class Way(Enum):
     """From the file to where a tensor may show them; the value is what a person reads."""
@@ -33,12 +31,11 @@ class Destination(Enum):
     """Memory of our own."""
 
 
-def host_way(found: Residency, destination: Destination, *, readers: int, has_room: bool) -> Way:
+def host_way(destination: Destination, *, resident: bool, readers: int, has_room: bool) -> Way:
     """For a block whose tensors stay on the host; `has_room` is for AUTO, PRIVATE has waited for its room.
 
     With several readers expected, nobody reads past the page cache: the disk would be read once for each.
     """
-    resident = found is Residency.RESIDENT
     if destination is Destination.PRIVATE:
         return Way.COPIED if resident or readers > 1 else Way.DIRECT
     if resident:
@@ -48,8 +45,8 @@ def host_way(found: Residency, destination: Destination, *, readers: int, has_ro
     return Way.DIRECT
 
 
-def device_way(found: Residency, *, readers: int, registers: bool) -> Way:
+def device_way(*, resident: bool, readers: int, registers: bool) -> Way:
     """For a block that goes to an accelerator; `registers`: its copy engine may read the page cache, and does so faster."""
-    if found is Residency.RESIDENT:
+    if resident:
         return Way.REGISTERED if registers else Way.COPIED
     return Way.COPIED if readers > 1 else Way.DIRECT

@@ -122,6 +122,20 @@ def test_spec_and_status_are_written_apart(api_with_kinds: ApiServer, namespace:
     )
 
 
+def test_an_artifact_is_written_again_whatever_letters_its_manifest_has(api_with_kinds: ApiServer, namespace: str) -> None:
+    spec = {"digest": DIGEST, "files": 1, "size": 1, "manifest": "+/+/"}
+    made = {"apiVersion": "prestage.dev/v1alpha1", "kind": "Artifact", "metadata": {"name": "letters"}, "spec": spec}
+    apply(api_with_kinds, namespace, json.dumps(made))
+    status = json.dumps(
+        {"status": {"binding": "/+/+", "templates": [{"uid": "u", "hash": "-", "alias": "a", "ref": "hf://o/n"}]}}
+    )
+    for _ in range(2):
+        write = ("patch", "artifact", "letters", "-n", namespace, "--subresource=status", "--type=merge")
+        api_with_kinds.kubectl(*write, "-p", status)
+    said = apply(api_with_kinds, namespace, json.dumps({**made, "spec": {**spec, "manifest": "AAAA"}}))
+    assert "an Artifact never changes" in said
+
+
 def test_kubectl_get_answers_what_where_and_since_when(api_with_kinds: ApiServer, namespace: str) -> None:
     apply(api_with_kinds, namespace, changed("StagedModel", "llama", {}))
     ready = {"type": "Ready", "status": "True", "reason": "Warm", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}

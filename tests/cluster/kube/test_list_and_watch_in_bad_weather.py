@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster.apiserver import ApiServer
+from cluster.replay import Replay
 from prestage.kube.answers import Backoff
 from prestage.kube.client import KubeApi
 from prestage.kube.contract import config_map
@@ -18,40 +19,14 @@ from prestage.kube.errors import Forbidden, Missing, NoCluster, Unreachable
 from prestage.kube.events import Recorder, Said, Subject
 from prestage.kube.following import Follower, Pace
 from prestage.kube.leases import Election, Terms
-from prestage.kube.mirror import Appeared, Change, Changed, Synced
-from prestage.kube.ports import EVERYTHING, Object, Page, Resource, Selection, name_of, uid_of, version_of
+from prestage.kube.mirror import Synced
+from prestage.kube.ports import EVERYTHING, Page, Resource, Selection, name_of, version_of
 from prestage.kube.resources import CONFIG_MAPS, EVENTS, LEASES, PODS, SERVICE_ACCOUNTS
 from prestage.kube.settings import KubeSettings
 from servers.toxiproxy import Toxiproxy
 
 pytestmark = pytest.mark.needs("kubernetes")
 QUICK = Pace(Backoff(0.02, 0.5), (20.0, 30.0))
-
-
-class Replay:
-    """Fails on a change that contradicts what was told before."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, Object] = {}
-        self.told: list[Change] = []
-
-    def take(self, change: Change) -> None:
-        self.told.append(change)
-        if isinstance(change, Synced):
-            return
-        name = name_of(change.object)
-        if isinstance(change, Appeared):
-            assert name not in self.known, "appeared twice"
-            self.known[name] = change.object
-        elif isinstance(change, Changed):
-            assert version_of(self.known[name]) == version_of(change.before) != version_of(change.object)
-            self.known[name] = change.object
-        else:
-            assert uid_of(self.known.pop(name)) == uid_of(change.object)
-
-    @property
-    def versions(self) -> dict[str, str]:
-        return {name: version_of(one) for name, one in self.known.items()}
 
 
 def run(test: Awaitable[None], timeout_s: float = 150.0) -> None:

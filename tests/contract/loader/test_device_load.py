@@ -41,7 +41,7 @@ def expected(name: str) -> bytes:
     return CONTENT[at : at + SIZES[name]]
 
 
-def load(view: View, fake: FakeCuda, **options: object) -> None:
+def load_and_check(view: View, fake: FakeCuda, **options: object) -> None:
     """The suite: every tensor right while the model is open and after it was closed, and nothing held in the end."""
     driver = fake.driver()
     tensors: dict[str, RawTensor] = {}
@@ -61,7 +61,7 @@ def load(view: View, fake: FakeCuda, **options: object) -> None:
 
 
 def load_through_one_slot(view: View, fake: FakeCuda) -> None:
-    load(view, fake, pinned_bytes=8 * MIB)
+    load_and_check(view, fake, pinned_bytes=8 * MIB)
 
 
 def is_right(driver: CudaDriver, tensor: RawTensor, name: str) -> bool:
@@ -83,7 +83,7 @@ def test_every_byte_arrives_through_a_ring_of_any_size(
     make_cold([file])
     if state == "hot":
         file.read_bytes()
-    load(view, fake, verify=verify, pinned_bytes=pinned_bytes)
+    load_and_check(view, fake, verify=verify, pinned_bytes=pinned_bytes)
 
 
 @pytest.mark.parametrize("refused", [0, 1])
@@ -99,7 +99,7 @@ def test_resident_files_go_from_the_page_cache_where_the_driver_takes_them(
         ways = model.report()["ways"]
     assert isinstance(ways, dict)
     assert set(ways) == ({"copied from the page cache"} if refused else {"page cache to device"})
-    load(view, fake)
+    load_and_check(view, fake)
 
 
 def test_the_probe_takes_the_faster_way_and_right_bytes_either_way(
@@ -107,7 +107,7 @@ def test_the_probe_takes_the_faster_way_and_right_bytes_either_way(
 ) -> None:
     monkeypatch.setattr(device_load, "_PROBE_MIN_BYTES", 0)
     Path(view.file()).read_bytes()
-    load(view, fake)
+    load_and_check(view, fake)
 
 
 def test_slices_arrive_back_to_back(tmp_path: Path, fake: FakeCuda) -> None:
@@ -128,7 +128,7 @@ def test_slices_arrive_back_to_back(tmp_path: Path, fake: FakeCuda) -> None:
 
 def test_a_started_load_is_taken_over(view: View, fake: FakeCuda) -> None:
     start(view.folder, device="cuda")
-    load(view, fake)
+    load_and_check(view, fake)
 
 
 def test_a_wrong_chunk_never_becomes_a_tensor_and_nothing_is_kept(view: View, fake: FakeCuda) -> None:
@@ -156,13 +156,13 @@ def test_out_of_memory_at_any_allocation_keeps_nothing(view: View, fake: FakeCud
     fake.driver()
     fake.set("oom_after", allocations)
     with pytest.raises(DeviceError, match="CUDA_ERROR_OUT_OF_MEMORY") as caught:
-        load(view, fake)
+        load_and_check(view, fake)
     assert caught.value.code == 2
     del caught
     gc.collect()
     fake.assert_clean()
     fake.set("oom_after", -1)
-    load(view, fake)
+    load_and_check(view, fake)
 
 
 @pytest.mark.parametrize("copy", [1, 2, 5])
@@ -170,7 +170,7 @@ def test_a_lost_context_ends_the_load_with_its_error_and_without_a_hang(view: Vi
     fake.driver()
     fake.set("fail_copy", copy)
     with pytest.raises(DeviceError, match="719") as caught:
-        load(view, fake)
+        load_and_check(view, fake)
     assert caught.value.code == 719
 
 
@@ -255,11 +255,11 @@ def pinned_memory_given_back_too_early(patch: pytest.MonkeyPatch) -> None:
     ("plant", "run"),
     [
         (slot_reused_before_its_copy_ended, load_through_one_slot),
-        (missing_synchronise, load),
+        (missing_synchronise, load_and_check),
         (leak_at_an_exception, test_a_wrong_chunk_never_becomes_a_tensor_and_nothing_is_kept),
-        (double_free, load),
+        (double_free, load_and_check),
         (use_after_close, test_closing_waits_for_copies_that_are_on_their_way),
-        (io_thread_without_context, load),
+        (io_thread_without_context, load_and_check),
         (pinned_memory_given_back_too_early, test_closing_waits_for_copies_that_are_on_their_way),
     ],
 )

@@ -1,4 +1,4 @@
-"""The slow tier: three minutes of `make soak`, and an agent killed again and again under four clients and every verb."""
+"""The slow tier: three minutes of `make soak`, five hundred of `make cycles`, an agent killed again and again."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from agents import Agent
+from agents.cycles import cycles
 from agents.soak import soak
 from commands import Prestage, Result
 
@@ -31,6 +32,14 @@ def test_thousands_of_stages_and_evicts_leave_nothing_growing(tmp_path: Path, ca
     run = soak(tmp_path, seconds=float(os.environ.get("SOAK_S", "180")))
     with capsys.disabled():
         print(f"\n{run.table()}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_five_hundred_artifacts_none_twice_leave_nothing_growing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = cycles(tmp_path, count=int(os.environ.get("CYCLES", "500")))
+    with capsys.disabled():
+        print(f"\n{run.growth.table()}")
 
 
 class Verbs:

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from agents import END_S, Agent
+from agents import END_S, Agent, wait_for
 from commands import Prestage
 
 from prestage.cacher.digests import PIECE_BYTES
+from prestage.cacher.store.layout import Layout
+from prestage.cacher.store.locks import gate, is_awaited, owner_of
+from prestage.cacher.store.store import Store
 from servers import faults
+from servers.answers import Request
 from servers.hostile import Hostile
 
 from .conftest import MODEL
@@ -113,7 +117,13 @@ def test_sigterm_ends_it_while_it_verifies_and_while_readers_listen(tmp_path: Pa
 def test_the_command_that_owns_the_store_makes_way_for_an_agent_and_ends_by_it(
     tmp_path: Path, origin: Hostile, data: bytes
 ) -> None:
-    slowly(origin)
+    def never_whole(request: Request) -> faults.Fault | None:
+        """However long the agent takes to start, the command is still at it."""
+        if request.method != "GET":
+            return None
+        return faults.Stall(after=0) if request.range is not None and request.range[0] >= 2 * PIECE_BYTES else faults.Drip(6e6)
+
+    origin.choose = never_whole
     prestage = Prestage(tmp_path / "store", {"NO_COLOR": "1"})
     command = prestage.start("stage", origin.url(MODEL), "--connections", "1", "--json")
     assert command.stdout is not None
@@ -127,6 +137,29 @@ def test_the_command_that_owns_the_store_makes_way_for_an_agent_and_ends_by_it(
         assert any("agent takes over" in str(event.get("message")) for event in events)
         assert_went_on(origin, events[-1], data)
         assert agent.stages()[origin.url(MODEL)]["state"] == "done"
+
+
+def test_sigterm_ends_it_while_it_waits_for_a_store_that_another_process_keeps(tmp_path: Path) -> None:
+    agent = Agent(tmp_path / "store")
+    with Store.open(agent.root, own=True):
+        agent.launch()
+        wait_for(lambda: is_awaited(agent.root))
+        assert agent.stop() < 3
+    with agent:  # nothing of it is in the way of the next one
+        assert agent.ask("GET", "/v1/status").good["ready"]
+
+
+def test_sigterm_ends_it_while_it_recovers_the_store(tmp_path: Path) -> None:
+    agent = Agent(tmp_path / "store")
+    with agent:
+        pass
+    with gate(Layout(agent.root).gate):  # whoever recovers passes through it, and waits for half a minute
+        agent.launch()
+        wait_for(lambda: owner_of(agent.root) is not None)
+        assert agent.stop() < END_S
+        assert agent.events()[-1]["cut_off"] is True
+    with agent:
+        assert agent.ask("GET", "/v1/status").good["ready"]
 
 
 def test_a_second_agent_is_refused_by_name_and_the_first_goes_on(agent: Agent, origin: Hostile) -> None:

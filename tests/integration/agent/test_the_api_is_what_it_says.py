@@ -224,6 +224,10 @@ def test_every_route_was_judged_at_least_once(agent: Agent, origin: Hostile, tmp
     sock = str(tmp_path / "pod.sock")
     assert agent.ask("POST", "/v1/sockets", {"path": sock, "artifacts": {"m": done["artifact"]}}).status == 204
     assert agent.ask("DELETE", "/v1/sockets", query={"path": sock}).status == 204
+    asked = {"parts": [{"name": "m", "artifact": done["artifact"]}], "pod": "uid", "target": "/target"}
+    tree = agent.ask("POST", "/v1/trees", asked).good
+    assert [one["hold"] for one in agent.ask("GET", "/v1/trees").good] == [tree["hold"]]
+    assert agent.ask("DELETE", f"/v1/trees/{tree['hold']}").status == 204
     assert agent.ask("POST", "/v1/report", {"artifact": done["artifact"], "path": "small-4"}).status == 200
     held = agent.ask("POST", "/v1/holds", {"ref": url}).good
     assert agent.ask("DELETE", f"/v1/holds/{done['artifact']}/{held['hold']}").status == 204

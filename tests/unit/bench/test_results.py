@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 
 from prestage.bench import fetch, plots, report, start, tables
 
-_SUMMARY = {"median", "low", "high", "spread", "values"}
+_SUMMARY = {"median", "low", "high", "spread", "interval", "values"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -44,7 +44,14 @@ def test_start_json_has_the_schema_it_documents(start_result: start.StartResult)
     assert set(warm["phases"]) == set(start.PHASES)
     assert content["speedups"][start.WARM] == {
         "over": start.COLD,
-        "ratio": {"median": 10.0, "low": 10.0, "high": 10.0, "spread": 0.0, "values": [10.0, 10.0]},
+        "ratio": {
+            "median": 10.0,
+            "low": 10.0,
+            "high": 10.0,
+            "spread": 0.0,
+            "interval": {"low": 10.0, "high": 10.0, "confidence": 0.5},
+            "values": [10.0, 10.0],
+        },
         "noisy": False,
         "reasons": [],
     }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prestage.bench.rounds import FOREIGN_CORES_MAX, judge, ratios, schedule, summarize
+from prestage.bench.rounds import FOREIGN_CORES_MAX, judge, median_interval, ratios, schedule, summarize
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=6, unique=True), st.integers(1, 8), st.integers())
@@ -40,6 +43,23 @@ def test_a_round_that_lacks_one_side_gives_no_ratio() -> None:
     assert partial is not None
     assert partial.values == (10.0,)
     assert ratios({0: 1.0}, {1: 1.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("rounds", "low", "high", "confidence"),
+    [(1, 1, 1, 0.0), (2, 1, 2, 0.5), (6, 1, 6, 0.9688), (8, 1, 8, 0.9922), (9, 2, 8, 0.9609), (20, 6, 15, 0.9586)],
+)
+def test_the_interval_of_a_median_is_the_sign_tests(rounds: int, low: int, high: int, confidence: float) -> None:
+    """Against the tables of the sign test."""
+    found = median_interval([float(value) for value in range(rounds, 0, -1)])
+    assert (found.low, found.high, round(found.confidence, 4)) == (low, high, confidence)
+
+
+def test_the_interval_holds_the_median_as_often_as_it_says() -> None:
+    random_ = random.Random(5)
+    held = [median_interval([random_.expovariate(1) for _ in range(9)]) for _ in range(2000)]
+    share = sum(found.low <= math.log(2) <= found.high for found in held) / len(held)
+    assert share == pytest.approx(held[0].confidence, abs=0.02)
 
 
 def test_a_clear_ratio_on_a_quiet_machine_may_be_quoted() -> None:

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.replay import Replay
 from prestage.cacher.errors import PrestageError
 from prestage.kube.answers import Answer, Backoff, Lines, asked_s, error_of, watch_event
 from prestage.kube.contract import config_map
 from prestage.kube.errors import Conflict, Forbidden, Gone, Invalid, Missing, TooMany, Unreachable
 from prestage.kube.following import Follower, Pace, after
-from prestage.kube.mirror import Appeared, Change, Changed, Mirror, Synced, Vanished
+from prestage.kube.mirror import Appeared, Changed, Mirror, Synced, Vanished
 from prestage.kube.ports import (
     Happening,
-    Object,
     Resource,
     ResourceVersion,
     Selection,
@@ -42,29 +42,6 @@ def run(test: Awaitable[None]) -> None:
             await test
 
     asyncio.run(bounded())
-
-
-class Replay:
-    """What a consumer of changes knows: it fails on a change that contradicts what it was told before."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, Object] = {}
-        self.told: list[Change] = []
-
-    def take(self, change: Change) -> None:
-        self.told.append(change)
-        if isinstance(change, Synced):
-            return
-        name = name_of(change.object)
-        if isinstance(change, Appeared):
-            assert name not in self.known, "appeared twice"
-            self.known[name] = change.object
-        elif isinstance(change, Changed):
-            assert version_of(self.known[name]) == version_of(change.before), "a change from something never told"
-            assert version_of(change.before) != version_of(change.object), "told twice"
-            self.known[name] = change.object
-        else:
-            assert uid_of(self.known.pop(name)) == uid_of(change.object)
 
 
 @asynccontextmanager

@@ -17,9 +17,9 @@ import pytest
 from loading import View, bytes_tensors, data_start, encode, entry, make_view
 
 from prestage.bench.cold import make_cold
-from prestage.loader import Closed, CorruptFile, InvalidFile, checkpoint, header, open_model, pages, started
+from prestage.loader import Closed, CorruptFile, InvalidFile, checkpoint, header, open_model, pages, residency, started
 from prestage.loader.host_load import HostLoad
-from prestage.loader.options import Options, options
+from prestage.loader.options import Options
 from prestage.loader.plan import Block
 
 MIB = 1 << 20
@@ -332,8 +332,55 @@ def test_a_model_is_closed_for_whoever_waits(view: View, monkeypatch: pytest.Mon
     assert len(caught) == 1
 
 
+def test_a_load_that_cannot_begin_leaves_no_descriptor(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> bool:
+        raise OSError(errno.EIO, "the disk is gone")
+
+    Path(view.file()).read_bytes()
+    before = sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208 - as they are
+    monkeypatch.setattr(residency, "sampled", fails)
+    with pytest.raises(OSError, match="the disk is gone"):
+        open_model(view.folder, framework="np", verify="off", destination="mapped")
+    assert sorted(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_fewer_threads_than_wanted_will_do_and_none_is_an_error(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, left = threading.Thread.start, [1, 0]
+
+    def begin(thread: threading.Thread) -> None:
+        if not left.pop(0):
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    make_cold([Path(view.file())])
+    monkeypatch.setattr(threading.Thread, "start", begin)
+    with open_model(view.folder, framework="np") as model:
+        assert b"".join(array.tobytes() for array in dict(model.items()).values()) == CONTENT[data_start(CONTENT) :]
+    left[:] = [0]
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        open_model(view.folder, framework="np")
+
+
+FORKED_UNDER_THE_LOCK = """
+import os, sys, threading
+from prestage.loader import open_model
+model = open_model(sys.argv[1], framework="np")
+with model._running._queue._changed:  # as a reading thread holds it now and then
+    child = os.fork()
+    if not child:
+        closing = threading.Thread(target=model.close, daemon=True)
+        closing.start()
+        closing.join(30)
+        os._exit(closing.is_alive())
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+model.close()
+"""
+
+
+def test_a_child_lets_go_of_a_model_though_its_lock_was_held_at_the_fork(view: View) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORKED_UNDER_THE_LOCK, str(view.folder)]
+    assert subprocess.run(command, env=RUN, timeout=60, check=False).returncode == 0
+
+
 def _options(view: View) -> Options:
-    return options(
-        view.folder, device="cpu", names=None, slices=None, verify="auto", readers=1, host_bytes=None, pinned_bytes=128 << 20,
-        device_bytes=None, destination="auto",
-    )  # fmt: skip
+    return Options(str(view.folder))

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from prestage.loader.memory import budget
 from prestage.loader.memory.budget import Budget, default_host_bytes
-from prestage.loader.residency import Residency
 from prestage.loader.ways import Destination, Way, device_way, host_way
 
 GIB = 1 << 30
@@ -73,18 +72,18 @@ def test_many_threads_share_one_budget() -> None:
     assert sum(counts) == held.used_bytes == 1000
 
 
-@given(st.sampled_from(Residency), st.sampled_from(Destination), st.integers(1, 8), st.booleans(), st.booleans())
-def test_ways_keep_their_promises(found: Residency, destination: Destination, readers: int, room: bool, registers: bool) -> None:
-    way = host_way(found, destination, readers=readers, has_room=room)
+@given(st.booleans(), st.sampled_from(Destination), st.integers(1, 8), st.booleans(), st.booleans())
+def test_ways_keep_their_promises(resident: bool, destination: Destination, readers: int, room: bool, registers: bool) -> None:
+    way = host_way(destination, resident=resident, readers=readers, has_room=room)
     if readers > 1:
         assert way is not Way.DIRECT  # each byte from the disk once
-        assert device_way(found, readers=readers, registers=registers) is not Way.DIRECT
+        assert device_way(resident=resident, readers=readers, registers=registers) is not Way.DIRECT
     if destination is Destination.MAPPED:
         assert way in (Way.MAPPED, Way.POPULATED)
     if destination is Destination.PRIVATE:
         assert way in (Way.DIRECT, Way.COPIED)
-    if found is Residency.RESIDENT:
+    if resident:
         assert way is not Way.DIRECT  # never from the disk what is in memory
-        assert (device_way(found, readers=readers, registers=registers) is Way.REGISTERED) == registers
+        assert (device_way(resident=resident, readers=readers, registers=registers) is Way.REGISTERED) == registers
     if not room and destination is Destination.AUTO:
         assert way in (Way.MAPPED, Way.POPULATED)

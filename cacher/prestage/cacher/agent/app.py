@@ -15,10 +15,11 @@ import signal
 import threading
 import time
 from contextlib import AsyncExitStack, suppress
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from aiohttp import web
 
+from prestage.cacher.agent.allocator import bound_allocator
 from prestage.cacher.agent.bringing import Bringing
 from prestage.cacher.agent.care import Care
 from prestage.cacher.agent.config import AgentConfig
@@ -36,9 +37,10 @@ from prestage.cacher.net.config import NetConfig
 from prestage.cacher.origins import open_origin
 from prestage.cacher.origins.huggingface import endpoint_of
 from prestage.cacher.origins.ports import Origin
-from prestage.cacher.refs import Ref
+from prestage.cacher.refs import ArtifactRef, Ref
 from prestage.cacher.serving.supervisor import Serving
 from prestage.cacher.staging import Stager
+from prestage.cacher.store.budget import Policy
 from prestage.cacher.store.locks import awaiting, owner_of
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
@@ -46,9 +48,32 @@ from prestage.cacher.transfer.rate import RateLimit
 
 _CLOSE_S = 1.0
 """Of the drain: for handlers that still write."""
+_OWNER_LOOK_S = 0.5
+"""How soon a wait for the store's owner sees that it is called off."""
 
 
-def run(config: AgentConfig) -> None:
+class Companion(Protocol):
+    """What knows of more than this node, in the agent's process: it says what is let go of, and where artifacts come from."""
+
+    @property
+    def policy(self) -> Policy:
+        """In which order things are let go of. Asked from the store's threads."""
+        ...
+
+    def open_artifact(self, ref: ArtifactRef, cancel: threading.Event) -> Origin:
+        """Where the bytes of an artifact come from. Called in a stage's thread, never before `start`."""
+        ...
+
+    async def start(self, service: Service) -> None:
+        """Before anything is staged or answered."""
+        ...
+
+    async def run(self) -> None:
+        """Until cancelled: one that ends ends the agent."""
+        ...
+
+
+def run(config: AgentConfig, companion: Companion | None = None) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -56,8 +81,9 @@ def run(config: AgentConfig) -> None:
         Misconfigured: the socket is in use, an address cannot be bound, or the store must not be touched.
     """
     _allow_descriptors()
+    bound_allocator()
     try:
-        asyncio.run(_Agent(config).run())
+        asyncio.run(_Agent(config, companion).run())
     except BaseExceptionGroup as group:
         told, bugs = group.split(PrestageError)
         if told is None or bugs is not None:
@@ -78,17 +104,20 @@ def _first(group: BaseExceptionGroup[PrestageError]) -> PrestageError:
 
 
 class _Agent:
-    def __init__(self, config: AgentConfig) -> None:
-        self._config = config
+    def __init__(self, config: AgentConfig, companion: Companion | None) -> None:
+        self._config, self._companion = config, companion
         self._ending = asyncio.Event()
 
     async def run(self) -> None:
-        config = self._config
+        config, companion = self._config, self._companion
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
         async with AsyncExitStack() as closing, asyncio.TaskGroup() as group:
-            store = await asyncio.to_thread(_open_store, config)
+            store = await self._opened()
+            if store is None:
+                log("agent_ended", fields={"why": "told to while it waited for the store"})
+                return
             closing.callback(store.close)
             client = HttpClient(NetConfig.from_environ(os.environ))
             closing.callback(client.close)
@@ -96,6 +125,8 @@ class _Agent:
             closing.callback(engine.close)
 
             def opening(ref: Ref, cancel: threading.Event) -> Origin:
+                if companion is not None and isinstance(ref, ArtifactRef):
+                    return companion.open_artifact(ref, cancel)
                 return open_origin(ref, client=client, environ=os.environ, cancel=cancel)
 
             stager = Stager(store, engine, client)
@@ -105,8 +136,10 @@ class _Agent:
             closing.callback(service.close)
             sockets = Sockets(service, config)
             closing.push_async_callback(sockets.close)
-            service.sockets = sockets
+            service.mounts.sockets = sockets
             service.bringing = Bringing(store, stager, endpoint_of(os.environ))
+            if companion is not None:
+                await companion.start(service)
             care = Care(store, service, config)
             server = await self._listen(closing, service)
             services = [
@@ -121,7 +154,10 @@ class _Agent:
                 await asyncio.to_thread(serving.start)
                 if config.serving_rate is not None:
                     services.append(group.create_task(care.follow_serving_rate(serving, config.serving_rate)))
+            if companion is not None:
+                services.append(group.create_task(companion.run()))
             await stages.start()
+            await service.mounts.start()
             log(
                 "agent_ready", fields={"root": str(config.root), "socket": str(config.socket), "metrics": service.metrics_address}
             )
@@ -136,6 +172,27 @@ class _Agent:
             for task in services:
                 task.cancel()
         log("agent_ended", fields={"seconds": round(time.monotonic() - began, 3)})
+
+    async def _opened(self) -> Store | None:
+        """None: told to end while somebody else had it."""
+        leaving = threading.Event()
+        policy = self._companion.policy if self._companion is not None else None
+        opening = asyncio.ensure_future(asyncio.to_thread(_open_store, self._config, policy, leaving))
+        ending = asyncio.ensure_future(self._ending.wait())
+        await asyncio.wait((opening, ending), return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if self._ending.is_set():
+            leaving.set()
+            await asyncio.wait((opening,), timeout=self._config.drain_s - _CLOSE_S)
+            if not opening.done():  # it recovers a large store: that survives `kill -9` at every step
+                log("agent_ended", fields={"cut_off": True})
+                os._exit(0)
+        try:
+            return await opening
+        except Busy:
+            if self._ending.is_set():
+                return None
+            raise
 
     def _cut_off(self, began: float) -> NoReturn:
         """A thread waits for an origin that does not answer, and nothing can tell it to stop. It must not outlive our ownership
@@ -174,21 +231,29 @@ class _Agent:
         return runner.server
 
 
-def _open_store(config: AgentConfig) -> Store:
+def _open_store(config: AgentConfig, policy: Policy | None, leaving: threading.Event) -> Store:
+    """In a thread. Once `leaving` is set it ends soon, with Busy where it still waits."""
     owner = owner_of(config.root)
     if owner is not None and owner.socket is not None and answers(owner.socket):
         raise Busy(
             f"process {owner.pid} is the agent of {config.root} already, at {owner.socket}",
             hint="stop it first: transfers go on where they were",
         )
+    deadline = time.monotonic() + config.takeover_s
     with awaiting(config.root):
-        return Store.open(
-            config.root,
-            own=True,
-            budget_bytes=config.budget_bytes,
-            margin_bytes=config.margin_bytes,
-            trusted=config.trusted,
-            purpose="prestage agent",
-            socket=config.socket,
-            wait_s=config.takeover_s,
-        )
+        while True:
+            try:
+                return Store.open(
+                    config.root,
+                    own=True,
+                    budget_bytes=config.budget_bytes,
+                    margin_bytes=config.margin_bytes,
+                    trusted=config.trusted,
+                    purpose="prestage agent",
+                    socket=config.socket,
+                    wait_s=_OWNER_LOOK_S,
+                    policy=policy,
+                )
+            except Busy:
+                if leaving.is_set() or time.monotonic() >= deadline:
+                    raise

@@ -12,7 +12,7 @@ from prestage.cacher.agent.messages import Reported, ReportRequest
 from prestage.cacher.agent.stages import Stages
 from prestage.cacher.digests import ArtifactId, artifact_id
 from prestage.cacher.origins.ports import Selection
-from prestage.cacher.refs import parse_ref
+from prestage.cacher.refs import ArtifactRef, parse_ref
 from prestage.cacher.staging import Wish
 from prestage.cacher.store.chunks import Verdict
 from prestage.cacher.store.quarantine import DamageEvent
@@ -73,10 +73,9 @@ class Healer:
 
     async def _heal(self, artifact: ArtifactId) -> None:
         known = await self._blocking(lambda: self._store.refs(artifact))
-        if not known:
-            self._history.add("not_healed", artifact=artifact, why="no ref is known for it: stage it again by hand")
-            return
-        first = known[0]
-        wish = Wish(parse_ref(f"{first.ref}@{artifact}"), Selection(first.include, first.exclude), Priority.WAITING_POD)
-        self._history.add("healing", artifact=artifact, ref=first.ref)
+        wish = Wish(ArtifactRef(artifact), priority=Priority.WAITING_POD)
+        if known:
+            first = known[0]
+            wish = Wish(parse_ref(f"{first.ref}@{artifact}"), Selection(first.include, first.exclude), Priority.WAITING_POD)
+        self._history.add("healing", artifact=artifact, ref=wish.ref.name)
         await self._stages.ask(wish, keep=True)

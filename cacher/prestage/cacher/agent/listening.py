@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,6 +54,27 @@ def bound(path: Path, *, mode: int) -> socket.socket:
         sock.close()
         raise Misconfigured(f"cannot listen at {path}: {exc.strerror}", hint="check the folder of the socket") from exc
     return sock
+
+
+def bound_sealed(path: Path, *, mode: int) -> socket.socket:
+    """The same in a folder that nobody may write to: opened for the moment. The path may be long: its clients have another one.
+
+    Raises:
+        Misconfigured: as `bound`.
+    """
+    try:
+        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise Misconfigured(f"cannot listen at {path}: {exc.strerror}", hint="was the tree dropped meanwhile?") from exc
+    try:
+        before = stat.S_IMODE(os.fstat(fd).st_mode)
+        os.fchmod(fd, 0o755)
+        try:
+            return bound(Path(f"/proc/self/fd/{fd}") / path.name, mode=mode)
+        finally:
+            os.fchmod(fd, before)
+    finally:
+        os.close(fd)
 
 
 def unlink(path: Path) -> None:

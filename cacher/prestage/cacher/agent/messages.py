@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-PRIORITIES = {"waiting-pod": 0, "declared": 10, "follow-on": 20}
+PriorityWord = Literal["waiting-pod", "declared", "follow-on"]
+PRIORITIES: dict[PriorityWord, int] = {"waiting-pod": 0, "declared": 10, "follow-on": 20}
 ArtifactText = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
 NameText = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Text = Annotated[str, Meta(min_length=1, max_length=8192)]
@@ -23,7 +24,7 @@ class StageRequest(Request):
     ref: Text
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    priority: Literal["waiting-pod", "declared", "follow-on"] = "declared"
+    priority: PriorityWord = "declared"
     keep: bool = False
     """Go on when nobody listens any more, over restarts, and try again what may pass."""
 
@@ -203,12 +204,56 @@ class SocketRequest(Request):
     """Name -> artifact."""
     mount: Annotated[str, Meta(max_length=4096)] = ""
     """Where the client sees the directory that holds `<name>/`; empty: paths as on the node."""
+    flat: bool = False
+    """It sees the one artifact at `mount` itself."""
 
 
 class SocketName(Request):
     """One that was opened."""
 
     path: Text
+
+
+class TreePart(Request):
+    """One artifact of a tree."""
+
+    name: NameText
+    """Its folder."""
+    artifact: ArtifactText
+    repo: Annotated[str, Meta(max_length=200)] = ""
+    """The model repository as which .hf/ shows it; empty: the one it came from, if it came from a hub."""
+    revision: Annotated[str, Meta(max_length=200)] = ""
+    """The branch, tag or commit by which a foreign client asks for it."""
+
+
+class TreeRequest(Request):
+    """Put artifacts together for a mount, and hold them until the tree is dropped."""
+
+    parts: Annotated[list[TreePart], Meta(min_length=1, max_length=32)]
+    pod: Annotated[str, Meta(min_length=1, max_length=64)]
+    """Its UID."""
+    target: Annotated[str, Meta(min_length=1, max_length=4096, pattern="^/")]
+    """Where the tree will be bound on the node; one target has one tree."""
+    mount_path: Annotated[str, Meta(max_length=1024)] = ""
+    """Where the pod sees it."""
+    flat: bool = False
+    """The one artifact's files at the top."""
+
+
+class TreeView(msgspec.Struct):
+    """The tree of a mount."""
+
+    hold: str
+    path: str
+    """What is to be bound, read-only."""
+    pod: str
+    target: str
+    mount_path: str
+    flat: bool
+    parts: list[TreePart]
+    this_boot: bool
+    """It was asked for since the machine was booted."""
+    held_s: float
 
 
 class Reported(msgspec.Struct):

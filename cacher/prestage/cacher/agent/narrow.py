@@ -21,7 +21,7 @@ from aiohttp import web
 from prestage.cacher.agent.callers import Role
 from prestage.cacher.agent.config import AgentConfig
 from prestage.cacher.agent.http import Api, IdleConnections
-from prestage.cacher.agent.listening import bound, unlink
+from prestage.cacher.agent.listening import bound, bound_sealed, unlink
 from prestage.cacher.agent.messages import NamedRequest, Reported, ReportRequest, Resolved, SocketRequest
 from prestage.cacher.agent.routes import Call, Route
 from prestage.cacher.agent.service import Service
@@ -54,8 +54,8 @@ class Allowance:
 class Scope:
     """What one socket allows."""
 
-    def __init__(self, artifacts: Mapping[str, str], mount: str) -> None:
-        self._artifacts, self._mount = dict(artifacts), mount
+    def __init__(self, artifacts: Mapping[str, str], mount: str, *, is_flat: bool = False) -> None:
+        self._artifacts, self._mount, self._is_flat = dict(artifacts), mount, is_flat
         self._allowance = Allowance()
 
     def routes(self) -> tuple[Route, ...]:
@@ -73,7 +73,8 @@ class Scope:
         for name, artifact in self._artifacts.items():
             if ref in (name, artifact):
                 found = await call.service.resolve(NamedRequest(artifact))
-                return Resolved(artifact, f"{self._mount}/{name}") if self._mount else found
+                shown = self._mount if self._is_flat else f"{self._mount}/{name}"
+                return Resolved(artifact, shown) if self._mount else found
         raise NotFound(f"{ref!r} is not among what this socket is for", hint=f"it is for: {', '.join(sorted(self._artifacts))}")
 
     async def _report(self, call: Call) -> Reported:
@@ -98,8 +99,9 @@ class Sockets:
         self._service, self._config = service, config
         self._open: dict[Path, _Open] = {}
 
-    async def open(self, request: SocketRequest) -> None:
-        """Listen; replaces one that we have at that path.
+    async def open(self, request: SocketRequest, *, sealed: bool = False) -> None:
+        """Listen; replaces one that we have at that path. `sealed`: its folder is not to be written to otherwise, and is seen
+        elsewhere by a shorter name.
 
         Raises:
             Misconfigured: not an absolute path, too long, somebody else's, or too many.
@@ -110,11 +112,12 @@ class Sockets:
         await self.close_one(path)
         if len(self._open) >= SOCKETS_MAX:
             raise Misconfigured(f"{SOCKETS_MAX} sockets are open", hint="close those that nobody uses")
-        api = Api(self._service, self._config, Scope(request.artifacts, request.mount).routes())
+        api = Api(self._service, self._config, Scope(request.artifacts, request.mount, is_flat=request.flat).routes())
         runner = web.AppRunner(api.application(), access_log=None, handle_signals=False, shutdown_timeout=_CLOSE_S)
         await runner.setup()
         try:
-            await web.SockSite(runner, bound(path, mode=0o666), backlog=64).start()
+            bind = bound_sealed if sealed else bound
+            await web.SockSite(runner, bind(path, mode=0o666), backlog=64).start()
         except BaseException:
             await runner.cleanup()
             raise

@@ -25,6 +25,8 @@ from prestage.cacher.agent.messages import (
     StageRequest,
     StageView,
     Status,
+    TreeRequest,
+    TreeView,
     Unpinned,
     VerifyRequest,
 )
@@ -113,14 +115,19 @@ async def _report(call: Call) -> Reported:
     return await call.service.report(call.body)
 
 
+async def _compose(call: Call) -> TreeView:
+    assert isinstance(call.body, TreeRequest)
+    return await call.service.mounts.compose(call.body)
+
+
 async def _open_socket(call: Call) -> None:
     assert isinstance(call.body, SocketRequest)
-    await call.service.sockets.open(call.body)
+    await call.service.mounts.sockets.open(call.body)
 
 
 async def _close_socket(call: Call) -> None:
     assert isinstance(call.body, SocketName)
-    await call.service.sockets.close_one(Path(call.body.path))
+    await call.service.mounts.sockets.close_one(Path(call.body.path))
 
 
 async def _take_back(call: Call) -> None:
@@ -149,6 +156,9 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/adopt", Role.ADMIN, "Make an artifact of what lies on this node", stream=_adopt, takes=AdoptRequest),
     Route("POST", "/v1/import", Role.ADMIN, "Make the store hold what `prestage export` wrote", stream=_import, takes=ImportRequest),
     Route("POST", "/v1/report", Role.READER, "A reader found wrong bytes: looked at again, healed", _report, takes=ReportRequest, gives=Reported),
+    Route("POST", "/v1/trees", Role.ADMIN, "Put artifacts together for a pod's mount; the target's tree, if it is the same", _compose, takes=TreeRequest, gives=TreeView),
+    Route("GET", "/v1/trees", Role.READER, "The trees of mounts", lambda c: c.service.mounts.all(), gives=list[TreeView]),
+    Route("DELETE", "/v1/trees/{hold}", Role.ADMIN, "Let go of a mount's tree, once it is bound nowhere; idempotent", lambda c: c.service.mounts.drop(c.parts["hold"])),
     Route("POST", "/v1/sockets", Role.ADMIN, "Listen for one pod: resolve and report, for these artifacts only", _open_socket, takes=SocketRequest),
     Route("DELETE", "/v1/sockets", Role.ADMIN, "Listen there no more; idempotent", _close_socket, takes=SocketName),
     Route("POST", "/v1/verify", Role.ADMIN, "Read every byte again", stream=_verify, takes=VerifyRequest),

@@ -10,8 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from prestage.cacher.agent.bringing import Bringing
 from prestage.cacher.agent.callers import Caller, Role, check, role_of
@@ -34,20 +33,20 @@ from prestage.cacher.agent.messages import (
     Reported,
     ReportRequest,
     Resolved,
-    SocketRequest,
     StageRequest,
     StageView,
     Status,
     Unpinned,
     VerifyRequest,
 )
+from prestage.cacher.agent.mounts import Mounts
 from prestage.cacher.agent.shown import artifact_view, stage_view, usage_view
 from prestage.cacher.agent.stages import Stage, Stages, State
 from prestage.cacher.digests import ArtifactId, artifact_id
-from prestage.cacher.errors import Bug, Denied, NotFound, PrestageError, Unavailable
+from prestage.cacher.errors import Bug, Denied, Misconfigured, NotFound, PrestageError, Unavailable
 from prestage.cacher.net.config import VERSION
 from prestage.cacher.origins.ports import Selection
-from prestage.cacher.refs import parse_ref
+from prestage.cacher.refs import ArtifactRef, parse_wanted
 from prestage.cacher.serving.supervisor import Serving
 from prestage.cacher.staging import Staged, Wish
 from prestage.cacher.staging.events import Event, error
@@ -64,20 +63,12 @@ READER_TTL_S = 86400.0
 HEARTBEAT_S = 5.0
 """A stream that has nothing to say says so this often."""
 _HOLD = re.compile(r"(pin|ttl|run)-[0-9a-f]{16}")
+_LONG_MAX = 4
+"""Verifies, adoptions and imports at once; more wait for their turn."""
+_KNOWN_MAX = 10_000
+"""Refs, with patterns, that are remembered as resolved: a few MB."""
 _TOUCH_S = 60.0
 """A resolved artifact's last use is written this often at most."""
-
-
-class NarrowSockets(Protocol):
-    """Sockets for one pod each: see `narrow`."""
-
-    async def open(self, request: SocketRequest) -> None:
-        """Listen; replaces one of ours at that path."""
-        ...
-
-    async def close_one(self, path: Path) -> None:
-        """Idempotent."""
-        ...
 
 
 class Service:
@@ -86,6 +77,7 @@ class Service:
     def __init__(self, store: Store, stages: Stages, config: AgentConfig, loop: asyncio.AbstractEventLoop) -> None:
         self._store, self._stages, self._config = store, stages, config
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="prestage-store")
+        self._long = ThreadPoolExecutor(_LONG_MAX, thread_name_prefix="prestage-long")
         self._loop = loop
         self._known: dict[tuple[str, tuple[str, ...], tuple[str, ...]], tuple[Resolved, float]] = {}
         """Refs that were resolved, and when their use was last written; dropped whole at every change of the store."""
@@ -101,8 +93,9 @@ class Service:
         """Blobs for peers, where that is asked for."""
         self.bringing: Bringing
         """Set by the composition root, as what follows."""
-        self.sockets: NarrowSockets
-        """Set by the composition root: narrow sockets answer by this very service."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Told of every change of the store; on the loop."""
+        self.mounts = Mounts(store, self.history, self.blocking)
         stages.on_end = self._stage_ended
         store.room.on_evict = self._evicted
 
@@ -113,16 +106,22 @@ class Service:
 
     def close(self) -> None:
         """Wait for the store's calls to end."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._long, self._threads):
+            threads.shutdown(wait=True, cancel_futures=True)
 
     async def blocking(self, call: Callable[[], _T]) -> _T:
         """Run a call of the store in the pool."""
         return await self._loop.run_in_executor(self._threads, call)
 
+    async def _lasting(self, call: Callable[[], _T]) -> _T:
+        """Run what may take hours in threads of its own: whoever asks a quick question meanwhile is answered."""
+        return await self._loop.run_in_executor(self._long, call)
+
     def changed(self) -> None:
         """The store is not what it was: nothing that was looked up counts any more."""
         self._known.clear()
         self._generation += 1
+        self.on_change()
 
     def _stage_ended(self, stage: Stage) -> None:
         self.changed()
@@ -200,6 +199,8 @@ class Service:
         generation = self._generation
         resolved = await self.blocking(lambda: self._resolve(named))
         if generation == self._generation:  # else what was found may be gone by now
+            if len(self._known) >= _KNOWN_MAX:  # an artifact goes by any patterns, and a store can stay as it is for months
+                self._known.clear()
             self._known[key] = (resolved, now)
         return resolved
 
@@ -230,7 +231,10 @@ class Service:
     async def begin(self, request: StageRequest) -> Stage:
         """Begin, or join."""
         selection = Selection(request.include, request.exclude)
-        wish = Wish(parse_ref(request.ref), selection, Priority(PRIORITIES[request.priority]))
+        ref = parse_wanted(request.ref)
+        if isinstance(ref, ArtifactRef) and (request.include or request.exclude):
+            raise Misconfigured("an artifact is staged whole", hint="leave include and exclude out, or name a ref")
+        wish = Wish(ref, selection, Priority(PRIORITIES[request.priority]))
         return await self._stages.ask(wish, keep=request.keep)
 
     async def follow(self, stage: Stage) -> AsyncGenerator[Event]:
@@ -349,7 +353,7 @@ class Service:
 
         async def work(tell: Tell) -> Event:
             artifact = await self.blocking(lambda: self._lookup(named)) if named is not None else None
-            report = await self.blocking(lambda: self._store.verify(artifact, on_progress=_progress(tell)))
+            report = await self._lasting(lambda: self._store.verify(artifact, on_progress=_progress(tell)))
             self.tally.damaged += len(report.bad)
             for bad in report.bad:
                 for name in bad.artifacts:
@@ -365,7 +369,7 @@ class Service:
         """What lies on this node becomes an artifact."""
 
         async def work(tell: Tell) -> Event:
-            return await self.blocking(lambda: self.bringing.adopt(request, tell))
+            return await self._lasting(lambda: self.bringing.adopt(request, tell))
 
         async with aclosing(self._streamed(work)) as events:
             async for event in events:
@@ -375,7 +379,7 @@ class Service:
         """An archive becomes an artifact."""
 
         async def work(tell: Tell) -> Event:
-            return await self.blocking(lambda: self.bringing.import_archive(request, tell))
+            return await self._lasting(lambda: self.bringing.import_archive(request, tell))
 
         async with aclosing(self._streamed(work)) as events:
             async for event in events:

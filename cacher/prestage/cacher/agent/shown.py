@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from prestage.cacher.agent.messages import PRIORITIES, Artifact, Problem, StageView, UsageView
+from collections.abc import Mapping
+
+from prestage.cacher.agent.messages import PRIORITIES, Artifact, PriorityWord, Problem, StageView, TreePart, TreeView, UsageView
 from prestage.cacher.agent.stages import Stage
 from prestage.cacher.errors import PrestageError
 from prestage.cacher.store.budget import Usage
+from prestage.cacher.store.holds import Mount
+from prestage.cacher.store.mounted import MountTree
 from prestage.cacher.store.store import Listing
 
-_WORDS = {number: word for word, number in PRIORITIES.items()}
+WORDS: Mapping[int, PriorityWord] = {number: word for word, number in PRIORITIES.items()}
+"""Of a priority."""
 
 
 def usage_view(usage: Usage) -> UsageView:
@@ -22,6 +27,23 @@ def artifact_view(row: Listing) -> Artifact:
         {name: value if isinstance(value, (str, int, float)) else None for name, value in hold.items()} for hold in row.holds
     ]
     return Artifact(row.artifact, row.ref, row.files, row.bytes, row.state, holds, row.last_used)
+
+
+def tree_view(found: MountTree) -> TreeView:
+    """For the wire."""
+    tree, plan = found.tree, found.tree.plan
+    mount = plan.mount or Mount("", "")
+    return TreeView(
+        hold=tree.hold,
+        path=str(tree.path),
+        pod=mount.pod,
+        target=mount.target,
+        mount_path=mount.mount_path,
+        flat=plan.is_flat,
+        parts=[TreePart(part.name, part.artifact, part.repo or "", part.revision or "") for part in tree.parts],
+        this_boot=found.this_boot,
+        held_s=round(found.held_s, 1),
+    )
 
 
 def stage_view(stage: Stage) -> StageView:
@@ -38,7 +60,7 @@ def stage_view(stage: Stage) -> StageView:
         id=stage.id,
         ref=stage.wish.ref.name,
         state=stage.state,
-        priority=_WORDS[int(stage.wish.priority)],
+        priority=WORDS[int(stage.wish.priority)],
         keep=stage.is_kept,
         paused=stage.is_paused,
         since=stage.since,

@@ -30,7 +30,7 @@ from prestage.cacher.agent.slots import Slots
 from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import Bug, Busy, Full, NotFound, PrestageError, Unavailable
 from prestage.cacher.origins.ports import Origin, Selection
-from prestage.cacher.refs import HttpRef, Ref, parse_ref, text_of
+from prestage.cacher.refs import ArtifactRef, HttpRef, Ref, parse_wanted, text_of
 from prestage.cacher.staging import Staged, Stager, Wish
 from prestage.cacher.staging.events import Event, Events, done, error
 from prestage.cacher.store.wishes import KeptWish, Wishes
@@ -67,6 +67,8 @@ class Stage:
     is_kept: bool
     state: State = State.QUEUED
     since: float = field(default_factory=time.time)
+    ended_at: float = 0.0
+    """Seconds since the epoch; 0: it has not."""
     tries: int = 0
     cancel: threading.Event = field(default_factory=threading.Event)
     is_paused: bool = False
@@ -84,6 +86,8 @@ class Stage:
     @property
     def artifact(self) -> ArtifactId | None:
         """Once it is resolved."""
+        if isinstance(self.wish.ref, ArtifactRef):
+            return self.wish.ref.artifact
         resolved = self.feed.latest("resolved")
         return ArtifactId(str(resolved["artifact"])) if resolved is not None else None
 
@@ -136,7 +140,7 @@ class Stages:
 
     def _resume_kept(self, kept: KeptWish) -> None:
         try:
-            wish = Wish(parse_ref(kept.ref), Selection(kept.include, kept.exclude), Priority(kept.priority))
+            wish = Wish(parse_wanted(kept.ref), Selection(kept.include, kept.exclude), Priority(kept.priority))
         except (PrestageError, ValueError) as exc:
             log("wish_dropped", fields={"ref": kept.ref, "why": str(exc)})
             return
@@ -308,7 +312,7 @@ class Stages:
         except Cancelled:
             return None
         except PrestageError as exc:
-            return exc
+            return _alone(exc)
         except Exception as exc:  # noqa: BLE001 - the supervisor's edge: one stage's bug must not end the others
             log("stage_bug", exc=exc, fields={"ref": stage.wish.ref.name})
             return Bug(f"staging {stage.wish.ref.name} failed: {type(exc).__name__}: {exc}", hint="please report it")
@@ -357,6 +361,7 @@ class Stages:
 
     def _end(self, stage: Stage, outcome: Staged | PrestageError) -> None:
         stage.outcome = outcome
+        stage.ended_at = time.time()
         stage.state = State.DONE if isinstance(outcome, Staged) else State.FAILED
         stage.feed.publish(done(outcome) if isinstance(outcome, Staged) else error(outcome))
         if self._active.get(stage.id) is stage:
@@ -388,6 +393,12 @@ class Stages:
 def _kept(wish: Wish) -> KeptWish:
     ref = text_of(wish.ref, with_query=False)
     return KeptWish(ref, wish.selection.include, wish.selection.exclude, int(wish.priority))
+
+
+def _alone(exc: PrestageError) -> PrestageError:
+    """Without the frames it came through: an ended stage is remembered, what it worked with (a record of every piece) is not."""
+    exc.__cause__ = exc.__context__ = None
+    return exc.with_traceback(None)
 
 
 def _may_pass(outcome: PrestageError) -> bool:

@@ -154,6 +154,13 @@ class _Import:
         label = layout.parse_label(self.source.small("archive.json"), 0)
         manifest = self._manifest(label)
         binding = layout.parse_binding(self.source.small("binding.json"), manifest, self.source.at)
+        with self.store.room.staging(manifest.artifact):
+            staged = self._stage(manifest, binding)
+            if label.ref:
+                self.store.record_ref(label.ref, Selection(label.include, label.exclude), manifest.artifact)
+        return staged, label.ref
+
+    def _stage(self, manifest: Manifest, binding: Mapping[str, BlobId]) -> Staged:
         artifact = self.store.put_manifest(manifest)
         missing = self.store.missing(artifact)
         lacking = {binding[file.path]: file.size_bytes for file in missing}
@@ -169,13 +176,10 @@ class _Import:
                 path = self.store.publish_view(artifact)
         except Full:
             if not self.store.binding(artifact):
-                self.store.evict(artifact)
+                self.store.room.give_up(artifact)
             raise
-        if label.ref:
-            self.store.record_ref(label.ref, Selection(label.include, label.exclude), artifact)
         files, seconds = len(manifest.files), time.monotonic() - self.began
-        staged = Staged(artifact, path, files, manifest.size_bytes, seconds, self.sources, 0, manifest.weakness)
-        return staged, label.ref
+        return Staged(artifact, path, files, manifest.size_bytes, seconds, self.sources, 0, manifest.weakness)
 
     def _manifest(self, label: Label) -> Manifest:
         raw = self.source.small("manifest.json")

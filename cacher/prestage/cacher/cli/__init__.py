@@ -67,13 +67,13 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run the command line; returns the exit code. Prints errors, never a traceback for what we raise on purpose."""
+def run(arguments: Sequence[str], command: click.Command = prestage, name: str = "prestage") -> int:
+    """Run the command line of `command`; returns the exit code. Prints errors, never a traceback for what we raise on purpose."""
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGTERM, _terminate)
     as_json = "--json" in arguments
     try:
-        code = prestage.main(args=list(arguments), prog_name="prestage", standalone_mode=False)
+        code = command.main(args=list(arguments), prog_name=name, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except PrestageError as exc:
         _tell(exc.kind, exc.message, exc.hint, as_json=as_json)

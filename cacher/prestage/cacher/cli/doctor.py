@@ -34,11 +34,12 @@ def doctor(root: Path | None, as_json: bool, origin: str | None, quick: bool) ->
     if as_json:
         click.echo(json.dumps([finding.to_json() for finding in findings], indent=2))
     else:
-        _print(findings)
+        show(findings)
     sys.exit(exit_code(findings))
 
 
-def _print(findings: Sequence[Finding]) -> None:
+def show(findings: Sequence[Finding]) -> None:
+    """For people: a line each, what to do below it, the counts on stderr."""
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False)
     for finding in findings:
         line = Text(f"{finding.level.value:8}", style=_STYLES[finding.level])

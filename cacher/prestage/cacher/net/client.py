@@ -12,7 +12,6 @@ import threading
 import time
 import urllib.parse
 import zlib
-from collections import defaultdict
 
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.net.connection import Connection
@@ -22,9 +21,12 @@ from prestage.cacher.net.policy import ANYWHERE, AddressPolicy
 from prestage.cacher.net.ports import HttpRequest, NetError, Reply, ResponseHead
 
 MAX_IDLE_PER_ENDPOINT = 32
+MAX_IDLE = 64
+"""Over all endpoints; the longest unused go first: who has met thousands of hosts does not stay connected to them."""
 MAX_INTERIM = 8
 """Interim (1xx) answers before the real one; servers send one or two."""
 _READ_BYTES = 64 << 10
+_HEAD_READ_BYTES = 4 << 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 _DROPPED_ON_OTHER_ORIGIN = ("authorization", "cookie", "x-amz-security-token")
 
@@ -35,6 +37,7 @@ class HttpBody:
     def __init__(self, client: HttpClient, endpoint: Endpoint, connection: Connection, ahead: bytes) -> None:
         self._client, self._endpoint, self._connection = client, endpoint, connection
         self._ahead, self._at = ahead, 0
+        self._scratch: memoryview | None = None
         self._left: int | None = None
         self._chunked = False
         self._ended = False
@@ -117,9 +120,10 @@ class HttpBody:
 
     def _look_ahead(self) -> int:
         """Small chunks and the lines between them come in one read of many."""
-        scratch = memoryview(bytearray(_READ_BYTES))
-        count = self._from_wire(scratch, whole=False)
-        self._ahead, self._at = self._ahead[self._at :] + bytes(scratch[:count]), 0
+        if self._scratch is None:
+            self._scratch = memoryview(bytearray(_READ_BYTES))
+        count = self._from_wire(self._scratch, whole=False)
+        self._ahead, self._at = self._ahead[self._at :] + bytes(self._scratch[:count]), 0
         return count
 
     def _next_chunk(self) -> None:
@@ -176,7 +180,8 @@ class HttpClient:
         self.policy = policy
         self._dialer = Dialer(self.config, policy)
         self._context: ssl.SSLContext | None = None
-        self._idle: defaultdict[Endpoint, list[Connection]] = defaultdict(list)
+        self._idle: dict[Endpoint, list[Connection]] = {}
+        """By endpoint, the last one used last; none is empty."""
         self._lock = threading.Lock()
         self._closed = False
 
@@ -223,10 +228,24 @@ class HttpClient:
     def keep(self, endpoint: Endpoint, connection: Connection) -> None:
         """Take back a connection whose last body was read to its end."""
         with self._lock:
-            if not self._closed and len(self._idle[endpoint]) < MAX_IDLE_PER_ENDPOINT:
-                self._idle[endpoint].append(connection)
-                return
-        connection.close()
+            dropped = [connection] if self._closed else self._kept(endpoint, connection)
+        for one in dropped:
+            one.close()
+
+    def _kept(self, endpoint: Endpoint, connection: Connection) -> list[Connection]:
+        """Those that are too many by now."""
+        group = self._idle.pop(endpoint, [])
+        self._idle[endpoint] = group
+        if len(group) >= MAX_IDLE_PER_ENDPOINT:
+            return [connection]
+        group.append(connection)
+        if sum(map(len, self._idle.values())) <= MAX_IDLE:
+            return []
+        oldest, others = next(iter(self._idle.items()))
+        dropped = others.pop(0)
+        if not others:
+            del self._idle[oldest]
+        return [dropped]
 
     def close(self) -> None:
         """Drop the idle connections; those in use are dropped when their body closes."""
@@ -244,6 +263,8 @@ class HttpClient:
                 if not group:
                     return None
                 connection = group.pop()
+                if not group:
+                    del self._idle[endpoint]
             if not connection.is_stale():
                 return connection
             connection.close()
@@ -322,11 +343,11 @@ def redirected(request: HttpRequest, location: str) -> HttpRequest:
 
 def _read_head(connection: Connection, ahead: bytes = b"") -> tuple[ResponseHead, Framing, bytes]:
     raw = bytearray(ahead)
-    scratch = memoryview(bytearray(_READ_BYTES))
+    scratch = memoryview(bytearray(_HEAD_READ_BYTES))
     while (end := raw.find(END)) < 0:
         if len(raw) > MAX_HEAD_BYTES:
             raise NetError("garbage", f"a head of more than {MAX_HEAD_BYTES} bytes")
-        count = connection.recv_into(scratch[:4096], whole=False)
+        count = connection.recv_into(scratch, whole=False)
         if not count:
             if raw:
                 raise NetError("garbage", f"closed within the head: {bytes(raw[:60])!r}")

@@ -58,6 +58,14 @@ class Body(Protocol):
         """
         ...
 
+    def read_some(self, buffer: memoryview) -> int:
+        """At least one byte, as soon as it is there; 0 at the end. Raises as `readinto`."""
+        ...
+
+    def abort(self) -> None:
+        """Make a blocked read fail now; from any thread."""
+        ...
+
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else drop it. Idempotent."""
         ...

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from prestage.cacher.errors import Denied, Misconfigured
 from prestage.cacher.manifest import Manifest
 from prestage.cacher.origins.s3_credentials import bounded, failure
-from prestage.cacher.origins.session_policy import MAX_CHARS, SessionPolicy, session_policy
+from prestage.cacher.origins.session_policy import MAX_CHARS, SessionPolicy, listing_policy, session_policy
 
 if TYPE_CHECKING:
     import botocore.session
@@ -118,6 +118,21 @@ def mint(manifest: Manifest, role: Role, sts: Sts, *, session_name: str) -> Mint
     raise Misconfigured(
         f"STS finds every policy for {manifest.artifact} too large", hint="stage fewer files, or a shorter prefix"
     )
+
+
+def mint_for_listing(bucket: str, key: str, role: Role, sts: Sts, *, session_name: str) -> Minted:
+    """Keys that resolve what `key` of `bucket` names (see `listing_policy`) and nothing else.
+
+    Raises:
+        Denied, Misconfigured, Unavailable: as `mint`.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    policy = listing_policy(bucket, key, partition=role.partition)
+    try:
+        return _minted(_assume(role, sts, policy, session_name), policy)
+    except (ClientError, BotoCoreError) as exc:
+        raise failure(exc) from exc
 
 
 def _assume(role: Role, sts: Sts, policy: SessionPolicy, session_name: str) -> Mapping[str, object]:

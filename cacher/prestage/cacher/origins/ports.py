@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Protocol, runtime_checkable
 
 from prestage.cacher.manifest import FileEntry, Manifest
-from prestage.cacher.net.ports import HttpRequest, ResponseHead
+from prestage.cacher.net.ports import Client, HttpRequest, ResponseHead
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,16 @@ class Origin(Protocol):
 
     def refresh(self, file: FileEntry) -> None:
         """Forget the cached credential and signed URL of `file`."""
+        ...
+
+
+@runtime_checkable
+class Reaching(Origin, Protocol):
+    """An origin whose requests are sent by a client of its own: another policy, another CA."""
+
+    @property
+    def client(self) -> Client:
+        """Sends what `request` gave out. The origin's to close."""
         ...
 
 

@@ -22,7 +22,8 @@ from prestage.cacher.origins.retry import RetryRules
 from prestage.cacher.origins.s3 import S3Origin
 from prestage.cacher.origins.s3_addresses import S3Settings
 from prestage.cacher.origins.s3_credentials import Chain
-from prestage.cacher.refs import FileRef, HfRef, HttpRef, Ref
+from prestage.cacher.origins.unknown import UnknownOrigin
+from prestage.cacher.refs import ArtifactRef, FileRef, HfRef, HttpRef, Ref
 
 
 def open_origin(
@@ -41,6 +42,8 @@ def open_origin(
         NotFound, Denied: a local path that is not there or not readable; any local path, where the client's policy restricts it.
     """
     asker = Asker(client, rules or RetryRules(), cancel=cancel or threading.Event())
+    if isinstance(ref, ArtifactRef):
+        return UnknownOrigin(ref)
     if isinstance(ref, HfRef):
         return HubOrigin(ref, asker, endpoint_of(environ), token_of(environ))
     if isinstance(ref, HttpRef):

@@ -28,7 +28,7 @@ from prestage.cacher.origins.http import conditions
 from prestage.cacher.origins.ports import Next, Selection, Verdict
 from prestage.cacher.origins.s3_addresses import S3Settings
 from prestage.cacher.origins.s3_answers import NotXml, Page, object_entry, other_region, read_page, refusal
-from prestage.cacher.origins.s3_credentials import Chain, Signer
+from prestage.cacher.origins.s3_credentials import Credentialed, Signer
 from prestage.cacher.origins.s3_published import FOLDER, KEY, NotPublished, Publication, difference, parse_publication
 from prestage.cacher.origins.selection import select_paths
 from prestage.cacher.refs import S3Ref
@@ -50,7 +50,7 @@ class _Sent(threading.local):
 class S3Origin:
     """See `origins.ports.Origin`."""
 
-    def __init__(self, ref: S3Ref, asker: Asker, settings: S3Settings, chain: Chain) -> None:
+    def __init__(self, ref: S3Ref, asker: Asker, settings: S3Settings, chain: Credentialed) -> None:
         self._ref = ref
         self._asker = asker
         self._settings = settings
@@ -59,6 +59,7 @@ class S3Origin:
         self._sends_version = True
         self._manifest_denied: Reply | None = None
         self._sent = _Sent()
+        self._is_tried = False
         head, slash, self._name = ref.key.rpartition("/")
         self._base = head + slash
 
@@ -131,6 +132,34 @@ class S3Origin:
         self._sent.had_version = version is not None
         query = {"versionId": version} if version else {}
         return self._signed("GET", manifest.base + file.path, query, conditions(file))
+
+    def presigned(self, manifest: Manifest, file: FileEntry, *, life_s: int) -> HttpRequest:
+        """A GET of `file` at its version, for somebody without credentials: its URL carries the signature for `life_s`
+        seconds, its headers no secret. The first call asks for the file's head: it finds the region, and whether we may.
+
+        Raises:
+            NotFound, Denied, Unavailable: as `resolve`.
+        """
+        key = manifest.base + file.path
+        if not self._is_tried:
+            self._try(key, file)
+            self._is_tried = True
+        version = self._ref.version_id or (file.version if self._sends_version else None)
+        signer = self._sent.signer = self._chain.signer()
+        url = self._settings_now().url(self._ref.bucket, key, {"versionId": version} if version else {})
+        return HttpRequest(signer.presign(url, region=self._region, life_s=life_s), conditions(file))
+
+    def _try(self, key: str, file: FileEntry) -> None:
+        """The file can be read at its version; where versions may not be read, without."""
+        version = self._ref.version_id or file.version
+        for query in ({"versionId": version}, {}) if version else ({},):
+            reply = self._call("GET", key, query, headers={"Range": "bytes=0-0"})
+            if reply.head.status in (200, 206, 416):
+                self._sends_version = bool(query)
+                return
+            if self._ref.version_id is not None or reply.head.status != 403:
+                break
+        raise self._refusal(key, reply.head, reply.body)
 
     def judge(self, file: FileEntry, head: ResponseHead, body: bytes) -> Verdict:
         """See `origins.ports.Origin.judge`."""

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from prestage.cacher.errors import Denied, Misconfigured, PrestageError, Unavailable
 
@@ -79,6 +79,45 @@ class Signer:
         request = AWSRequest(method=method, url=url, headers=dict(headers))
         S3SigV4Auth(self.keys, "s3", region).add_auth(request)
         return dict(request.headers.items())
+
+    def presign(self, url: str, *, region: str, life_s: int) -> str:
+        """A URL that carries the signature of a GET for `life_s` seconds: whoever has it needs no key, and may add headers."""
+        if self.keys is None:
+            return url
+        from botocore.auth import S3SigV4QueryAuth
+        from botocore.awsrequest import AWSRequest
+
+        request = AWSRequest(method="GET", url=url)
+        S3SigV4QueryAuth(self.keys, "s3", region, expires=life_s).add_auth(request)
+        return str(request.url)
+
+
+class Credentialed(Protocol):
+    """Where an origin gets its signatures from. Thread-safe."""
+
+    def signer(self) -> Signer:
+        """The credential as it is now."""
+        ...
+
+    def renew(self, refused: Signer) -> bool:
+        """Look for another credential than the refused one. False: there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A credential that was handed over, and nothing else: no environment, no files, no metadata service."""
+
+    keys: ReadOnlyCredentials | None
+    source: str
+
+    def signer(self) -> Signer:
+        """See `Credentialed`."""
+        return Signer(self.keys, self.source)
+
+    def renew(self, refused: Signer) -> bool:
+        """See `Credentialed`."""
+        return False
 
 
 class Chain:

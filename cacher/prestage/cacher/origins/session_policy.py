@@ -62,6 +62,29 @@ def session_policy(manifest: Manifest, *, partition: str = "aws", max_chars: int
     )
 
 
+def listing_policy(bucket: str, key: str, *, partition: str = "aws") -> SessionPolicy:
+    """Allow resolving what `key` names (a prefix ends in a slash, or is empty): list there, and read there. For a manifest
+    that is not known yet.
+
+    Raises:
+        Misconfigured: it does not fit.
+    """
+    is_prefix = not key or key.endswith("/")
+    resource = f"{_escaped(key)}*" if is_prefix else _escaped(key)
+    arn = f"arn:{partition}:s3:::{bucket}"
+    reading = {"Effect": "Allow", "Action": ["s3:GetObject", "s3:GetObjectVersion"], "Resource": [f"{arn}/{resource}"]}
+    listing = {
+        "Effect": "Allow",
+        "Action": ["s3:ListBucket"],
+        "Resource": [arn],
+        "Condition": {"StringLike": {"s3:prefix": [resource]}},
+    }
+    document = json.dumps({"Version": "2012-10-17", "Statement": [reading, listing]}, separators=(",", ":"))
+    if len(document) > MAX_CHARS:
+        raise Misconfigured(f"no session policy fits the prefix {key[:80]!r}…", hint="stage a shorter prefix")
+    return SessionPolicy(document, (resource,), is_exact=not is_prefix, pins_versions=False)
+
+
 def _candidates(keys: Sequence[str], base: str, *, most: int) -> Iterator[list[str]]:
     """Sets of at most `most` resources that cover `keys` (sorted), each wider than the one before; the last is all of `base`."""
     shared = [_common(left, right) for left, right in itertools.pairwise(keys)]

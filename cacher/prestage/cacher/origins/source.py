@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 
 from prestage.cacher.errors import PrestageError, Unavailable
 from prestage.cacher.manifest import FileEntry, Manifest
-from prestage.cacher.net.client import HttpBody, HttpClient
 from prestage.cacher.net.head import content_range
-from prestage.cacher.net.ports import AddressRefused, HttpRequest, NetError, ResponseHead
+from prestage.cacher.net.ports import AddressRefused, Body, Client, HttpRequest, NetError, ResponseHead
 from prestage.cacher.origins.asking import AskedToWait, refused
 from prestage.cacher.origins.ports import FileRead, Next, Origin
 from prestage.cacher.transfer.ports import Changed, Fatal, NoRanges, Retry, Stream
@@ -28,7 +27,7 @@ _LOAD_REASONS = ("refused", "connect-timeout", "stalled")
 class HttpStream:
     """A checked body, its failures translated."""
 
-    body: HttpBody
+    body: Body
     path: str
     left: int | None = None
     """Of a whole file whose length the server does not state: bytes until it must end. None: the head was checked for it."""
@@ -97,7 +96,7 @@ class OriginSource:
     """One file of a manifest at its origin. Thread-safe."""
 
     origin: Origin
-    client: HttpClient
+    client: Client
     manifest: Manifest
     file: FileEntry
     lane: str
@@ -142,7 +141,7 @@ class OriginSource:
         is_unframed = body.head.status == 200 and body.length is None
         return HttpStream(body, self.file.path, self.file.size_bytes if is_unframed else None)
 
-    def _check(self, body: HttpBody, start: int, stop: int) -> None:
+    def _check(self, body: Body, start: int, stop: int) -> None:
         head, size_bytes = body.head, self.file.size_bytes
         if head.status not in (200, 206):
             self._judge(body)
@@ -164,7 +163,7 @@ class OriginSource:
         if body.length is not None and body.length != span[1] - span[0]:
             raise Retry(f"the server says {body.length} bytes for a range of {span[1] - span[0]}")
 
-    def _check_whole(self, body: HttpBody, start: int, stop: int) -> None:
+    def _check_whole(self, body: Body, start: int, stop: int) -> None:
         if body.length is not None and body.length != self.file.size_bytes:
             raise Changed(f"{self.file.path} has {body.length} bytes now, not {self.file.size_bytes}")
         if start != 0 or stop != self.file.size_bytes:
@@ -181,7 +180,7 @@ class OriginSource:
         if self.file.version and version and version != self.file.version:
             raise Changed(f"{self.file.path} has another version now")
 
-    def _judge(self, body: HttpBody) -> None:
+    def _judge(self, body: Body) -> None:
         scratch = memoryview(bytearray(_JUDGED_BYTES))
         try:
             count = body.readinto(scratch)

@@ -74,7 +74,7 @@ class Resources:
         except PrestageError as exc:
             raise Refused(503, str(exc), {"Retry-After": "5"}) from exc
         except OSError as exc:
-            log.warning("store-unreadable", extra={"error": str(exc)})
+            log.warning("store-unreadable", extra={"fields": {"error": str(exc)}})
             raise Refused(503, f"the store cannot be read: {exc.strerror}", {"Retry-After": "5"}) from exc
 
     def _meta(self, request: Request, asked: Asked) -> Answer:

@@ -123,7 +123,7 @@ class Connection:
             step()
         except OSError:
             self._leave()
-        except Exception:
+        except Exception:  # one connection's bug must not end the others of this worker
             log.exception("connection-failed")
             self._leave()
 

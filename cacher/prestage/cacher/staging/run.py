@@ -12,7 +12,7 @@ from pathlib import Path
 from prestage.cacher.digests import ArtifactId, BlobId, Digest
 from prestage.cacher.errors import Corrupt, Full, NotFound
 from prestage.cacher.manifest import FileEntry, Manifest
-from prestage.cacher.net.client import HttpClient
+from prestage.cacher.net.ports import Client
 from prestage.cacher.origins.ports import LocalOrigin, Origin
 from prestage.cacher.origins.source import OriginSource
 from prestage.cacher.staging.claims import Claims
@@ -37,7 +37,7 @@ class Tools:
 
     store: Store
     engine: Engine
-    client: HttpClient
+    client: Client
     claims: Claims
 
 
@@ -71,7 +71,7 @@ class Run:
                 self.tools.engine.urge(job, priority)
 
     def stage(self) -> Staged:
-        """Do it.
+        """Do it; inside the room's `staging`.
 
         Raises:
             Cancelled, Changed: nothing wrong was published, what was fetched is kept.
@@ -91,7 +91,7 @@ class Run:
                 )
             except Full:
                 if is_new:
-                    self.store.evict(artifact)
+                    self.store.room.give_up(artifact)
                 raise
             with reservation:
                 self._bring(missing)

@@ -10,13 +10,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from prestage.cacher.digests import ArtifactId
-from prestage.cacher.errors import NotFound, Unavailable
+from prestage.cacher.errors import Corrupt, NotFound, Unavailable
 from prestage.cacher.manifest import Manifest
-from prestage.cacher.net.client import HttpClient
-from prestage.cacher.origins.ports import Origin
+from prestage.cacher.net.ports import Client
+from prestage.cacher.origins.ports import Origin, Reaching
+from prestage.cacher.refs import ArtifactRef
 from prestage.cacher.staging.claims import Claims
 from prestage.cacher.staging.run import Run, Tools
 from prestage.cacher.staging.wishes import Staged, Watcher, Wish
@@ -34,7 +36,7 @@ _EVENTS_MAX = 1000
 class Stager:
     """Stages into one store with one engine. Thread-safe. `client` sends what a call brings no client of its own for."""
 
-    def __init__(self, store: Store, engine: Engine, client: HttpClient) -> None:
+    def __init__(self, store: Store, engine: Engine, client: Client) -> None:
         self._tools = Tools(store, engine, client, Claims())
         self._running: dict[ArtifactId, _Shared] = {}
         self._lock = threading.Lock()
@@ -46,7 +48,7 @@ class Stager:
         watcher: Watcher | None = None,
         cancel: threading.Event | None = None,
         *,
-        client: HttpClient | None = None,
+        client: Client | None = None,
     ) -> Staged:
         """Make the store hold what `wish` names; blocks. What was fetched before a failure is kept for the next call.
 
@@ -59,7 +61,8 @@ class Stager:
         """
         began = time.monotonic()
         watcher, cancel = watcher or Watcher(), cancel or threading.Event()
-        reach = _Reach(origin, client or self._tools.client)
+        own = origin.client if isinstance(origin, Reaching) else self._tools.client
+        reach = _Reach(origin, client or own)
         try:
             return self._once(wish, reach, watcher, cancel, began)
         except Changed as first:
@@ -79,7 +82,7 @@ class Stager:
             shared.urge(priority)
 
     def _once(self, wish: Wish, reach: _Reach, watcher: Watcher, cancel: threading.Event, began: float) -> Staged:
-        manifest = _resolved(wish, reach.origin)
+        manifest = self._resolved(wish, reach.origin)
         if cancel.is_set():
             raise Cancelled
         caller = _Caller(wish)
@@ -89,6 +92,18 @@ class Stager:
         finally:
             shared.leave(caller)
         return replace(staged, seconds=time.monotonic() - began)
+
+    def _resolved(self, wish: Wish, origin: Origin) -> Manifest:
+        if isinstance(wish.ref, ArtifactRef):  # its manifest cannot change: known once is known for ever
+            with suppress(NotFound, Corrupt):
+                return self._tools.store.manifest(wish.ref.artifact)
+        manifest = origin.resolve(wish.selection)
+        if wish.ref.pin is not None and manifest.artifact != wish.ref.pin:
+            raise NotFound(
+                f"{wish.ref.name} is {manifest.artifact} now, not the pinned {wish.ref.pin}",
+                hint="the origin has another version; drop the pin to take it",
+            )
+        return manifest
 
     def _join(self, manifest: Manifest, reach: _Reach, caller: _Caller, cancel: threading.Event) -> _Shared:
         """The run of this artifact, begun if there is none; one that is ending early is waited for first."""
@@ -114,22 +129,12 @@ class Stager:
                 del self._running[shared.artifact]
 
 
-def _resolved(wish: Wish, origin: Origin) -> Manifest:
-    manifest = origin.resolve(wish.selection)
-    if wish.ref.pin is not None and manifest.artifact != wish.ref.pin:
-        raise NotFound(
-            f"{wish.ref.name} is {manifest.artifact} now, not the pinned {wish.ref.pin}",
-            hint="the origin has another version; drop the pin to take it",
-        )
-    return manifest
-
-
 @dataclass(frozen=True, slots=True)
 class _Reach:
     """Where a wish's bytes come from, and who sends for them."""
 
     origin: Origin
-    client: HttpClient
+    client: Client
 
 
 @dataclass(slots=True, eq=False)
@@ -199,9 +204,11 @@ class _Shared(Watcher):
 
     def _work(self) -> None:
         try:
-            staged = self._run.stage()
-            for wish in self._wishes():
-                self._store.record_ref(wish.ref.name, wish.selection, self.artifact)
+            with self._store.room.staging(self.artifact):
+                staged = self._run.stage()
+                for wish in self._wishes():
+                    if not isinstance(wish.ref, ArtifactRef):
+                        self._store.record_ref(wish.ref.name, wish.selection, self.artifact)
             self._staged = staged
         except BaseException as exc:  # noqa: BLE001 - the edge of a thread: every caller gets it
             self._error = exc

@@ -71,6 +71,10 @@ class Artifacts:
             raise NotFound(f"{artifact} is not in this store", hint="stage it first: prestage stage REF") from exc
         return parse_manifest(raw, artifact)
 
+    def is_known(self, artifact: ArtifactId) -> bool:
+        """There is a manifest of that name."""
+        return self._layout.manifest(artifact).exists()
+
     def all(self) -> Iterator[ArtifactId]:
         """Every artifact with a manifest, whole or not."""
         for path in sorted(self._layout.manifests.glob("*.json")):

@@ -74,7 +74,7 @@ class Policy(Protocol):
     """In which order things are let go of."""
 
     def order(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
-        """`candidates`, the first to go first."""
+        """`candidates`, the first to go first; those that are not to go left out."""
         ...
 
 
@@ -97,7 +97,8 @@ def to_evict(needed_bytes: int, usage: Usage, candidates: Sequence[Candidate], p
         return []
     chosen, tally = _enough(missing, candidates, policy)
     if tally.freed_bytes < missing:
-        raise Full(_why(needed_bytes, missing - tally.freed_bytes, usage, candidates), hint=_what_to_do(candidates))
+        may_go = policy.order([c for c in candidates if not c.holds])
+        raise Full(_why(needed_bytes, missing - tally.freed_bytes, usage, candidates, may_go), hint=_what_to_do(candidates))
     for candidate in tuple(reversed(chosen[:-1])):
         tally.leave(candidate)
         if tally.freed_bytes >= missing:
@@ -144,7 +145,7 @@ class _Tally:
             self._names[blob] += 1
 
 
-def _why(needed: int, missing: int, usage: Usage, candidates: Sequence[Candidate]) -> str:
+def _why(needed: int, missing: int, usage: Usage, candidates: Sequence[Candidate], may_go: Sequence[Candidate]) -> str:
     by_budget = usage.budget is not None and usage.limit == usage.budget
     cap = (
         f"the budget of {shown(usage.limit)}"
@@ -157,7 +158,9 @@ def _why(needed: int, missing: int, usage: Usage, candidates: Sequence[Candidate
     if held := sorted((c for c in candidates if c.holds and c.size_bytes), key=lambda c: -c.size_bytes):
         words += "; held: " + ", ".join(f"{c.name} {shown(c.size_bytes)} by {c.holds}" for c in held[:5])
         words += f" and {len(held) - 5} more" if len(held) > 5 else ""
-    if free := sum(1 for c in candidates if not c.holds and c.kind is Kind.ARTIFACT):
+    kept = sum(1 for c in candidates if not c.holds and c.kind is Kind.ARTIFACT and c not in may_go)
+    words += f"; the plan keeps {kept} more" if kept else ""
+    if free := sum(1 for c in may_go if c.kind is Kind.ARTIFACT):
         words += f"; letting go of the {free} that nobody holds would not be enough"
     return words
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from prestage.cacher.digests import ArtifactId, artifact_id
 from prestage.cacher.errors import Misconfigured
 from prestage.cacher.store import sums
-from prestage.cacher.store.holds import HoldId
+from prestage.cacher.store.holds import HoldId, Mount
 from prestage.cacher.store.hub_layout import Leaves, Revision, check_repository, check_revision, folder_of, lay_out
 from prestage.cacher.store.sums import Content
 
@@ -34,6 +34,28 @@ class Part:
     """The model repository as which .hf/ shows it; None: it is not in there."""
     revision: str | None = None
     """The branch or tag it was asked for by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a tree is to be."""
+
+    parts: tuple[Part, ...]
+    mount: Mount | None = None
+    """Whom it is mounted for; None: for nobody."""
+    is_flat: bool = False
+    """The one part's files lie at the top."""
+
+
+def check_plan(plan: Plan) -> None:
+    """Refuse what does not make a tree.
+
+    Raises:
+        Misconfigured: see `check_parts`; several parts in a flat one.
+    """
+    check_parts(plan.parts)
+    if plan.is_flat and len(plan.parts) != 1:
+        raise Misconfigured(f"{len(plan.parts)} parts do not fit into one directory", hint="a flat tree is of one artifact")
 
 
 def check_parts(parts: Sequence[Part]) -> None:
@@ -57,18 +79,22 @@ def check_parts(parts: Sequence[Part]) -> None:
             check_revision(part.revision)
 
 
-def leaves_of(hold: HoldId, parts: Sequence[Part], contents: Mapping[ArtifactId, Content], *, verifiable: bool = True) -> Leaves:
-    """Everything in a tree of `parts`; without `verifiable`, all but what a loader verifies against: that needs every sum.
+def leaves_of(hold: HoldId, plan: Plan, contents: Mapping[ArtifactId, Content], *, verifiable: bool = True) -> Leaves:
+    """Everything in a tree; without `verifiable`, all but what a loader verifies against: that needs every sum.
 
     Raises:
         Misconfigured: two parts claim one revision of one repository.
     """
-    leaves = Leaves(files={RECORD: record(hold, parts)})
+    parts = plan.parts
+    leaves = Leaves(files={RECORD: record(hold, plan)})
     for part in parts:
         content = contents[part.artifact]
-        leaves.links.update({f"{part.name}/{path}": blob for path, blob in content.binding.items()})
+        folder = "" if plan.is_flat else f"{part.name}/"
+        leaves.links.update({f"{folder}{path}": blob for path, blob in content.binding.items()})
         side = sums.side_files(content) if verifiable else {}
-        leaves.files.update({f".prestage/{part.name}/{name}": raw for name, raw in side.items()})
+        leaves.files.update({f".prestage/{folder}{name}": raw for name, raw in side.items()})
+    if plan.is_flat:
+        return leaves
     if shown := [part for part in parts if part.repo is not None]:
         leaves.add(_hub(shown, contents, verifiable=verifiable), below=HUB)
     return leaves
@@ -99,23 +125,33 @@ def _hub_sums(revisions: Sequence[Revision], contents: Mapping[ArtifactId, Conte
     return sums.document(first, table)
 
 
-def record(hold: HoldId, parts: Sequence[Part]) -> bytes:
+def record(hold: HoldId, plan: Plan) -> bytes:
     """The tree's own account of itself."""
-    rows = [{"name": part.name, "artifact": part.artifact, "repo": part.repo, "revision": part.revision} for part in parts]
-    return json.dumps({"format": FORMAT, "hold": hold, "parts": rows}).encode()
+    rows = [{"name": part.name, "artifact": part.artifact, "repo": part.repo, "revision": part.revision} for part in plan.parts]
+    document: dict[str, object] = {"format": FORMAT, "hold": hold, "parts": rows}
+    if plan.is_flat:
+        document["flat"] = True
+    if (mount := plan.mount) is not None:
+        document["mount"] = {"pod": mount.pod, "target": mount.target, "mount_path": mount.mount_path}
+    return json.dumps(document).encode()
 
 
-def parse_record(raw: bytes) -> list[Part] | None:
-    """The parts of a tree; None where its account is damaged."""
+def parse_record(raw: bytes) -> Plan | None:
+    """What a tree is of; None where its account is damaged."""
     try:
         document = json.loads(raw)
         if document["format"] != FORMAT:
             return None
-        parts = [_part(row) for row in document["parts"]]
-        check_parts(parts)
+        mount = document.get("mount")
+        plan = Plan(
+            tuple(_part(row) for row in document["parts"]),
+            None if mount is None else Mount(str(mount["pod"]), str(mount["target"]), str(mount["mount_path"])),
+            document.get("flat") is True,
+        )
+        check_plan(plan)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, Misconfigured):
         return None
-    return parts
+    return plan
 
 
 def _part(row: Mapping[str, object]) -> Part:

@@ -31,8 +31,11 @@ from prestage.cacher.store.views import Views
 
 QUARANTINED = re.compile(r"[0-9a-f]{64}\.[0-9]+(\.why)?")
 """Names of what lies in quarantine: of a blob or an ingest, a number, and why."""
-_SETTLE_S = 0.5
+SETTLE_S = 0.5
 """How long a file system may take to account for what was unlinked (xfs frees in the background)."""
+_QUIET_S = 0.04
+"""Without any more of it for so long, there is none to come: what lacks is open or mapped, or others have taken it."""
+_LOOK_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,9 @@ class Evictor:
             ingests.drop(parts.disk, folder)
         if gone is not None:
             remove_tree(parts.disk, gone)
+            parts.disk.sync_directory(
+                parts.layout.views
+            )  # if a power cut brought it back, what is staged anew would be let go of
         return removed
 
     def _blobs_of(self, artifact: ArtifactId) -> set[BlobId]:
@@ -183,8 +189,12 @@ def _ref_names(artifacts: Artifacts) -> dict[str, str]:
 
 
 def settled(root: Path, before_bytes: int, expected_bytes: int) -> int:
-    """What unlinking `expected_bytes` really freed since `before_bytes` were free: less where files are still open or mapped."""
-    deadline = time.monotonic() + _SETTLE_S
-    while (freed := free_bytes(root) - before_bytes) < expected_bytes and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return max(0, min(freed, expected_bytes))
+    """What unlinking `expected_bytes` really freed since `before_bytes` were free: less where files are still open or mapped, or
+    others write. Waits while more is coming."""
+    most = free_bytes(root) - before_bytes
+    began = quiet_since = time.monotonic()
+    while most < expected_bytes and (now := time.monotonic()) - quiet_since < _QUIET_S and now - began < SETTLE_S:
+        time.sleep(_LOOK_S)
+        if (freed := free_bytes(root) - before_bytes) > most:
+            most, quiet_since = freed, now
+    return max(0, min(most, expected_bytes))

@@ -76,6 +76,11 @@ def create(layout: Layout, disk: Disk) -> None:
     write_file(disk, layout.format, json.dumps(document).encode(), private=True)
 
 
+def store_id(root: Path) -> str:
+    """Names the store at `root` for as long as it exists."""
+    return str(json.loads(Layout(root).format.read_bytes())["store"])
+
+
 def check(layout: Layout) -> None:
     """Refuse what is no store, is newer, or lies on another file system.
 

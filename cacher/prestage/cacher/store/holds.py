@@ -1,6 +1,7 @@
 """Holds: who uses what. Files, durable, readable by anybody who is called at night.
 
-A pin lasts until it is taken off, a ttl until its time is over, a run while its process lives. A ttl counts by CLOCK_BOOTTIME
+A pin lasts until it is taken off, a ttl until its time is over, a run while its process lives, a mount until whoever mounts says
+that it is gone: over a reboot too, for the kubelet mounts again what it had. A ttl counts by CLOCK_BOOTTIME
 within a boot, so that setting the clock, in either direction, evicts nothing early; by the wall clock after a reboot.
 """
 
@@ -13,14 +14,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, NewType
+from typing import Literal, NewType, get_args
 
 from prestage.cacher.digests import ArtifactId
 from prestage.cacher.store.disk import Disk, make_directories, write_file
 from prestage.cacher.store.layout import Layout
 
 HoldId = NewType("HoldId", str)
-Kind = Literal["pin", "ttl", "run"]
+Kind = Literal["pin", "ttl", "run", "mount"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 FORMAT = 1
 
 
@@ -48,6 +50,18 @@ class Clocks:
     boot: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """Whom a mount is for."""
+
+    pod: str
+    """Its UID."""
+    target: str
+    """Where its tree is bound on the node."""
+    mount_path: str = ""
+    """Where the pod sees it; empty: not known."""
+
+
 class Holds:
     """The holds of one store. Making one must be ordered against evicting by the gate: see `Store.hold`."""
 
@@ -68,6 +82,7 @@ class Holds:
         pid: int | None = None,
         note: str = "",
         tree: HoldId | None = None,
+        mount: Mount | None = None,
     ) -> HoldId:
         """Durable on return. `tree`: the hold is one of that tree's, and has its name."""
         hold = tree or self.fresh(kind)
@@ -85,6 +100,8 @@ class Holds:
             document["expires_boottime"] = self._clocks.boot() + expires_at - wall
         if pid is not None:
             document |= {"pid": pid, "started": started_ticks(pid)}
+        if mount is not None:
+            document |= {"pod": mount.pod, "target": mount.target, "since_boottime": self._clocks.boot()}
         if tree is not None:
             document["tree"] = True
         folder = self._layout.hold(artifact)
@@ -107,7 +124,7 @@ class Holds:
                 continue
             try:
                 document = json.loads(path.read_bytes())
-                if not isinstance(document, dict) or document.get("kind") not in ("pin", "ttl", "run"):
+                if not isinstance(document, dict) or document.get("kind") not in KINDS:
                     document = {"kind": "pin", "note": "unreadable hold file"}
             except FileNotFoundError:
                 continue
@@ -140,6 +157,13 @@ class Holds:
                     found.setdefault(hold, []).append(artifact)
         return found
 
+    def held_s(self, document: Mapping[str, object]) -> float:
+        """How long it has been held; of an earlier boot, by the wall clock."""
+        since, made = document.get("since_boottime"), document.get("created_at")
+        if document.get("boot") == boot_id() and isinstance(since, (int, float)):
+            return max(0.0, self._clocks.boot() - since)
+        return max(0.0, self._clocks.wall() - made) if isinstance(made, (int, float)) else 0.0
+
     def _lives(self, hold: Mapping[str, object]) -> bool:
         if hold["kind"] == "run":
             pid = hold.get("pid")
@@ -170,6 +194,7 @@ def described(holds: Mapping[HoldId, Mapping[str, object]]) -> str:
     """`pin (prestage pin), run (pid 12: python)`: for a message."""
     words = []
     for hold in holds.values():
-        pid = f"pid {hold['pid']}: " if "pid" in hold else ""
-        words.append(f"{hold['kind']} ({pid}{hold.get('note') or 'no note'})")
+        who = f"pid {hold['pid']}: " if "pid" in hold else ""
+        who += f"pod {hold['pod']}: " if "pod" in hold else ""
+        words.append(f"{hold['kind']} ({who}{hold.get('note') or 'no note'})")
     return ", ".join(words)

@@ -71,18 +71,19 @@ class Index:
 
     def add(self, name: str, size_bytes: int, aliases: Iterable[str]) -> None:
         """A blob was published, or learnt other digests or files."""
-        self._write("INSERT OR REPLACE INTO blobs VALUES (?, ?)", [(name, size_bytes)])
-        self._write("INSERT OR IGNORE INTO aliases VALUES (?, ?)", [(alias, name) for alias in aliases])
+        self._write(
+            ("INSERT OR REPLACE INTO blobs VALUES (?, ?)", [(name, size_bytes)]),
+            ("INSERT OR IGNORE INTO aliases VALUES (?, ?)", [(alias, name) for alias in aliases]),
+        )
 
     def drop(self, name: str) -> None:
         """A blob is gone."""
-        self._write("DELETE FROM blobs WHERE name = ?", [(name,)])
-        self._write("DELETE FROM aliases WHERE name = ?", [(name,)])
-        self._write("DELETE FROM verified WHERE name = ?", [(name,)])
+        tables = ("blobs", "aliases", "verified")
+        self._write(*((f"DELETE FROM {table} WHERE name = ?", [(name,)]) for table in tables))  # noqa: S608 - names of ours
 
     def note_verified(self, name: str, at: float) -> None:
         """A blob was read whole and found right."""
-        self._write("INSERT OR REPLACE INTO verified VALUES (?, ?)", [(name, at)])
+        self._write(("INSERT OR REPLACE INTO verified VALUES (?, ?)", [(name, at)]))
 
     def verified(self) -> dict[str, float]:
         """When each blob was last read whole, in seconds since the epoch, as far as is known."""
@@ -96,9 +97,12 @@ class Index:
         """What each blob takes on disk."""
         return {str(name): int(size) for name, size in self._read("SELECT name, size FROM blobs")}
 
-    def _write(self, statement: str, rows: Sequence[tuple[str | int | float, ...]]) -> None:
-        with self._lock, suppress(sqlite3.DatabaseError):
-            self._db.executemany(statement, rows)
+    def _write(self, *changes: tuple[str, Sequence[tuple[str | int | float, ...]]]) -> None:
+        """All or none: a blob that is known is not read again, so that what belongs to it must be known too."""
+        with self._lock, suppress(sqlite3.DatabaseError), self._db:
+            self._db.execute("BEGIN")
+            for statement, rows in changes:
+                self._db.executemany(statement, rows)
 
     def _read(self, statement: str, *values: str) -> list[tuple[str | int | float, ...]]:
         with self._lock, suppress(sqlite3.DatabaseError):

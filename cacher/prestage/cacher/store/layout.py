@@ -8,6 +8,8 @@ from pathlib import Path
 from prestage.cacher.digests import ArtifactId, BlobId, hex_of
 
 FOLDERS = ("blobs", "ingest", "manifests", "refs", "views", "mounts", "holds", "wishes", "quarantine")
+ABOVE = "node"
+"""What the node's agent keeps beside the store: theirs, and left alone."""
 LOCKS = ("owner", "gate", "successor")
 SOCKET = "agent.sock"
 """Where the agent listens unless it is told otherwise."""

@@ -16,14 +16,14 @@ from prestage.cacher.digests import ArtifactId
 from prestage.cacher.store import ingest as ingests
 from prestage.cacher.store.disk import make_directories, remove_tree
 from prestage.cacher.store.eviction import QUARANTINED, Evictor, Parts
-from prestage.cacher.store.layout import FOLDERS, LOCKS, SOCKET
+from prestage.cacher.store.layout import ABOVE, FOLDERS, LOCKS, SOCKET
 from prestage.cacher.store.locks import gate
 from prestage.cacher.store.trees import HOLD
 from prestage.cacher.store.views import GONE, NEW
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _BESIDE = re.compile(r"\..+\.new")
-_ROOT_FILES = {"format", "index.db", "index.db-journal", "lost+found", SOCKET, *LOCKS, *FOLDERS}
+_ROOT_FILES = {"format", "index.db", "index.db-journal", "lost+found", SOCKET, ABOVE, *LOCKS, *FOLDERS}
 _KNOWN = {
     "manifests": re.compile(r"[0-9a-f]{64}\.(json|binding)"),
     "refs": re.compile(r"[0-9a-f]{64}\.json"),
@@ -83,6 +83,7 @@ def _finish_views(parts: Parts, evictor: Evictor) -> None:
                 evictor.finish(artifact, path)
             else:
                 remove_tree(parts.disk, path)
+                parts.disk.sync_directory(parts.layout.views)
         elif _HEX.fullmatch(path.name):
             artifact = ArtifactId(f"sha256:{path.name}")
             if not parts.holds.live(artifact):

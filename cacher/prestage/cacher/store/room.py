@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from prestage.cacher.errors import Busy, Full
 from prestage.cacher.store import ingest as ingests
 from prestage.cacher.store.budget import Candidate, Policy, Usage, shown, to_evict, to_give_back
 from prestage.cacher.store.disk import disk_errors
-from prestage.cacher.store.eviction import Evictor, Parts, free_bytes, settled
+from prestage.cacher.store.eviction import SETTLE_S, Evictor, Parts, free_bytes, settled
 from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.margin import default_margin
 
@@ -63,10 +65,51 @@ class Room:
         """Told of everything that was let go of, its bytes, and what for. Called under `lock`: be quick."""
         self._reservations: list[Reservation] = []
         self.lock = threading.RLock()
-        self.claimed: set[BlobId] = set()
-        """Found or published for a binding that is not written yet: not to be removed."""
+        self._staging: Counter[ArtifactId] = Counter()
+        self._claims: dict[ArtifactId, set[BlobId]] = {}
         self.busy: set[str] = set()
         """Ingests that are open."""
+
+    @contextmanager
+    def staging(self, artifact: ArtifactId) -> Iterator[None]:
+        """From before its manifest is kept until its refs are recorded: it is neither evicted nor makes room, and what is claimed
+        for it (`Store.reusable`, a published ingest) stays; what was not bound can be let go of at its end."""
+        with self.lock:
+            self._staging[artifact] += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._staging[artifact] -= 1
+                if not self._staging[artifact]:
+                    del self._staging[artifact]
+                    self._claims.pop(artifact, None)
+
+    @disk_errors()
+    def give_up(self, artifact: ArtifactId) -> None:
+        """Forget an artifact that its only stager cannot go on with: for him; everybody else calls `Store.evict`."""
+        with self.lock, suppress(Busy):
+            if self.stagers(artifact) <= 1:
+                self._evictor.evict(artifact, claimed=self.claimed, busy=self.busy)
+
+    def claim(self, artifact: ArtifactId, blob: BlobId) -> None:
+        """It was found or published for a binding of `artifact` that is not written yet: not to be removed."""
+        with self.lock:
+            self._claims.setdefault(artifact, set()).add(blob)
+
+    def bound(self, artifact: ArtifactId, blobs: Collection[BlobId]) -> None:
+        """Its binding names them from now on, and keeps them here."""
+        with self.lock:
+            if (mine := self._claims.get(artifact)) is not None:
+                mine.difference_update(blobs)
+                if not mine:
+                    del self._claims[artifact]
+
+    @property
+    def claimed(self) -> frozenset[BlobId]:
+        """By anybody."""
+        with self.lock:
+            return frozenset().union(*self._claims.values())
 
     @disk_errors()
     def usage(self) -> Usage:
@@ -98,8 +141,10 @@ class Room:
             if usage.room >= size_bytes:
                 return
             going = to_evict(size_bytes, usage, self._candidates(staying), self._policy)
-            before = free_bytes(self._parts.layout.root)
-            settled(self._parts.layout.root, before, self._let_go(going, f"to make room for {shown(size_bytes)}"))
+            self._let_go(going, f"to make room for {shown(size_bytes)}")
+            deadline = time.monotonic() + SETTLE_S
+            while self._usage_with(in_place_bytes).room < size_bytes and time.monotonic() < deadline:
+                time.sleep(0.01)
         usage = self._usage_with(in_place_bytes)
         if usage.room < size_bytes:
             raise Full(
@@ -120,7 +165,8 @@ class Room:
             if usage.room >= 0:
                 return 0
             going = to_give_back(usage, self._candidates(set()), self._policy)
-            return settled(self._parts.layout.root, usage.free, self._let_go(going, "because the disk is filling up"))
+            removed = self._let_go(going, "because the disk is filling up")
+        return settled(self._parts.layout.root, usage.free, removed)
 
     @disk_errors()
     def goes_after(self, artifact: ArtifactId) -> int | None:
@@ -136,7 +182,7 @@ class Room:
 
     def _candidates(self, staying: set[ArtifactId]) -> list[Candidate]:
         """What could go; what is being fetched, or is in `staying`, is held."""
-        staying = staying | {reservation.artifact for reservation in self._reservations}
+        staying = staying | self._staging.keys() | {reservation.artifact for reservation in self._reservations}
         return [
             replace(candidate, holds="its fetch") if candidate.key in staying else candidate
             for candidate in self._evictor.candidates(claimed=self.claimed, busy=self.busy)
@@ -166,10 +212,11 @@ class Room:
                 reservation.size_bytes -= taken
                 grown -= taken
 
-    def is_reserved(self, artifact: ArtifactId) -> bool:
-        """Somebody stages it now."""
+    def stagers(self, artifact: ArtifactId) -> int:
+        """How many stage it now."""
         with self.lock:
-            return any(reservation.artifact == artifact for reservation in self._reservations)
+            reserved = any(reservation.artifact == artifact for reservation in self._reservations)
+            return max(self._staging[artifact], int(reserved))
 
     def end(self, reservation: Reservation) -> None:
         """Give back what is left. Idempotent."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from prestage.cacher.digests import ArtifactId, BlobId
@@ -31,6 +32,7 @@ from prestage.cacher.store.index import Index
 from prestage.cacher.store.ingest import Ingest
 from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.locks import OwnerLock, gate
+from prestage.cacher.store.mounted import Mounted
 from prestage.cacher.store.recovery import recover
 from prestage.cacher.store.reuse import reusable
 from prestage.cacher.store.room import Reservation, Room, used_bytes
@@ -55,6 +57,7 @@ class Store:
         self._evictor = Evictor(parts)
         self.sources = Sources(parts, self.state)
         """Files outside the store: how they can come in, and which have; the owner's."""
+        self.mounted = Mounted(parts)
         self.root = parts.layout.root
         self.wishes = Wishes(parts.layout, parts.disk)
         self.warnings: list[str] = []
@@ -149,8 +152,6 @@ class Store:
         """What is done about wrong bytes; the owner's."""
         return Damage(self._parts, self._owned.lock, heal=self.publish_view)
 
-    # -- what is known of artifacts
-
     @disk_errors()
     def put_manifest(self, manifest: Manifest) -> ArtifactId:
         """Keep a manifest. Idempotent, durable."""
@@ -197,7 +198,7 @@ class Store:
         room = self._owned
         with room.lock:
             self._parts.artifacts.bind(artifact, files)
-            room.claimed.difference_update(files.values())
+            room.bound(artifact, files.values())
 
     @disk_errors()
     def refs(self, artifact: ArtifactId) -> Sequence[KnownRef]:
@@ -234,10 +235,8 @@ class Store:
         with room.lock:
             blob = reusable(self._parts, manifest, file, self._trusted)
             if blob is not None:
-                room.claimed.add(blob)
+                room.claim(manifest.artifact, blob)
             return blob
-
-    # -- fetching
 
     @disk_errors()
     def reserve(self, size_bytes: int, *, artifact: ArtifactId, in_place_bytes: int = 0) -> Reservation:
@@ -286,7 +285,7 @@ class Store:
                     blobs=self._parts.blobs,
                     local=local,
                     is_vouched=archive is None or file.digest is not None,
-                    on_publish=room.claimed.add,
+                    on_publish=partial(room.claim, manifest.artifact),
                     on_close=lambda: room.busy.discard(name),
                 )
 
@@ -324,8 +323,6 @@ class Store:
                 continue
             if not self.missing(artifact) and not parts.views.is_right(artifact, binding):
                 self._publish(self.manifest(artifact), binding)
-
-    # -- using
 
     @disk_errors()
     def path(self, artifact: ArtifactId) -> Path:
@@ -408,8 +405,6 @@ class Store:
             self.drop_hold(artifact, hold)
         return len(pins)
 
-    # -- trees: several artifacts put together for one client
-
     @disk_errors()
     def part(self, name: str, text: str, *, selection: Patterns | None = None, repo: str | None = None) -> Part:
         """What `text`, a ref or an artifact, is as a part of a tree. `repo`: the model repository that a foreign client is to
@@ -424,21 +419,19 @@ class Store:
         return Part(name, artifact, repo, self._parts.artifacts.revision_of(text, artifact) if repo else None)
 
     @disk_errors()
-    def compose(self, parts: Sequence[Part], terms: Terms) -> Tree:
+    def compose(self, parts: Sequence[Part], terms: Terms, *, is_flat: bool = False) -> Tree:
         """Hold the artifacts of `parts` and put them together as one read-only directory; see docs/format.md, "mounts". Counts as
-        a use of each. Needs no owner. Durable on return; on failure nothing is left.
+        a use of each. Needs no owner. A mount whose target has just this tree gets it. Durable on return, else nothing is left.
 
         Raises:
             Misconfigured: parts that do not go together; says which.
             NotFound: one is not staged.
             Corrupt: one is damaged.
         """
-        if terms.kind == "ttl" and terms.expires_at is None:
-            raise Misconfigured("a ttl hold needs a time at which it ends", hint="give expires_at")
         if terms.kind == "run" and terms.pid is None:
             terms = replace(terms, pid=os.getpid())
         with gate(self._parts.layout.gate):
-            tree = self._parts.trees.make(parts, terms)
+            tree = self._parts.trees.make(parts, terms, is_flat=is_flat)
         for part in parts:
             self._parts.views.touch(part.artifact, self._parts.now())
         return tree
@@ -481,11 +474,11 @@ class Store:
         if not self._parts.layout.manifest(artifact).exists() and not self._parts.views.exists(artifact):
             raise NotFound(f"{artifact} is not in this store", hint="prestage ls shows what is")
         with room.lock:
-            if room.is_reserved(artifact):
+            if room.stagers(artifact):
                 raise Busy(f"{artifact} is being staged", hint="wait for that stage to end")
             before = self.free_bytes()
             removed = self._evictor.evict(artifact, claimed=room.claimed, busy=room.busy)
-        return settled(self.root, before, removed)  # may wait for half a second: nobody else has to
+        return settled(self.root, before, removed)  # may wait: nobody else has to
 
     @disk_errors()
     def verify(

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prestage.cacher.digests import ArtifactId, BlobId
-from prestage.cacher.errors import Corrupt, NotFound, PrestageError
+from prestage.cacher.errors import Corrupt, Misconfigured, NotFound, PrestageError
 from prestage.cacher.store.artifacts import Artifacts
 from prestage.cacher.store.blobs import Blobs
-from prestage.cacher.store.composing import HUB, RECORD, Part, check_parts, leaves_of, parse_record
+from prestage.cacher.store.composing import HUB, RECORD, Part, Plan, check_plan, leaves_of, parse_record
 from prestage.cacher.store.disk import Disk, make_directories, new_file, remove_tree
-from prestage.cacher.store.holds import HoldId, Holds, Kind
+from prestage.cacher.store.holds import HoldId, Holds, Kind, Mount
 from prestage.cacher.store.hub_layout import Leaves
 from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.sums import Content
@@ -40,7 +40,12 @@ class Tree:
     hold: HoldId
     path: Path
     """Absolute."""
-    parts: tuple[Part, ...]
+    plan: Plan
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What it is of; none: its account of itself is damaged."""
+        return self.plan.parts
 
     @property
     def hub(self) -> Path | None:
@@ -56,6 +61,8 @@ class Terms:
     expires_at: float | None = None
     pid: int | None = None
     note: str = ""
+    mount: Mount | None = None
+    """Of a mount."""
 
 
 class Trees:
@@ -65,22 +72,32 @@ class Trees:
         self._layout, self._disk, self._blobs = layout, disk, blobs
         self._artifacts, self._views, self._holds = artifacts, views, holds
 
-    def make(self, parts: Sequence[Part], terms: Terms) -> Tree:
-        """Hold the artifacts of `parts` and put them together. Durable on return; on failure nothing is left.
+    def make(self, parts: Sequence[Part], terms: Terms, *, is_flat: bool = False) -> Tree:
+        """Hold the artifacts of `parts` and put them together. Durable on return; on failure nothing is left. One mount has one
+        tree: that which its target had, if it is the same, else it goes.
 
         Raises:
             Misconfigured: parts that do not go together.
             NotFound: one is not staged.
             Corrupt: one is damaged.
         """
-        check_parts(parts)
+        plan = Plan(tuple(parts), terms.mount, is_flat)
+        check_plan(plan)
+        if terms.kind == "ttl" and terms.expires_at is None:
+            raise Misconfigured("a ttl hold needs a time at which it ends", hint="give expires_at")
+        if (terms.kind == "mount") != (terms.mount is not None):
+            raise Misconfigured("a mount says whom it is for, and nothing else does", hint="give pod and target")
+        before = [] if terms.mount is None else self._of_target(terms.mount.target)
+        for tree in before:
+            if tree.plan == plan and self._is_right(tree):
+                self._hold(tree.hold, plan, terms)  # anew: of this boot
+                return tree
         hold = self._holds.fresh(terms.kind)
-        leaves = self._leaves(hold, parts)
+        leaves = self._leaves(hold, plan)
         new = self._layout.mounts / f"{NEW}{hold}"
         make_directories(self._disk, self._layout.mounts, above=self._layout.root)
         try:
-            for artifact in dict.fromkeys(part.artifact for part in parts):
-                self._holds.add(artifact, terms.kind, expires_at=terms.expires_at, pid=terms.pid, note=terms.note, tree=hold)
+            self._hold(hold, plan, terms)
             self._build(new, leaves)
             self._disk.rename(new, self._layout.mount(hold))
             self._disk.sync_directory(self._layout.mounts)
@@ -89,19 +106,42 @@ class Trees:
                 remove_tree(self._disk, new)
                 self.remove(hold)
             raise
-        return Tree(hold, self._layout.mount(hold), tuple(parts))
+        for tree in before:
+            self.remove(tree.hold)
+        return Tree(hold, self._layout.mount(hold), plan)
 
-    def _leaves(self, hold: HoldId, parts: Sequence[Part]) -> Leaves:
-        for part in parts:
+    def _hold(self, hold: HoldId, plan: Plan, terms: Terms) -> None:
+        for artifact in dict.fromkeys(part.artifact for part in plan.parts):
+            self._holds.add(
+                artifact,
+                terms.kind,
+                expires_at=terms.expires_at,
+                pid=terms.pid,
+                note=terms.note,
+                tree=hold,
+                mount=terms.mount,
+            )
+
+    def _of_target(self, target: str) -> list[Tree]:
+        return [tree for tree in self.all() if tree.plan.mount is not None and tree.plan.mount.target == target]
+
+    def _is_right(self, tree: Tree) -> bool:
+        """It is held, and shows what it should."""
+        if not self.is_live(tree) or not all(self._views.exists(part.artifact) for part in tree.parts):
+            return False
+        return not self._wrong(tree.path, self._leaves(tree.hold, tree.plan))
+
+    def _leaves(self, hold: HoldId, plan: Plan) -> Leaves:
+        for part in plan.parts:
             if not self._views.exists(part.artifact):
                 raise NotFound(f"{part.artifact} is not staged", hint="stage it first: prestage stage REF")
             if not self._is_whole(part.artifact):
                 raise Corrupt(f"{part.artifact} is damaged on disk", hint="stage it again: only the damaged files are fetched")
         contents = {}
-        for part in parts:
+        for part in plan.parts:
             manifest, binding = self._artifacts.manifest(part.artifact), self._artifacts.binding(part.artifact)
             contents[part.artifact] = self._views.content(manifest, binding)
-        return leaves_of(hold, parts, contents)
+        return leaves_of(hold, plan, contents)
 
     def _is_whole(self, artifact: ArtifactId) -> bool:
         binding = self._artifacts.binding(artifact)
@@ -114,7 +154,7 @@ class Trees:
         for part in tree.parts:
             manifest, binding = self._artifacts.manifest(part.artifact), self._artifacts.binding(part.artifact)
             contents[part.artifact] = Content(manifest, binding, {})
-        leaves = leaves_of(tree.hold, tree.parts, contents, verifiable=False)
+        leaves = leaves_of(tree.hold, tree.plan, contents, verifiable=False)
         leaves.links = {path: blob for path, blob in leaves.links.items() if self._blobs.has(blob)}
         return leaves
 
@@ -138,17 +178,17 @@ class Trees:
         with suppress(FileNotFoundError):
             for path in sorted(self._layout.mounts.iterdir()):
                 if HOLD.fullmatch(path.name):
-                    yield Tree(HoldId(path.name), path, self._parts(path))
+                    yield Tree(HoldId(path.name), path, self._plan(path))
 
     def get(self, hold: HoldId) -> Tree | None:
         """The tree of `hold`, if it has one."""
         path = self._layout.mount(hold)
-        return Tree(hold, path, self._parts(path)) if HOLD.fullmatch(hold) and path.is_dir() else None
+        return Tree(hold, path, self._plan(path)) if HOLD.fullmatch(hold) and path.is_dir() else None
 
-    def _parts(self, path: Path) -> tuple[Part, ...]:
+    def _plan(self, path: Path) -> Plan:
         with suppress(OSError):
-            return tuple(parse_record((path / RECORD).read_bytes()) or ())
-        return ()
+            return parse_record((path / RECORD).read_bytes()) or Plan(())
+        return Plan(())
 
     def is_live(self, tree: Tree) -> bool:
         """Each of its artifacts is held by the hold of its name; without an account of itself: any."""
@@ -177,7 +217,9 @@ class Trees:
             if path.name.startswith((NEW, GONE)):
                 remove_tree(self._disk, path)
         for tree in list(self.all()):
-            if not self.is_live(tree):
+            if tree.plan.mount is not None:
+                self._restore(tree)
+            elif not self.is_live(tree):
                 self.remove(tree.hold)
                 gone.append(tree.hold)
         for hold in self._holds.of_trees():
@@ -185,10 +227,15 @@ class Trees:
                 self.remove(hold)
         return gone
 
+    def _restore(self, tree: Tree) -> None:
+        """A mount's tree goes before its holds do: where it is there and a hold is not, the hold was lost."""
+        if not self.is_live(tree) and all(self._artifacts.is_known(part.artifact) for part in tree.parts):
+            self._hold(tree.hold, tree.plan, Terms("mount", note="restored", mount=tree.plan.mount))
+
     def remove_dead(self, artifact: ArtifactId) -> None:
         """The trees that show `artifact`, which nobody holds any more: what is evicted must be in none."""
         for tree in list(self.all()):
-            if any(part.artifact == artifact for part in tree.parts) and not self.is_live(tree):
+            if any(part.artifact == artifact for part in tree.parts) and not self.is_live(tree) and tree.plan.mount is None:
                 self.remove(tree.hold)
 
     def heal(self, blobs: Collection[BlobId] | None = None) -> list[HoldId]:
@@ -209,7 +256,7 @@ class Trees:
             return False
         try:
             whole = all(self._is_whole(part.artifact) for part in tree.parts)
-            leaves = self._leaves(tree.hold, tree.parts) if whole else self._links(tree)
+            leaves = self._leaves(tree.hold, tree.plan) if whole else self._links(tree)
         except (NotFound, Corrupt, KeyError):
             return False  # a manifest, binding or meta is damaged: staging it again writes it, and heals again
         wrong = self._wrong(tree.path, leaves)

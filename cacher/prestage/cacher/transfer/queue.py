@@ -23,6 +23,7 @@ from prestage.cacher.transfer.limits import LaneLimit, Limits, Priority, retry_d
 from prestage.cacher.transfer.ports import Cancelled, PieceRecord, Retry, Stream
 
 _HEDGE_LOOK_S = 0.5
+LANES_REMEMBERED = 64
 
 
 class Outcome(Enum):
@@ -147,6 +148,17 @@ class WorkQueue:
         """Forget a job that has ended."""
         with self.changed:
             self.jobs.remove(job)
+            self._forget_lanes()
+
+    def _forget_lanes(self) -> None:
+        """What a server was found to bear is remembered for the next job, but not of every server there ever was."""
+        if len(self._lanes) <= LANES_REMEMBERED:
+            return
+        wanted = {transfer.source.lane for job in self.jobs for transfer in job.transfers}
+        for name in [name for name, lane in self._lanes.items() if name not in wanted and not lane.active]:
+            if len(self._lanes) <= LANES_REMEMBERED:
+                return
+            del self._lanes[name]
 
     def next(self) -> Attempt | None:
         """The next thing to fetch; blocks until there is one. None: the engine closes."""
@@ -367,7 +379,7 @@ class WorkQueue:
             self.changed.notify_all()
 
     def _lane(self, transfer: Transfer) -> Lane:
-        lane = self._lanes.get(transfer.source.lane)
-        if lane is None:
-            lane = self._lanes[transfer.source.lane] = Lane(LaneLimit(self.limits))
+        name = transfer.source.lane
+        lane = self._lanes.pop(name, None) or Lane(LaneLimit(self.limits))
+        self._lanes[name] = lane  # the last one used is the last one forgotten
         return lane

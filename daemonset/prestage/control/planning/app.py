@@ -20,6 +20,7 @@ from typing import Final
 from aiohttp import web
 
 from prestage.cacher.agent.logs import log
+from prestage.control.beside import steering
 from prestage.control.demand.resolving import Broker, Resolutions
 from prestage.control.demand.world import World
 from prestage.control.planning.board import Board
@@ -60,7 +61,7 @@ class Together:
 
 Service = Callable[[Together], Awaitable[None]]
 """Runs while we lead, and never returns by itself."""
-SERVICES: tuple[Service, ...] = ()
+SERVICES: tuple[Service, ...] = (steering,)
 """More that runs under the same leadership: one line each."""
 
 

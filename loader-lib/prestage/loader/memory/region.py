@@ -58,6 +58,16 @@ class Region:
         """`pages.populate` for [start, stop), `start` page-aligned."""
         return pages.populate(self.base + start, stop - start)
 
+    def populating(self, start: int, stop: int) -> Callable[[], bool]:
+        """`populate` for later, which does not keep the range alive until then: False, nothing done, where it is gone."""
+        alive, address = weakref.ref(self._whole), self.base + start
+
+        def populate() -> bool:
+            whole = alive()  # held while its pages are entered
+            return whole is not None and pages.populate(address, stop - start) == 0
+
+        return populate
+
     def lend(self, start: int, stop: int, gone: Callable[[int, int], None] | None = None) -> Piece:
         """The bytes [start, stop), not empty. When they die their whole pages are given back, then `gone(start, stop)` is called
         on whatever thread that is."""

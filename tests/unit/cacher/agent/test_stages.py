@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -390,3 +392,29 @@ def test_ended_stages_are_remembered_up_to_a_bound_and_unknown_ones_are_told(tmp
             bench.stages.get("0" * 16)
 
     run(tmp_path, scenario, stager=FakeStager(waits=False))
+
+
+def test_a_stage_that_failed_is_remembered_without_what_it_worked_with(tmp_path: Path) -> None:
+    class Heavy:
+        """Manifest, records of every piece."""
+
+    class Failing(FakeStager):
+        def stage(self, wish: Wish, origin: Origin, watcher: Watcher, cancel: threading.Event) -> Staged:
+            heavy = Heavy()
+            left.append(weakref.ref(heavy))
+            try:
+                raise OSError("the disk")
+            except OSError as exc:
+                raise Corrupt("wrong bytes") from exc
+
+    left: list[weakref.ref[Heavy]] = []
+
+    async def scenario(bench: Bench) -> None:
+        stage = await bench.stages.ask(wish(ONE), keep=False)
+        await bench.until(lambda: stage.has_ended)
+        gc.collect()
+        assert bench.stages.all() == [stage]
+        assert isinstance(stage.outcome, Corrupt)
+        assert [one() for one in left] == [None]
+
+    run(tmp_path, scenario, stager=Failing())

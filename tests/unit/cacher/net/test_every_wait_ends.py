@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from prestage.cacher.errors import Misconfigured
-from prestage.cacher.net.client import HttpClient
+from prestage.cacher.net.client import MAX_IDLE, HttpClient
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.net.connection import Connection
 from prestage.cacher.net.dialing import Dialer, Endpoint
@@ -221,3 +221,24 @@ def test_a_connection_without_a_deadline_waits_only_for_silence() -> None:
         assert failure(lambda: connection.recv_into(room, whole=False)).reason == "stalled"
         connection.until(math.inf)
         assert connection.recv_into(room, whole=False) == 1
+
+
+def test_a_client_that_has_met_many_hosts_does_not_stay_connected_to_them(client: HttpClient) -> None:
+    def keeps(connection: socket.socket, number: int) -> None:
+        while connection.recv(65536):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with Listening(keeps) as server:
+
+        def ask(number: int) -> int:
+            client.fetch(HttpRequest(f"http://host-{number}.test/", connect_to=(server.host, server.port)))
+            return server.accepted
+
+        for number in range(MAX_IDLE + 40):
+            assert ask(number) == number + 1
+        deadline = time.monotonic() + 10
+        while server.connected > MAX_IDLE and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert server.connected == MAX_IDLE
+        assert ask(MAX_IDLE + 39) == MAX_IDLE + 40, "the last one used was dropped"
+        assert ask(0) == MAX_IDLE + 41

@@ -32,6 +32,12 @@ class CannedBody:
         self.data = self.data[len(part) :]
         return len(part)
 
+    def read_some(self, buffer: memoryview) -> int:
+        return self.readinto(buffer)
+
+    def abort(self) -> None:
+        self.closed = True
+
     def close(self) -> None:
         self.closed = True
 

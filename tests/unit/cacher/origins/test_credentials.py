@@ -5,9 +5,11 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import botocore.exceptions as boto
 import pytest
+from botocore.credentials import ReadOnlyCredentials
 
 from prestage.cacher.errors import Denied, Misconfigured, PrestageError, Unavailable
 from prestage.cacher.net.client import HttpClient
@@ -15,7 +17,7 @@ from prestage.cacher.origins import open_origin
 from prestage.cacher.origins.asking import Asker
 from prestage.cacher.origins.http import HttpOrigin
 from prestage.cacher.origins.huggingface import PUBLIC, endpoint_of, token_of
-from prestage.cacher.origins.s3_credentials import ANONYMOUS, FORCED_ANONYMOUS, Chain, Signer, failure
+from prestage.cacher.origins.s3_credentials import ANONYMOUS, FORCED_ANONYMOUS, Chain, Handed, Signer, failure
 from prestage.cacher.refs import HttpRef, parse_ref
 
 
@@ -221,3 +223,18 @@ def test_botos_own_calls_have_deadlines(aws: pytest.MonkeyPatch, tmp_path: Path)
     assert session.get_config_variable("metadata_service_num_attempts") == 3
     aws.setenv("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "7")
     assert Chain()._open().get_config_variable("metadata_service_num_attempts") == 7
+
+
+def test_a_credential_that_was_handed_over_signs_and_never_looks_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKOURS")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "ours")
+    handed = Handed(ReadOnlyCredentials("AKTHEIRS", "theirs", "token"), "the keys of Secret a/b")
+    signer = handed.signer()
+    assert not handed.renew(signer)
+    url = signer.presign("https://host/bucket/key?versionId=v", region="eu-1", life_s=60)
+    query = parse_qs(urlsplit(url).query)
+    assert query["X-Amz-Credential"][0].startswith("AKTHEIRS/")
+    assert (query["X-Amz-Expires"], query["X-Amz-Security-Token"], query["versionId"]) == (["60"], ["token"], ["v"])
+    assert query["X-Amz-SignedHeaders"] == ["host"]
+    assert "theirs" not in url
+    assert Handed(None, "none").signer().presign("https://host/key", region="eu-1", life_s=60) == "https://host/key"

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from prestage.cacher.errors import Denied, Misconfigured, PrestageError, Unavailable
 from prestage.cacher.manifest import FileEntry, Manifest, manifest_of
-from prestage.cacher.origins.minting import Role, mint
-from prestage.cacher.origins.session_policy import MAX_CHARS, SessionPolicy, session_policy
+from prestage.cacher.origins.minting import Role, mint, mint_for_listing
+from prestage.cacher.origins.session_policy import MAX_CHARS, SessionPolicy, listing_policy, session_policy
 
 ROLE = Role("arn:aws:iam::123456789012:role/stage")
 
@@ -222,3 +222,25 @@ def test_a_stage_does_not_even_load_what_mints() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "prestage.cacher.origins.registry" in loaded
     assert not fnmatch.filter(loaded, "prestage.cacher.origins.minting")
+
+
+def test_resolving_a_prefix_needs_listing_there_and_reading_there_and_nothing_else() -> None:
+    document = json.loads(listing_policy("models", "team/a*b/").document)
+    reading, listing = document["Statement"]
+    assert reading["Resource"] == ["arn:aws:s3:::models/team/a${*}b/*"]
+    assert reading["Action"] == ["s3:GetObject", "s3:GetObjectVersion"]
+    assert (listing["Action"], listing["Resource"]) == (["s3:ListBucket"], ["arn:aws:s3:::models"])
+    assert listing["Condition"] == {"StringLike": {"s3:prefix": ["team/a${*}b/*"]}}
+    one = listing_policy("models", "team/file", partition="aws-cn")
+    assert (one.resources, one.is_exact) == (("team/file",), True)
+    assert '"arn:aws-cn:s3:::models/team/file"' in one.document
+    with pytest.raises(Misconfigured):
+        listing_policy("models", "x" * 3000)
+
+
+def test_keys_for_resolving_are_asked_for_with_that_policy() -> None:
+    sts = Asked()
+    minted = mint_for_listing("models", "team/llama/", ROLE, sts, session_name="n")
+    assert sts.calls[0]["Policy"] == listing_policy("models", "team/llama/").document == minted.policy.document
+    with pytest.raises(Denied):
+        mint_for_listing("models", "x/", ROLE, Asked([refusal("AccessDenied")]), session_name="n")

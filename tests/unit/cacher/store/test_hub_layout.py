@@ -16,8 +16,8 @@ from stores.making import blob_of, sha256
 from prestage.cacher.digests import ArtifactId, Digest, hex_of
 from prestage.cacher.errors import Misconfigured
 from prestage.cacher.manifest import FileEntry, Manifest, manifest_of
-from prestage.cacher.store.composing import Part, check_parts, leaves_of, parse_record, record
-from prestage.cacher.store.holds import HoldId
+from prestage.cacher.store.composing import Part, Plan, check_parts, leaves_of, parse_record, record
+from prestage.cacher.store.holds import HoldId, Mount
 from prestage.cacher.store.hub_layout import Leaves, Revision, check_repository, lay_out, repository_of
 from prestage.cacher.store.sums import Content
 
@@ -89,7 +89,7 @@ def test_a_commit_is_no_name_of_a_revision() -> None:
 def test_two_selections_of_one_commit_are_one_snapshot() -> None:
     parts = [Part(name, made.artifact, "org/name", "main") for name, made in (("a", manifest("a.1")), ("b", manifest("b.1")))]
     made = {parts[0].artifact: content(manifest("a.1")), parts[1].artifact: content(manifest("b.1"))}
-    leaves = leaves_of(HoldId("pin-1"), parts, made)
+    leaves = leaves_of(HoldId("pin-1"), Plan(tuple(parts)), made)
     top = ".hf/models--org--name"
     assert json.loads(leaves.files[f"{top}/trees/{COMMIT}.json"])["files"].keys() == {"a.1", "b.1"}
     sums = json.loads(leaves.files[f"{top}/.prestage/sums"])
@@ -150,7 +150,7 @@ def test_no_symlink_leaves_the_tree_and_each_leads_to_a_blob(paths: list[str], n
     except Misconfigured:
         return
     part = Part("model", made.artifact, "org/name", name)
-    leaves = leaves_of(HoldId("pin-1"), [part], {part.artifact: content(made)})
+    leaves = leaves_of(HoldId("pin-1"), Plan((part,)), {part.artifact: content(made)})
     assert_sound(leaves)
     shown = {path.split("/", 4)[4] for path in leaves.symlinks}
     assert shown == {file.path for file in made.files}
@@ -168,7 +168,13 @@ def assert_sound(leaves: Leaves) -> None:
 
 def test_a_record_is_read_as_it_was_written() -> None:
     parts = [Part("a", ArtifactId("sha256:" + "a" * 64), "org/name", "v1"), Part("b", ArtifactId("sha256:" + "b" * 64))]
-    assert parse_record(record(HoldId("pin-1"), parts)) == parts
+    for plan in (
+        Plan(tuple(parts)),
+        Plan(tuple(parts), Mount("uid", "/var/lib/kubelet/pods/uid/volumes/it/mount", "/models")),
+        Plan(tuple(parts[:1]), Mount("uid", "/target"), is_flat=True),
+    ):
+        assert parse_record(record(HoldId("pin-1"), plan)) == plan
+    assert parse_record(record(HoldId("pin-1"), Plan(tuple(parts), is_flat=True))) is None
 
 
 @given(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from stores.scenarios import is_whole
 
 from prestage.cacher.digests import ArtifactId, hex_of
 from prestage.cacher.errors import Busy, Full
+from prestage.cacher.store import eviction, room
+from prestage.cacher.store import store as store_module
 from prestage.cacher.store.budget import Candidate, Kind, LeastRecentlyUsed, Usage, to_evict
+from prestage.cacher.store.disk import Disk
 from prestage.cacher.store.margin import default_margin
 from prestage.cacher.store.store import Store
 
@@ -187,6 +191,48 @@ with Store.open(Path(sys.argv[1]), own=True) as store:
     assert nothing_freed_but_usable == "True True True"
     assert limit == "True", "what a map still takes is not promised to anybody"
     assert rest == "True"
+
+
+def test_neither_an_evict_nor_who_makes_room_waits_for_bytes_that_others_take(
+    fast_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter(range(10**15, 0, -(10**9)))
+    for module in (eviction, room, store_module):
+        monkeypatch.setattr(module, "free_bytes", lambda _: next(free))  # somebody writes a gigabyte between any two looks
+    with Store.open(fast_path / "store", own=True, budget_bytes=2 * BLOCKS, margin_bytes=0) as store:
+        for one in (ONE, TWO):
+            stage(store, one)
+        began = time.monotonic()
+        stage(store, THREE)
+        assert time.monotonic() - began < eviction.SETTLE_S / 2
+        began = time.monotonic()
+        assert store.evict(THREE.artifact) == 0
+        assert time.monotonic() - began < eviction.SETTLE_S / 2
+
+
+def test_who_makes_room_waits_for_a_disk_that_frees_in_the_background(fast_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As xfs does; without waiting, more would be let go of than is needed."""
+    unlinked: list[float] = []
+    real = Disk.unlink
+
+    def unlink(self: Disk, path: Path) -> None:
+        if path.parent.parent.name == "blobs" and not path.suffix:
+            unlinked.append(time.monotonic())
+        real(self, path)
+
+    def free(_: Path) -> int:
+        return BLOCKS // 2 + BLOCKS * sum(time.monotonic() > at + 0.2 for at in unlinked)
+
+    monkeypatch.setattr(Disk, "unlink", unlink)
+    with Store.open(fast_path / "store", own=True, margin_bytes=0) as store:
+        for number, one in enumerate((ONE, TWO)):
+            stage(store, one)
+            used_at(store, one.artifact, 100 + number)
+        for module in (eviction, room, store_module):
+            monkeypatch.setattr(module, "free_bytes", free)
+        store.put_manifest(THREE.manifest)
+        with store.reserve(BLOCKS, artifact=THREE.artifact):
+            assert [row.artifact for row in store.list() if row.state == "staged"] == [TWO.artifact]
 
 
 def test_the_margin_is_left_free(fast_path: Path) -> None:

@@ -15,7 +15,7 @@ from prestage.cacher.digests import PIECE_BYTES
 from prestage.cacher.transfer.job import Job, Transfer
 from prestage.cacher.transfer.limits import LaneLimit, Limits, Priority, retry_delay_s
 from prestage.cacher.transfer.ports import Retry
-from prestage.cacher.transfer.queue import Attempt, Outcome, WorkQueue
+from prestage.cacher.transfer.queue import LANES_REMEMBERED, Attempt, Outcome, WorkQueue
 from prestage.cacher.transfer.rate import RateLimit
 
 
@@ -28,8 +28,9 @@ class Clock:
         return self.now
 
 
-def job_of(pieces: int) -> Job:
+def job_of(pieces: int, lane: str = "lane") -> Job:
     source = Scripted(lambda start, stop, nth: Range(b"", start, stop))
+    source.lane = lane
     return Job([Transfer("model.bin", source, MemorySink(pieces * PIECE_BYTES))], Priority.DECLARED)
 
 
@@ -106,3 +107,14 @@ def test_who_leaves_the_line_of_a_rate_gives_its_place_back() -> None:
 @pytest.mark.parametrize(("rate", "portion"), [(None, 2 << 20), (1e9, 2 << 20), (8 << 20, 256 << 10), (1.0, 64 << 10)])
 def test_a_capped_engine_takes_small_portions_so_that_every_connection_gets_its_turn(rate: float | None, portion: int) -> None:
     assert Limits().portion_bytes(rate) == portion
+
+
+def test_servers_that_nobody_fetches_from_any_more_are_forgotten_the_longest_unused_first() -> None:
+    queue = WorkQueue(Limits())
+    queue.add(job_of(1, "running"))
+    for number in range(5 * LANES_REMEMBERED):
+        for job in (job_of(1, "often"), job_of(1, f"host-{number}")):
+            queue.add(job)
+            queue.remove(job)
+    assert len(queue._lanes) == LANES_REMEMBERED
+    assert {"running", "often", f"host-{number}"} <= queue._lanes.keys()

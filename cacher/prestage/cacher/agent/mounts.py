@@ -1,0 +1,94 @@
+"""Trees of pods' mounts: composed, kept over restarts, let go of; each with a narrow socket of its own in it.
+
+What is composed lasts until it is dropped: this process does not see the node's mounts, and whoever mounts does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Protocol
+
+from prestage.cacher.agent.healing import Blocking
+from prestage.cacher.agent.history import History
+from prestage.cacher.agent.logs import log
+from prestage.cacher.agent.messages import SocketRequest, TreeRequest, TreeView
+from prestage.cacher.agent.shown import tree_view
+from prestage.cacher.digests import artifact_id
+from prestage.cacher.errors import NotFound, PrestageError
+from prestage.cacher.store.composing import Part
+from prestage.cacher.store.holds import HoldId, Mount
+from prestage.cacher.store.mounted import MountTree
+from prestage.cacher.store.store import Store
+from prestage.cacher.store.trees import Terms, Tree
+
+SOCKET = ".prestage/pod.sock"
+_HOLD = re.compile(r"mount-[0-9a-f]{16}")
+
+
+class NarrowSockets(Protocol):
+    """Sockets for one pod each: see `narrow`."""
+
+    async def open(self, request: SocketRequest, *, sealed: bool = False) -> None:
+        """Listen; replaces one of ours at that path. `sealed`: in a folder that is not to be written to otherwise."""
+        ...
+
+    async def close_one(self, path: Path) -> None:
+        """Idempotent."""
+        ...
+
+
+class Mounts:
+    """On the loop."""
+
+    def __init__(self, store: Store, history: History, blocking: Blocking) -> None:
+        self._store, self._history, self._blocking = store, history, blocking
+        self._turn = asyncio.Lock()
+        self.sockets: NarrowSockets
+        """Set by the composition root: narrow sockets answer by the very service that this belongs to."""
+
+    async def start(self) -> None:
+        """Listen again for those that are mounted."""
+        for found in await self._blocking(self._store.mounted.all):
+            await self._listen(found.tree)
+
+    async def all(self) -> list[TreeView]:
+        """Those that are held."""
+        return [tree_view(found) for found in await self._blocking(self._store.mounted.all)]
+
+    async def compose(self, request: TreeRequest) -> TreeView:
+        """Hold, and put together. Asked twice for one target: the same tree."""
+        mount = Mount(request.pod, request.target, request.mount_path)
+
+        def make() -> Tree:
+            parts = []
+            for asked in request.parts:
+                part = self._store.part(asked.name, artifact_id(asked.artifact), repo=asked.repo or None)
+                revision = asked.revision or part.revision
+                parts.append(Part(part.name, part.artifact, part.repo, revision if part.repo else None))
+            return self._store.compose(parts, Terms("mount", note="pod", mount=mount), is_flat=request.flat)
+
+        async with self._turn:
+            tree = await self._blocking(make)
+            await self._listen(tree)
+        self._history.add("mount_held", artifact=tree.parts[0].artifact, hold=tree.hold, pod=request.pod)
+        return tree_view(MountTree(tree, True, 0.0))
+
+    async def drop(self, hold: str) -> None:
+        """Let go. Idempotent."""
+        if _HOLD.fullmatch(hold) is None:
+            raise NotFound(f"{hold!r} is not the hold of a mount", hint="GET /v1/trees shows them")
+        await self.sockets.close_one(self._store.mounted.path(HoldId(hold)) / SOCKET)
+        await self._blocking(lambda: self._store.drop_tree(HoldId(hold)))
+        self._history.add("mount_dropped", hold=hold)
+
+    async def _listen(self, tree: Tree) -> None:
+        """A pod that cannot report still reads."""
+        mount, artifacts = tree.plan.mount, {part.name: part.artifact for part in tree.parts}
+        assert mount is not None
+        request = SocketRequest(str(tree.path / SOCKET), dict(artifacts), mount.mount_path, tree.plan.is_flat)
+        try:
+            await self.sockets.open(request, sealed=True)
+        except (PrestageError, OSError) as exc:
+            log("no_pod_socket", fields={"hold": tree.hold, "message": str(exc)})

@@ -1,0 +1,64 @@
+"""What runs beside the planner, under its leadership: releases gates, labels nodes, tells pods. One World feeds all of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from prestage.api.annotations import ModelRequest
+from prestage.api.brokerage import Refusal, Template
+from prestage.control.demand.records import Line
+from prestage.control.gates.loop import Gates
+from prestage.control.gates.places import Places
+from prestage.control.gates.world import FOLLOWED, World
+from prestage.control.warmth.condition import Refusals, Sources
+from prestage.control.warmth.reporting import Warmth
+from prestage.kube.events import Recorder
+from prestage.kube.mirror import Appeared, Change, Synced
+from prestage.kube.ports import Api, Resource
+from prestage.kube.resources import LEASES
+
+if TYPE_CHECKING:
+    from prestage.control.planning.app import Together
+    from prestage.control.planning.board import Board
+
+
+async def steer(api: Api, world: World, recorder: Recorder, sources: Sources | None = None) -> None:
+    """For ever. The caller keeps `world` fed, and runs `recorder`."""
+    warmth = Warmth(api, world, recorder, sources or Sources())
+    async with asyncio.TaskGroup() as group:
+        for service in (warmth, Places(api, world), Gates(api, world, retired=warmth.released)):
+            group.create_task(service.run())
+
+
+async def steering(together: Together) -> None:
+    """As a service of the planner's leader: its mirrors, its recorder, what its broker refused."""
+    world = World(together.namespace, leading=True)
+    fed = [world]  # emptied when we lead no longer: the planner's listeners stay for good
+
+    def listen(resource: Resource, change: Change) -> None:
+        if resource in FOLLOWED and fed:
+            world.note(resource, change)
+
+    together.world.listen(listen)
+    try:
+        for resource in FOLLOWED:
+            if resource is not LEASES:
+                world.mirrors[resource] = together.world[resource]
+                for seen in world.mirrors[resource]:
+                    world.note(resource, Appeared(seen))
+            world.note(resource, Synced())
+        await steer(together.api, world, together.recorder, Sources(refusals=_refusals(together.board)))
+    finally:
+        fed.clear()
+
+
+def _refusals(board: Board) -> Refusals:
+    def refused(template: Template, model: ModelRequest) -> Refusal | None:
+        posted = board.last
+        found = posted.failures.get(Line(template.uid, template.hash, model.alias, model.text)) if posted else None
+        if found is None:
+            return None
+        return Refusal(error_class=found.error_class, code=found.code, message=found.message, hint=found.hint)
+
+    return refused

@@ -1,0 +1,1 @@
+"""Scheduling gates, only where they help; and the soft preference for warm nodes."""

@@ -1,0 +1,183 @@
+"""Takes gates off: decides again on every change of pods, nodes, caches and the lease, and when a timeout comes.
+
+    release    one JSON patch: our gate goes, the preference for warm nodes comes (affinity is frozen once the gates are gone)
+    fail       status.phase Failed, reason NotWarmInTime: `prestage.dev/on-timeout: Fail`
+
+Safe to run twice at once: each patch tests the pod's UID and that the gate is where it was seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from prestage.api.annotations import WARM_GATE, Mistakes, ModelRequest, Request, WaitFor, parse
+from prestage.cacher.errors import PrestageError
+from prestage.control.admission.mistakes import models_of
+from prestage.control.gates.decision import Decision, Reason, Verdict, decide
+from prestage.control.gates.looking import Look
+from prestage.control.gates.preference import with_preference
+from prestage.control.gates.situation import Surroundings, has_other_gates, surroundings
+from prestage.control.gates.world import World, age_s
+from prestage.control.patches import difference, expected
+from prestage.control.podspec import annotations_of, gates_of, is_gated, is_over, node_of, part
+from prestage.kube.errors import Conflict, Invalid, Missing
+from prestage.kube.mirror import key_of
+from prestage.kube.ports import Api, Object, PatchType, name_of, namespace_of, uid_of
+from prestage.kube.resources import PODS
+
+_JSON = PatchType.JSON
+_log = logging.getLogger("prestage")
+_LEAST_S: Final = 0.02
+"""Changes that come together are looked at together."""
+_LOOK_S: Final = 1.0
+"""Timeouts are met to the second."""
+ASSUMED_S: Final = 15.0
+"""How long a released pod counts where it will probably land, before it is seen bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is done with one gated pod."""
+
+    pod: Object
+    verdict: Verdict
+    seen: Surroundings
+
+
+@dataclass(slots=True)
+class _Released:
+    pod: Object
+    node: str
+    at_s: float
+
+
+@dataclass(slots=True)
+class Gates:
+    """`run` under the planner's leadership. `retired`: where to say what became of a pod (metrics, events)."""
+
+    api: Api
+    world: World
+    retired: Callable[[Step], None] = lambda step: None
+    only_when_unwell: bool = False
+    """The guard beside admission: takes all gates off while nobody leads, else does nothing."""
+    _alone_s: dict[str, float] = field(default_factory=dict)
+    _released: dict[str, _Released] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """For ever."""
+        woken = self.world.subscription()
+        while True:
+            if self.world.whole:
+                for step in self.steps():
+                    await self._take(step)
+            try:
+                async with asyncio.timeout(_LOOK_S):
+                    await woken.wait()
+            except TimeoutError:
+                pass
+            woken.clear()
+            await asyncio.sleep(_LEAST_S)
+
+    def steps(self) -> list[Step]:
+        """What is to be done now, oldest pods first."""
+        found = list[Step]()
+        if not self.world.gated:
+            self._alone_s.clear()
+            return found
+        look = Look(self.world, self._assumed())
+        pods = sorted(filter(None, map(self.world.pod, self.world.gated)), key=lambda pod: -age_s(pod, self.world.now()))
+        there = set(map(uid_of, pods))
+        self._alone_s = {uid: since for uid, since in self._alone_s.items() if uid in there}
+        for pod in pods:
+            step = self._decided(pod, look)
+            if step is None or step.verdict.decision is Decision.GATE:
+                continue
+            if step.seen.warm:
+                look.assume(step.seen.warm[0], pod)
+            found.append(step)
+        return found
+
+    def _decided(self, pod: Object, look: Look) -> Step | None:
+        if not is_gated(pod) or is_over(pod) or uid_of(pod) in self._released:
+            return None
+        request, models = wishes_of(pod)
+        seen = surroundings(pod, request, models, look=look, waited_s=self._waited_s(pod))
+        verdict = decide(seen.situation)
+        if self.only_when_unwell and verdict.reason is not Reason.CONTROLLER_UNWELL:
+            return None
+        return Step(pod, verdict, seen)
+
+    def _waited_s(self, pod: Object) -> float:
+        """Since ours is the only gate; before we first saw it so: since it was created, for our leadership may be new."""
+        uid, now_s = uid_of(pod), self.world.clock()
+        if has_other_gates(pod):
+            self._alone_s[uid] = now_s
+            return 0.0
+        since_s = self._alone_s.setdefault(uid, now_s - age_s(pod, self.world.now()))
+        return now_s - since_s
+
+    def _assumed(self) -> dict[str, list[Object]]:
+        now_s = self.world.clock()
+        found = dict[str, list[Object]]()
+        for uid, one in list(self._released.items()):
+            there = self.world.pod(key_of(one.pod))
+            if now_s - one.at_s > ASSUMED_S or there is None or uid_of(there) != uid or node_of(there):
+                del self._released[uid]
+            elif one.node:
+                found.setdefault(one.node, []).append(one.pod)
+        return found
+
+    async def _take(self, step: Step) -> None:
+        name, namespace = name_of(step.pod), namespace_of(step.pod)
+        said = {"pod": f"{namespace}/{name}", "reason": str(step.verdict.reason), "warm_nodes": len(step.seen.warm)}
+        try:
+            if step.verdict.decision is Decision.FAIL:
+                await self.api.patch(PODS, name, failed_patch(step), namespace=namespace, subresource="status")
+            else:
+                patch = release_patch(step.pod, step.seen.places)
+                await self.api.patch(PODS, name, patch, namespace=namespace, type=_JSON)
+        except (Conflict, Invalid, Missing) as exc:
+            _log.info("gate_kept", extra={"fields": said | {"why": str(exc)}})  # it changed meanwhile: the next change tells
+            return
+        except PrestageError as exc:
+            _log.warning("gate_kept", extra={"fields": said | {"why": str(exc)}})
+            return
+        self._released[uid_of(step.pod)] = _Released(step.pod, next(iter(step.seen.warm), ""), self.world.clock())
+        _log.info("gate_released", extra={"fields": said | {"decision": str(step.verdict.decision)}})
+        self.retired(step)
+
+
+def wishes_of(pod: Object) -> tuple[Request, tuple[ModelRequest, ...]]:
+    """What it asks for; where its annotations are wrong (admission was away): nothing that would keep a gate."""
+    try:
+        request = parse(annotations_of(pod))
+    except Mistakes:
+        request = Request(wait=WaitFor.MOUNT)
+    return request, models_of(pod, request)
+
+
+def release_patch(pod: Object, places: Sequence[str] = ()) -> list[Object]:
+    """Our gate goes and the preference comes, in one."""
+    index = gates_of(pod).index(WARM_GATE)
+    at = f"/spec/schedulingGates/{index}"
+    preferring = with_preference(pod, places)
+    affinity = difference(part(pod, "spec").get("affinity"), part(preferring, "spec").get("affinity"), "/spec/affinity")
+    if affinity and not part(pod, "spec").get("affinity"):
+        affinity = [{"op": "add", "path": "/spec/affinity", "value": part(preferring, "spec").get("affinity")}]
+    tests = [expected("/metadata/uid", uid_of(pod)), expected(f"{at}/name", WARM_GATE)]
+    return [*tests, *affinity, {"op": "remove", "path": at}]
+
+
+def failed_patch(step: Step) -> Object:
+    """Of the status: a pod that nobody started may be failed by who may write its status; its owner makes another one.
+
+    A merge patch; the UID in it makes it a Conflict for another pod of that name.
+    """
+    timeout_s = step.seen.situation.gate_timeout_s
+    message = f"no fitting node held its models within prestage.dev/gate-timeout ({timeout_s:g} s), and on-timeout is Fail"
+    status = {"phase": "Failed", "reason": "NotWarmInTime", "message": message}
+    return {"metadata": {"uid": uid_of(step.pod)}, "status": status}

@@ -1,0 +1,95 @@
+"""When a node will hold an artifact. Pure.
+
+NodeCache carries states, not bytes: what is left of a stage is what its size and the node's own measured rate leave of the
+time since it was first seen Staging. Nothing is promised below a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from prestage.api.nodes import ErrorClass, NodeCache, SourceType, State
+from prestage.api.texts import quantity_bytes
+
+UNMEASURED_BYTES_PER_S: Final = 200_000_000
+"""Of a node that has not staged anything yet: what one connection-bound origin gives (docs/figures.md has more)."""
+LEAST_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Of some artifacts on one node. `ready_in_s`: 0 where all are warm; None where nothing says. `failed`: one is."""
+
+    ready_in_s: float | None
+    failed: bool = False
+
+    @property
+    def warm(self) -> bool:
+        """All of them, now."""
+        return self.ready_in_s == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Class and code, as NodeCache has them."""
+
+    kind: ErrorClass
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A node's cache as its NodeCache says it. `since_s`: when each artifact was first seen in its state."""
+
+    states: Mapping[str, State] = field(default_factory=dict)
+    since_s: Mapping[str, float] = field(default_factory=dict)
+    planned: Sequence[str] = ()
+    sources: Mapping[str, SourceType] = field(default_factory=dict)
+    """The first of each planned artifact."""
+    errors: Mapping[str, Failure] = field(default_factory=dict)
+    """Of those that are Failed."""
+    rate_bytes_per_s: int | None = None
+
+
+def holding(cache: NodeCache, since_s: Mapping[str, float]) -> Holding:
+    """From its NodeCache."""
+    status = cache.status
+    listed = (status.artifacts if status else None) or ()
+    held = {one.digest: one.state for one in listed}
+    rate = status.origin_rate_p10 if status else None
+    return Holding(
+        states=held,
+        since_s=since_s,
+        planned=tuple(one.digest for one in cache.spec.artifacts or ()),
+        sources={one.digest: one.sources[0].type for one in cache.spec.artifacts or () if one.sources},
+        errors={
+            one.digest: Failure(one.error_class or ErrorClass.BUG, one.error_code or "Unknown")
+            for one in listed
+            if one.state is State.FAILED
+        },
+        rate_bytes_per_s=quantity_bytes(rate) if rate is not None else None,
+    )
+
+
+def outlook(wanted: Sequence[str], node: Holding | None, sizes: Mapping[str, int], now_s: float) -> Outlook:
+    """`node` None: it has no NodeCache, so nothing is ever staged there."""
+    if node is None:
+        return Outlook(None)
+    if all(node.states.get(digest) is State.WARM for digest in wanted):
+        return Outlook(0.0)
+    if any(node.states.get(digest) is State.FAILED for digest in wanted):
+        return Outlook(None, failed=True)
+    if not all(digest in sizes or node.states.get(digest) is State.WARM for digest in wanted):
+        return Outlook(None)
+    rate = float(node.rate_bytes_per_s or UNMEASURED_BYTES_PER_S)
+    busy = [digest for digest, state in node.states.items() if state in (State.STAGING, State.PENDING)]
+    queue = dict.fromkeys([*busy, *wanted])
+    left_s = 0.0
+    for digest in queue:
+        if node.states.get(digest) is not State.WARM:
+            whole_s = sizes.get(digest, 0) / max(rate, 1.0)
+            spent_s = now_s - node.since_s.get(digest, now_s) if node.states.get(digest) is State.STAGING else 0.0
+            left_s += max(0.0, whole_s - spent_s)
+    return Outlook(max(LEAST_S, left_s))

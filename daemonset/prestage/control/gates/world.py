@@ -1,0 +1,364 @@
+"""What gates, preferences and the Warm condition are decided from: mirrors of pods, nodes, caches, artifacts, owners, the lease.
+
+Whoever has Followers of his own hands their mirrors in and tells `note` of each change; `follow` does it all by itself.
+Reading never waits and never asks the API server: admission has 2 s for everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Final
+
+from prestage.api.annotations import PREFIX, ModelRequest, StagedModelName
+from prestage.api.artifacts import Artifact
+from prestage.api.brokerage import Template
+from prestage.api.nodes import NodeCache, State
+from prestage.api.reading import Invalid, read
+from prestage.control.demand.amounts import requests_of
+from prestage.control.demand.feasibility import Site, site_of, takes_room
+from prestage.control.gates.prediction import Holding, holding
+from prestage.control.podspec import annotations_of, is_gated, is_ours, part, volumes_of
+from prestage.control.templates import controller_of, template_of
+from prestage.kube.following import Follower
+from prestage.kube.leases import renewed_ago_s
+from prestage.kube.mirror import Appeared, Change, Changed, Key, Mirror, Synced, Vanished, key_of, without_managed_fields
+from prestage.kube.ports import Api, Object, Resource, Selection, metadata_of, name_of, namespace_of
+from prestage.kube.resources import ARTIFACTS, DEPLOYMENTS, LEASES, NODE_CACHES, NODES, PODS, REPLICA_SETS
+
+PLANNER_LEASE: Final = "prestage-planner"
+_PROGRESS_S: Final = 600
+"""Kubernetes' default progressDeadlineSeconds."""
+_LARGE = ("env", "envFrom", "args", "command", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle")
+
+
+def trimmed_pod(seen: Object) -> Object:
+    """Without what nobody here reads: a mirror of thousands stays small."""
+    kept = dict(without_managed_fields(seen))
+    spec = part(seen, "spec")
+    rooms = {room: _without(spec.get(room), _LARGE) for room in ("containers", "initContainers") if room in spec}
+    return {**kept, "spec": {**spec, **rooms}}
+
+
+def trimmed_artifact(seen: Object) -> Object:
+    """Without the manifest (one byte stands for it) and the binding, which are most of it."""
+    kept = dict(without_managed_fields(seen))
+    status = {key: value for key, value in part(seen, "status").items() if key != "binding"}
+    return {**kept, "spec": {**part(seen, "spec"), "manifest": "AA=="}, "status": status}
+
+
+def trimmed_workload(seen: Object) -> Object:
+    """Owners, and how far a rollout is: no pod template."""
+    spec = {key: value for key, value in part(seen, "spec").items() if key != "template"}
+    return {**without_managed_fields(seen), "spec": spec}
+
+
+def trimmed_node(seen: Object) -> Object:
+    """Without the list of images."""
+    status = {key: value for key, value in part(seen, "status").items() if key != "images"}
+    return {**without_managed_fields(seen), "status": status}
+
+
+FOLLOWED: Final[Mapping[Resource, Callable[[Object], Object]]] = {
+    PODS: trimmed_pod,
+    NODES: trimmed_node,
+    NODE_CACHES: without_managed_fields,
+    ARTIFACTS: trimmed_artifact,
+    REPLICA_SETS: trimmed_workload,
+    DEPLOYMENTS: trimmed_workload,
+    LEASES: without_managed_fields,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The models of a pod, as far as they are resolved: by alias and ref."""
+
+    artifacts: Mapping[tuple[str, str], str]
+    wanted: int
+
+    @property
+    def complete(self) -> bool:
+        """All of them."""
+        return len(self.artifacts) == self.wanted
+
+
+@dataclass(slots=True)
+class _Record:
+    namespace: str
+    digest: str
+
+
+@dataclass(slots=True)
+class World:
+    """See the module. `clock`: seconds that only grow; `now`: of the wall."""
+
+    namespace: str
+    mirrors: dict[Resource, Mirror] = field(default_factory=lambda: {one: Mirror(keep) for one, keep in FOLLOWED.items()})
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC)
+    leading: bool = False
+    """We hold the lease ourselves: it is not followed."""
+    synced: set[Resource] = field(default_factory=set)
+    revision: int = 0
+    """Counts changes."""
+    gated: set[Key] = field(default_factory=set)
+    asking: set[Key] = field(default_factory=set)
+    """Pods that name models."""
+    _woken: list[asyncio.Event] = field(default_factory=list)
+    _holdings: dict[str, Holding] = field(default_factory=dict)
+    _since: dict[str, dict[str, tuple[State, float]]] = field(default_factory=dict)
+    _records: dict[tuple[str, str, str, str], list[_Record]] = field(default_factory=dict)
+    _named: dict[Key, list[tuple[str, str, str, str]]] = field(default_factory=dict)
+    _owned: dict[tuple[str, str], int] = field(default_factory=dict)
+    _taken: dict[str, dict[Key, Mapping[str, int]]] = field(default_factory=dict)
+    _sites: dict[str, Site] = field(default_factory=dict)
+    _stale: set[str] = field(default_factory=set)
+    _renewed_s: float | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    def subscription(self) -> asyncio.Event:
+        """Set whenever anything changed; the subscriber clears it."""
+        woken = asyncio.Event()
+        self._woken.append(woken)
+        return woken
+
+    async def follow(self, api: Api) -> None:
+        """Keep the mirrors, for ever."""
+        async with asyncio.TaskGroup() as group:
+            for resource, keep in FOLLOWED.items():
+                named = Selection(self.namespace, fields=f"metadata.name={PLANNER_LEASE}")
+                follower = Follower(api, resource, named if resource is LEASES else Selection(), keep=keep)
+                self.mirrors[resource] = follower.mirror
+                group.create_task(self._follow(follower, resource))
+
+    async def _follow(self, follower: Follower, resource: Resource) -> None:
+        async with aclosing(follower.changes()) as changes:
+            async for change in changes:
+                self.note(resource, change)
+
+    def note(self, resource: Resource, change: Change) -> None:
+        """Take a change in: the mirror has it already."""
+        if isinstance(change, Synced):
+            self.synced.add(resource)
+        elif resource is PODS:
+            self._note_pod(change)
+        elif resource is NODES:
+            self._stale.add(name_of(change.object))
+        elif resource is NODE_CACHES:
+            self._note_cache(change)
+        elif resource is ARTIFACTS:
+            self._note_artifact(change)
+        elif resource is LEASES:
+            self._note_lease(change)
+        self.revision += 1
+        for woken in self._woken:
+            woken.set()
+
+    @property
+    def whole(self) -> bool:
+        """Every mirror was filled once."""
+        return self.synced.issuperset(FOLLOWED)
+
+    # what is asked of it
+
+    def pods(self) -> Iterator[Object]:
+        return iter(self.mirrors[PODS])
+
+    def nodes(self) -> Iterator[Object]:
+        return iter(self.mirrors[NODES])
+
+    def node(self, name: str) -> Object | None:
+        return self.mirrors[NODES].get(name)
+
+    def pod(self, key: Key) -> Object | None:
+        """By namespace and name."""
+        return self.mirrors[PODS].get(key[1], key[0])
+
+    def sites(self) -> Mapping[str, Site]:
+        """Nodes as pods meet them."""
+        for name in self._stale:
+            node = self.node(name)
+            if node is None:
+                self._sites.pop(name, None)
+            else:
+                self._sites[name] = site_of(node, self._taken.get(name, {}).values())
+        self._stale.clear()
+        return self._sites
+
+    def holding(self, node: str) -> Holding | None:
+        """None: it has no NodeCache."""
+        return self._holdings.get(node)
+
+    def holdings(self) -> Mapping[str, Holding]:
+        """By node."""
+        return self._holdings
+
+    def lease_age_s(self) -> float | None:
+        """Since whoever led last renewed; None: there is no lease.
+
+        By our own clock from the first renewal that we saw (clocks of a cluster differ); before, by the lease's word. A leader
+        that let go counts as silent since then: the next one takes over in seconds.
+        """
+        if self.leading:
+            return 0.0
+        lease = self.mirrors[LEASES].get(PLANNER_LEASE, self.namespace)
+        if lease is None:
+            return None
+        if self._renewed_s is not None:
+            return self.clock() - self._renewed_s
+        return renewed_ago_s({**lease, "spec": {"holderIdentity": "anybody", **_held(lease)}}, self.now())
+
+    def template(self, pod: Object) -> Template | None:
+        """Of the pod; None: not to be told (yet)."""
+        return template_of(pod, lambda namespace, name: self.mirrors[REPLICA_SETS].get(name, namespace))
+
+    def known(self, pod: Object, models: Sequence[ModelRequest]) -> Known:
+        """Which artifacts its template got. A record counts in the pod's namespace, or in that of the StagedModel it names."""
+        template = self.template(pod)
+        found = dict[tuple[str, str], str]()
+        for model in models if template is not None else ():
+            assert template is not None
+            for record in self._records.get((template.uid, template.hash, model.alias, model.text), ()):
+                if record.namespace in _homes(model, namespace_of(pod)):
+                    found[(model.alias, model.text)] = record.digest
+        return Known(found, len({(one.alias, one.text) for one in models}))
+
+    def has_artifact(self, namespace: str, digest: str) -> bool:
+        """Whether this namespace resolved it; True while that cannot be told."""
+        return ARTIFACTS not in self.synced or (namespace, digest) in self._owned
+
+    def rollout_left_s(self, pod: Object) -> float | None:
+        """Until its Deployment's progress deadline; None where there is none."""
+        set_ = controller_of(pod)
+        if set_ is None or set_.get("kind") != "ReplicaSet":
+            return None
+        replica_set = self.mirrors[REPLICA_SETS].get(str(set_.get("name")), namespace_of(pod))
+        above = controller_of(replica_set) if replica_set is not None else None
+        if above is None or above.get("kind") != "Deployment":
+            return None
+        deployment = self.mirrors[DEPLOYMENTS].get(str(above.get("name")), namespace_of(pod))
+        return None if deployment is None else _progress_left_s(deployment, self.now())
+
+    # how it is kept
+
+    def _note_pod(self, change: Change) -> None:
+        if isinstance(change, Synced):
+            return
+        gone = change.before if isinstance(change, Changed) else change.object if isinstance(change, Vanished) else None
+        if gone is not None and (node := takes_room(gone)):
+            self._taken.get(node, {}).pop(key_of(gone), None)
+            self._stale.add(node)
+        if not isinstance(change, Vanished) and (node := takes_room(change.object)):
+            self._taken.setdefault(node, {})[key_of(change.object)] = requests_of(part(change.object, "spec"))
+            self._stale.add(node)
+        if isinstance(change, Vanished):
+            self.gated.discard(key_of(change.object))
+            self.asking.discard(key_of(change.object))
+        elif isinstance(change, Appeared | Changed):
+            for group, belongs in ((self.gated, is_gated(change.object)), (self.asking, _asks(change.object))):
+                (group.add if belongs else group.discard)(key_of(change.object))
+
+    def _note_cache(self, change: Change) -> None:
+        if isinstance(change, Vanished):
+            self._holdings.pop(name_of(change.object), None)
+            self._since.pop(name_of(change.object), None)
+        elif isinstance(change, Appeared | Changed):
+            name = name_of(change.object)
+            try:
+                cache = read(NodeCache, change.object)
+            except Invalid:
+                self._holdings.pop(name, None)  # of a newer version: as if it were not there
+                return
+            before, at_s = self._since.get(name, {}), self.clock()
+            held = {one.digest: one.state for one in (cache.status.artifacts if cache.status else None) or ()}
+            since = {digest: before.get(digest, (state, at_s)) for digest, state in held.items()}
+            since = {digest: (held[digest], at_s) if seen[0] is not held[digest] else seen for digest, seen in since.items()}
+            self._since[name] = since
+            self._holdings[name] = holding(cache, {digest: moment for digest, (_, moment) in since.items()})
+
+    def _note_lease(self, change: Change) -> None:
+        if isinstance(change, Changed):
+            if part(change.object, "spec").get("holderIdentity"):
+                self._renewed_s = self.clock()
+        elif not isinstance(change, Synced):
+            self._renewed_s = None
+
+    def _note_artifact(self, change: Change) -> None:
+        if isinstance(change, Synced):
+            return
+        key = key_of(change.object)
+        for record in self._named.pop(key, ()):
+            kept = [one for one in self._records.get(record, ()) if one.namespace != key[0]]
+            self._records.pop(record, None)
+            if kept:
+                self._records[record] = kept
+        try:
+            artifact = read(Artifact, change.object)
+        except Invalid:
+            return
+        digest, namespace = artifact.spec.digest, key[0] or ""
+        if isinstance(change, Vanished):
+            self._owned.pop((namespace, digest), None)
+            return
+        self._owned[(namespace, digest)] = artifact.spec.size
+        self.sizes[digest] = artifact.spec.size
+        uses = (artifact.status.templates if artifact.status else None) or ()
+        names = [(one.uid, one.hash, one.alias, one.ref) for one in uses]
+        self._named[key] = names
+        for record in names:
+            self._records.setdefault(record, []).append(_Record(namespace, digest))
+
+
+def _held(lease: Object) -> dict[str, object]:
+    return {key: value for key, value in part(lease, "spec").items() if value}
+
+
+def _asks(pod: Object) -> bool:
+    return any(key.startswith(("model." + PREFIX, PREFIX)) for key in annotations_of(pod)) or any(map(is_ours, volumes_of(pod)))
+
+
+def _homes(model: ModelRequest, namespace: str | None) -> tuple[str | None, ...]:
+    if isinstance(model.source, StagedModelName) and model.source.namespace:
+        return (model.source.namespace,)
+    return (namespace,)
+
+
+def _progress_left_s(deployment: Object, now: datetime.datetime) -> float | None:
+    deadline = part(deployment, "spec").get("progressDeadlineSeconds", _PROGRESS_S)
+    conditions = part(deployment, "status").get("conditions")
+    progressing = (
+        next((one for one in conditions if isinstance(one, Mapping) and one.get("type") == "Progressing"), None)
+        if isinstance(conditions, list)
+        else None
+    )
+    begun = (progressing or {}).get("lastUpdateTime") or metadata_of(deployment).get("creationTimestamp")
+    if (
+        not isinstance(deadline, int)
+        or not isinstance(begun, str)
+        or (progressing or {}).get("reason") == "NewReplicaSetAvailable"
+    ):
+        return None  # complete: scaling up has no deadline
+    moment = datetime.datetime.fromisoformat(begun)
+    return deadline - (now - moment).total_seconds()
+
+
+def _without(containers: object, keys: Sequence[str]) -> object:
+    if not isinstance(containers, list):
+        return containers
+    return [
+        {key: value for key, value in one.items() if key not in keys} if isinstance(one, Mapping) else one for one in containers
+    ]
+
+
+def age_s(seen: Object, now: datetime.datetime) -> float:
+    """Since it was created; 0 before it is stored."""
+    stamp = metadata_of(seen).get("creationTimestamp")
+    try:
+        return max(0.0, (now - datetime.datetime.fromisoformat(str(stamp))).total_seconds()) if stamp else 0.0
+    except ValueError:
+        return 0.0

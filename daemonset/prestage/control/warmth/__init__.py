@@ -1,0 +1,1 @@
+"""What pods are told: the condition `prestage.dev/Warm` and Events."""

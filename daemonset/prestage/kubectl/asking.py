@@ -1,0 +1,95 @@
+"""How a command comes to its API server: flags, one loop, one connection; and lists of which nobody may read a part."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from prestage.api import reading
+from prestage.api.values import Stored
+from prestage.kube.client import KubeApi
+from prestage.kube.errors import Forbidden, Missing
+from prestage.kube.ports import EVERYTHING, Api, Object, Resource, Selection
+from prestage.kube.settings import KubeSettings
+
+Answer = TypeVar("Answer")
+Kind = TypeVar("Kind", bound=Stored)
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_PAGE = 500
+
+
+def cluster_options(command: _Command) -> _Command:
+    """`--kubeconfig`, `--context`, `--json`."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")(command)
+    command = click.option("--context", help="Of the kubeconfig; default: its current one.")(command)
+    return click.option("--kubeconfig", type=click.Path(path_type=Path, dir_okay=False), help="Default: as kubectl.")(command)
+
+
+def namespace_options(command: _Command) -> _Command:
+    """`-n`, `-A`: of one namespace, or of all."""
+    command = click.option("-A", "--all-namespaces", is_flag=True, help="Of every namespace.")(command)
+    return click.option("-n", "--namespace", default="default", show_default=True, help="Of this namespace.")(command)
+
+
+def ask(kubeconfig: Path | None, context: str | None, question: Callable[[KubeApi], Awaitable[Answer]]) -> Answer:
+    """The answer to `question`, asked with the rights of whoever runs the command."""
+
+    async def asked() -> Answer:
+        settings = KubeSettings(kubeconfig=kubeconfig, context=context, deadline_s=15.0, user_agent="kubectl-prestage")
+        async with await KubeApi.connect(settings) as api:
+            return await question(api)
+
+    return asyncio.run(asked())
+
+
+async def all_of(api: Api, resource: Resource, selection: Selection = EVERYTHING) -> list[Object]:
+    """Every object, page by page."""
+    found, rest = list[Object](), None
+    while True:
+        page = await api.page(resource, selection, limit=_PAGE, rest=rest)
+        found += page.items
+        if (rest := page.rest) is None:
+            return found
+
+
+async def allowed(api: Api, resource: Resource, selection: Selection = EVERYTHING) -> list[Object] | None:
+    """The same; None where the caller may not, or where there is no such kind."""
+    try:
+        return await all_of(api, resource, selection)
+    except (Forbidden, Missing):
+        return None
+
+
+async def kinds(api: Api, resource: Resource, kind: type[Kind], selection: Selection = EVERYTHING) -> list[Kind] | None:
+    """The same, read."""
+    found = await allowed(api, resource, selection)
+    return None if found is None else [reading.read(kind, one) for one in found]
+
+
+def show(rows: Sequence[object], columns: Sequence[str], *, as_json: bool, nothing: str) -> None:
+    """`rows`, all of one dataclass, as a table of `columns` (attribute names), or all of them as JSON."""
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(list(rows)), indent=2))
+        return
+    if not rows:
+        click.echo(nothing, err=True)
+        return
+    table = Table(box=None, pad_edge=False, header_style="")
+    for name in columns:
+        table.add_column(name.upper().replace("_", "-"), overflow="fold")
+    for row in rows:
+        table.add_row(*(_shown(getattr(row, name)) for name in columns))
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 240, highlight=False, markup=False).print(table)
+
+
+def _shown(value: object) -> str:
+    return "-" if value is None or value == "" else str(value)

@@ -1,0 +1,69 @@
+"""Holds of mounts against the mount table: what is bound nowhere any more is let go of.
+
+of this boot       once it was asked for longer ago than a publish lasts
+of an earlier one  once the machine has run for ten minutes: the kubelet mounts again what it had, and it finds its tree
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+from prestage.cacher.agent.logs import log
+from prestage.cacher.agent.messages import TreeView
+from prestage.cacher.errors import PrestageError
+from prestage.node.csi.mountinfo import MountPoint, mount_table
+
+PUBLISH_S = 180.0
+"""A publish lasts two minutes at most."""
+REBOOT_S = 600.0
+EVERY_S = 60.0
+
+
+def to_drop(trees: Iterable[TreeView], table: Iterable[MountPoint], uptime_s: float) -> list[str]:
+    """Holds of trees that nobody needs any more. Pure."""
+    bound = {point.hold for point in table}
+    return [
+        tree.hold
+        for tree in trees
+        if tree.hold not in bound and (tree.held_s > PUBLISH_S if tree.this_boot else uptime_s > REBOOT_S)
+    ]
+
+
+class Agent(Protocol):
+    """The part of `AgentClient` that is used here."""
+
+    async def trees(self) -> list[TreeView]:
+        """Those of all mounts."""
+        ...
+
+    async def drop(self, hold: str) -> None:
+        """Let go."""
+        ...
+
+
+async def settle(agent: Agent) -> list[str]:
+    """Once: what was let go of."""
+    trees = await agent.trees()
+    table = await asyncio.to_thread(mount_table)
+    gone = to_drop(trees, table, time.clock_gettime(time.CLOCK_BOOTTIME))
+    for hold in gone:
+        await agent.drop(hold)
+        log("mount_let_go", fields={"hold": hold})
+    return gone
+
+
+async def keep_settled(agent: Agent) -> None:
+    """Until cancelled."""
+    told = ""
+    while True:
+        try:
+            await settle(agent)
+            told = ""
+        except PrestageError as exc:
+            if told != exc.message:
+                log("not_settled", fields={"message": exc.message})
+            told = exc.message
+        await asyncio.sleep(EVERY_S)

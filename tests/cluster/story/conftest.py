@@ -1,0 +1,39 @@
+"""One cluster with one node, an S3 server that it reaches, Prestage installed by its chart, and a namespace that takes part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from click.testing import CliRunner
+from story import Story, uploaded
+
+from cluster.installed import Installed
+from cluster.whole import Cluster
+from prestage.kubectl.cli import kubectl_prestage
+from servers.fixtures import require
+from servers.versitygw import Versitygw
+
+
+@pytest.fixture(scope="package")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    require("kubernetes-node", "helm", "versitygw")
+    folder = tmp_path_factory.mktemp("story")
+    with Cluster(folder / "cluster", services=True) as cluster, Versitygw(folder / "s3", host=cluster.ip) as origin:
+        sums = uploaded(origin)
+        s3 = {
+            "endpoint": origin.url,
+            "region": origin.region,
+            "pathStyle": True,
+            "allowedCIDRs": [f"{cluster.ip}/32"],
+        }
+        installed = Installed(cluster, folder, s3=s3)
+        installed.install()
+        enabled = CliRunner().invoke(kubectl_prestage, ["enable", "demo", "--secret", "s3"]).output
+        cluster.kubectl("apply", "--server-side", "-f", "-", stdin=enabled)
+        keys = (
+            f"--from-literal=AWS_ACCESS_KEY_ID={origin.access_key}",
+            f"--from-literal=AWS_SECRET_ACCESS_KEY={origin.secret_key}",
+        )
+        cluster.kubectl("create", "secret", "generic", "s3", "-n", "demo", *keys)
+        yield Story(cluster, origin, installed, sums)

@@ -1,0 +1,86 @@
+"""One label on a namespace, one annotation on a pod: the model is staged on the node, mounted, read; the next pod starts warm."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+from click.testing import CliRunner, Result
+from story import REF, Story, deployment
+
+from prestage.kubectl.cli import kubectl_prestage
+
+pytestmark = [pytest.mark.slow, pytest.mark.needs("kubernetes-node", "helm", "versitygw")]
+
+
+def prestage(story: Story, *words: str) -> Result:
+    return CliRunner().invoke(kubectl_prestage, [*words, "--kubeconfig", str(story.cluster.api.kubeconfig)])
+
+
+@pytest.fixture(scope="module")
+def chat(story: Story) -> Story:
+    """A Deployment that is up, cold."""
+    story.cluster.kubectl("apply", "-f", "-", stdin=deployment("chat"))
+    story.available("chat")
+    return story
+
+
+def test_a_pod_reads_the_weights_as_they_are_at_the_origin_and_cannot_change_them(chat: Story) -> None:
+    [pod] = chat.pods("chat")
+    said = chat.answer(pod)
+    assert said == {"sums": chat.sums, "uid": 1000, "wrote": "Read-only file system"}
+
+
+def test_the_pod_says_that_it_is_warm_and_the_template_is_as_it_was_written(chat: Story) -> None:
+    chat.cluster.kubectl("wait", "pod", "-n", "demo", "-l", "app=chat", "--for=condition=prestage.dev/Warm", "--timeout=20s")
+    written = json.loads(chat.cluster.kubectl("get", "deployment", "chat", "-n", "demo", "-o", "json"))
+    assert "volumes" not in written["spec"]["template"]["spec"]
+
+
+def test_the_tables_show_one_warm_model(chat: Story) -> None:
+    [model] = json.loads(prestage(chat, "models", "-n", "demo", "--json").stdout)
+    assert (model["source"], model["warm"], model["wanted"]) == (REF, 1, 1)
+    [node] = json.loads(prestage(chat, "nodes", "--json").stdout)
+    assert (node["ready"], node["warm"], node["failed"]) == ("True", 1, 0)
+    told = json.loads(prestage(chat, "status", "-n", "demo", "--json").stdout)
+    assert [(row["models"], row["warm"]) for row in told["pods"]] == [("llama", "True")]
+    assert all(part["ready"] == part["wanted"] for part in told["parts"])
+    assert prestage(chat, "doctor").exit_code == 0
+
+
+def test_the_next_pod_starts_warm_while_the_origin_is_down(chat: Story) -> None:
+    chat.origin.program.pause()
+    try:
+        chat.cluster.kubectl("scale", "deployment/chat", "-n", "demo", "--replicas=2")
+        seconds = chat.available("chat", timeout_s=30)
+    finally:
+        chat.origin.program.resume()
+    pods = chat.pods("chat")
+    assert [chat.answer(pod)["sums"] for pod in pods] == [chat.sums, chat.sums]
+    volume = next(one for one in pods[1]["spec"]["volumes"] if one["name"] == "prestage-models")
+    assert volume["csi"]["volumeAttributes"]["artifact.prestage.dev/llama"].startswith("sha256:")
+    assert "schedulingGates" not in pods[1]["spec"]
+    assert seconds < 15.0
+
+
+def test_an_uninstall_is_refused_while_models_are_mounted_and_then_leaves_the_kinds_and_the_store(chat: Story) -> None:
+    refused = chat.installed.try_helm("uninstall", "prestage", "--timeout", "60s")
+    assert refused.returncode != 0
+    assert "prestage-node" in chat.cluster.kubectl("get", "daemonset", "-n", "prestage", "-o", "name")
+    chat.cluster.kubectl("delete", "deployment", "chat", "-n", "demo", "--timeout=60s")
+    chat.cluster.kubectl("wait", "pod", "-n", "demo", "-l", "app=chat", "--for=delete", "--timeout=60s")
+    [node] = chat.cluster.nodes
+    mounts = subprocess.run(
+        node.enter("/bin/cat", "/proc/self/mountinfo"), capture_output=True, text=True, timeout=30, check=True
+    )
+    assert "kubernetes.io~csi" not in mounts.stdout
+    chat.installed.helm("uninstall", "prestage", "--wait", "--timeout", "90s")
+    assert chat.cluster.kubectl("get", "nodecaches", "-o", "name")
+    assert "prestage" not in chat.cluster.kubectl(
+        "get", "csidriver,mutatingwebhookconfiguration,clusterrole", "-o", "name"
+    ).split("/")
+    views = subprocess.run(
+        node.enter("/bin/ls", "/mnt/prestage/store/views"), capture_output=True, text=True, timeout=30, check=True
+    )
+    assert views.stdout.split()

@@ -1,0 +1,1 @@
+"""Objects for tests of admission, gates and the Warm condition."""

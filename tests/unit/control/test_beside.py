@@ -1,0 +1,60 @@
+"""As a service of the planner's leader: fed by its mirrors, told by its board, gone when it leads no longer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pods.objects import DIGEST, GATE, artifact, node, node_cache, pod
+
+from prestage.control.beside import steering
+from prestage.control.demand.world import World
+from prestage.control.gates.preference import PLACE_LABEL
+from prestage.control.planning.app import SERVICES, Together
+from prestage.control.planning.board import Board
+from prestage.control.podspec import gates_of, part
+from prestage.kube.events import Recorder
+from prestage.kube.ports import Object, Resource, metadata_of
+from prestage.kube.resources import ARTIFACTS, NODE_CACHES, NODES, PODS
+from prestage.kube.testing import FakeApi
+
+
+async def made(api: FakeApi, resource: Resource, one: Object) -> None:
+    there = await api.create(resource, one)
+    if "status" in one:
+        await api.replace(resource, {**there, "status": one["status"]}, subresource="status")
+
+
+def test_the_leader_steers_over_its_own_mirrors_and_the_next_term_begins_anew() -> None:
+    assert steering in SERVICES
+
+    async def test() -> None:
+        api = FakeApi()
+        await made(api, NODES, node("a", labelled=False))
+        await made(api, NODE_CACHES, node_cache("a", {DIGEST: "Staging"}))
+        await made(api, ARTIFACTS, artifact())
+        world, board = World(api), Board()
+        recorder = Recorder(api, controller="c", instance="i")
+        following = asyncio.create_task(world.run())
+        await world.synced()
+        together = Together(api, world, board, recorder, "prestage")
+        for name in ("first", "second"):
+            await made(api, PODS, pod(name=name, gpus=1, spec={"schedulingGates": [GATE]}))
+            term = asyncio.create_task(steering(together))
+            while PLACE_LABEL not in part(metadata_of(await api.get(NODES, "a")), "labels"):
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            assert gates_of(await api.get(PODS, name, namespace="team-a")) == ["prestage.dev/warm"]
+            await api.patch(
+                NODE_CACHES, "a", {"status": {"artifacts": [{"digest": DIGEST, "state": "Warm"}]}}, subresource="status"
+            )
+            while gates_of(await api.get(PODS, name, namespace="team-a")):
+                await asyncio.sleep(0.01)
+            term.cancel()
+            await asyncio.gather(term, return_exceptions=True)
+            await api.patch(
+                NODE_CACHES, "a", {"status": {"artifacts": [{"digest": DIGEST, "state": "Staging"}]}}, subresource="status"
+            )
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(test(), 30))

@@ -1,0 +1,199 @@
+"""The release loop on a fake API server: gates go when they should, with the preference, once."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Awaitable, Callable, Mapping
+from typing import cast
+
+from pods.objects import DIGEST, GATE, KUEUE, NOW, artifact, lease, node, node_cache, pod
+from pods.worlds import Clock, drop, put, world
+
+from prestage.control.gates.decision import Reason
+from prestage.control.gates.loop import Gates, Step
+from prestage.control.gates.places import Places
+from prestage.control.gates.preference import PLACE_LABEL, place
+from prestage.control.gates.ungate import ungate
+from prestage.control.gates.world import World
+from prestage.control.podspec import gates_of, part
+from prestage.kube.errors import Unreachable
+from prestage.kube.ports import Object, metadata_of
+from prestage.kube.resources import LEASES, NODE_CACHES, NODES, PODS
+from prestage.kube.testing import FakeApi
+
+Tree = dict[str, object]
+WAITING = {"schedulingGates": [GATE]}
+
+
+def run(test: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(30):
+            await test
+
+    asyncio.run(bounded())
+
+
+def gated(name: str = "p", annotations: Mapping[str, str] | None = None, *gates: Object) -> Tree:
+    return pod(annotations, name=name, gpus=1, spec={"schedulingGates": [*gates, GATE]})
+
+
+def reasons(there: World, api: FakeApi | None = None) -> dict[str, Reason]:
+    return {str(metadata_of(step.pod)["name"]): step.verdict.reason for step in Gates(api or FakeApi(), there).steps()}
+
+
+async def followed(api: FakeApi, *objects: tuple[object, Object]) -> None:
+    for resource, one in objects:
+        made = await api.create(resource, one)  # type: ignore[arg-type]
+        if "status" in one:
+            await api.replace(resource, {**made, "status": one["status"]}, subresource="status")  # type: ignore[arg-type]
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    while not await holds():
+        await asyncio.sleep(0.01)
+
+
+def test_the_last_byte_takes_the_gate_off_and_adds_the_preference_in_one_patch() -> None:
+    async def test() -> None:
+        api, there = FakeApi(), World("prestage")
+        moment = datetime.datetime.now(datetime.UTC)
+        staging = node_cache("a", {DIGEST: "Staging"})
+        use = artifact()
+        await followed(api, (NODES, node("a", labelled=False)), (NODE_CACHES, staging), (LEASES, lease(0, now=moment)))
+        from prestage.kube.resources import ARTIFACTS
+
+        await followed(api, (ARTIFACTS, use), (PODS, gated(annotations=None)))
+        retired = list[Step]()
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(work)
+                for work in (there.follow(api), Gates(api, there, retired=retired.append).run(), Places(api, there).run())
+            ]
+
+            async def labelled() -> bool:
+                return PLACE_LABEL in part(metadata_of(await api.get(NODES, "a")), "labels")
+
+            await until(labelled)
+            await asyncio.sleep(0.2)
+            assert gates_of(await api.get(PODS, "p", namespace="team-a")) == ["prestage.dev/warm"]
+            began_s = asyncio.get_running_loop().time()
+            warm = {"status": {"artifacts": [{"digest": DIGEST, "state": "Warm"}]}}
+            await api.patch(NODE_CACHES, "a", warm, subresource="status")
+
+            async def free() -> bool:
+                return gates_of(await api.get(PODS, "p", namespace="team-a")) == []
+
+            await until(free)
+            assert asyncio.get_running_loop().time() - began_s < 0.5
+            seen = await api.get(PODS, "p", namespace="team-a")
+            terms = part(seen, "spec", "affinity", "nodeAffinity")["preferredDuringSchedulingIgnoredDuringExecution"]
+            [expression] = cast(list[Tree], part(cast(list[Object], terms)[0], "preference")["matchExpressions"])
+            assert expression["values"] == [place(await api.get(NODES, "a"))]
+            assert [verb for verb, at in api.writes if at[0] is PODS] == ["create", "patch"]
+            assert retired[0].verdict.reason is Reason.WARM_NODE
+            for task in tasks:
+                task.cancel()
+
+    run(test())
+
+
+def test_ten_pods_do_not_all_see_the_one_free_accelerator_beside_the_warm_files() -> None:
+    caches = [node_cache("a", {DIGEST: "Warm"}), node_cache("b", {DIGEST: "Staging"})]
+    pods = [gated(f"p{number}") for number in range(3)]
+    there = world(node("a", gpus=1), node("b", gpus=1), *caches, artifact(), *pods)
+    found = reasons(there)
+    assert list(found.values()) == [Reason.WARM_NODE]
+
+
+def test_a_gate_beside_kueues_is_decided_when_it_is_the_last_and_its_time_begins_then() -> None:
+    clock = Clock()
+    there = world(
+        node("a"), node_cache("a", {DIGEST: "Staging"}, rate=1_000_000_000), artifact(), gated("p", None, KUEUE), clock=clock
+    )
+    gates = Gates(FakeApi(), there)
+    assert gates.steps() == []
+    clock.at_s += 1000
+    assert gates.steps() == []
+    put(there, gated("p"))
+    assert gates.steps() == [], "it would be ready soon"
+    clock.at_s += 149
+    assert gates.steps() == []
+    clock.at_s += 2
+    assert [step.verdict.reason for step in gates.steps()] == [Reason.TIMED_OUT]
+
+
+def test_a_gate_beside_kueues_goes_at_once_where_it_would_not_help() -> None:
+    there = world(artifact(), gated("p", None, KUEUE))
+    assert reasons(there) == {}
+    put(there, gated("p"))
+    assert reasons(there) == {"p": Reason.NO_NODE_FITS}
+
+
+def test_a_node_that_goes_or_fills_up_releases_at_once() -> None:
+    there = world(node("a"), node_cache("a", {DIGEST: "Staging"}), artifact(), gated())
+    assert reasons(there) == {}
+    busy = pod({}, name="busy", gpus=1, spec={"nodeName": "a"})
+    busy["spec"] = {**gated()["spec"], "nodeName": "a", "schedulingGates": []}  # type: ignore[dict-item]
+    put(there, busy)
+    assert reasons(there) == {"p": Reason.NO_ROOM}
+    drop(there, busy, node("a"))
+    assert reasons(there) == {"p": Reason.NO_NODE_FITS}
+
+
+def test_on_timeout_fail_fails_the_pod() -> None:
+    async def test() -> None:
+        api, clock = FakeApi(), Clock()
+        asked = gated(annotations={"model.prestage.dev/llama": "hf://org/llama@main", "prestage.dev/on-timeout": "Fail"})
+        made = await api.create(PODS, asked)
+        there = world(node("a"), node_cache("a", {DIGEST: "Staging"}), artifact(), clock=clock)
+        put(there, {**made, "metadata": {**metadata_of(made), "creationTimestamp": NOW.strftime("%Y-%m-%dT%H:%M:%SZ")}})
+        gates = Gates(api, there)
+        assert gates.steps() == []
+        clock.at_s += 151
+        for step in gates.steps():
+            await gates._take(step)
+        status = part(await api.get(PODS, "p", namespace="team-a"), "status")
+        assert (status["phase"], status["reason"]) == ("Failed", "NotWarmInTime")
+        assert "prestage.dev/gate-timeout (150 s)" in str(status["message"])
+
+    run(test())
+
+
+def test_a_patch_meant_for_another_pod_of_that_name_does_nothing() -> None:
+    async def test() -> None:
+        api = FakeApi()
+        await api.create(PODS, gated())
+        there = world(artifact(), gated())  # another UID
+        gates = Gates(api, there)
+        [step] = gates.steps()
+        await gates._take(step)
+        assert gates_of(await api.get(PODS, "p", namespace="team-a")) == ["prestage.dev/warm"]
+        api.fail = [Unreachable("away")]
+        await gates._take(step)
+
+    run(test())
+
+
+def test_the_guard_does_nothing_while_somebody_leads_and_takes_all_off_when_nobody_does() -> None:
+    for age_s, expected in ((1.0, []), (16.0, [Reason.CONTROLLER_UNWELL])):
+        there = world(artifact(), gated(), leader_age_s=age_s)
+        guard = Gates(FakeApi(), there, only_when_unwell=True)
+        assert [step.verdict.reason for step in guard.steps()] == expected
+
+
+def test_a_pod_whose_annotations_are_wrong_is_released() -> None:
+    there = world(node("a"), artifact(), gated(annotations={"prestage.dev/wait": "Perhaps"}))
+    assert reasons(there) == {"p": Reason.NOT_WANTED}
+
+
+def test_ungate_takes_every_gate_of_ours_off_and_leaves_those_of_others() -> None:
+    async def test() -> None:
+        api = FakeApi()
+        await followed(api, (PODS, gated("a")), (PODS, gated("b", None, KUEUE)), (PODS, pod(name="c")))
+        assert await ungate(api) == (2, [])
+        left = [gates_of(one) for one in (await api.page(PODS)).items]
+        assert left == [[], ["kueue.x-k8s.io/admission"], []]
+        assert await ungate(api) == (0, [])
+
+    run(test())

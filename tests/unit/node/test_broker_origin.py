@@ -1,0 +1,172 @@
+"""An artifact's origin by the broker's word: what is believed, kept, asked anew, and refused."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from prestage.api.brokerage import Fetch, FetchesAnswer, FetchesRequest, ManifestAnswer, Refusal
+from prestage.api.nodes import ErrorClass
+from prestage.cacher.digests import ArtifactId
+from prestage.cacher.errors import Corrupt, Denied, PrestageError, Unavailable
+from prestage.cacher.manifest import FileEntry, Manifest, manifest_of
+from prestage.cacher.net.config import NetConfig
+from prestage.cacher.net.policy import AddressPolicy
+from prestage.cacher.net.ports import AddressRefused, HttpRequest, ResponseHead
+from prestage.cacher.origins.ports import Next, Selection
+from prestage.cacher.refs import ArtifactRef
+from prestage.cacher.transfer.ports import Cancelled
+from prestage.node.broker_origin import Asking, BrokerOrigin, Senders
+from prestage.wire.broker_client import Refused
+
+FILES = [FileEntry(f"{number:03}.bin", 10) for number in range(300)]
+MANIFEST = manifest_of("s3:https://s3.test/bucket", "", FILES)
+
+
+@dataclass
+class Broker:
+    manifest_text: str = MANIFEST.to_bytes().decode()
+    lasting_s: float | None = 900.0
+    refusal: PrestageError | None = None
+    asked: list[list[str]] = field(default_factory=list)
+    hangs: bool = False
+    allowed: list[str] | None = None
+
+    async def manifest(self, artifact: str, *, deadline_s: float | None = None) -> ManifestAnswer:
+        if self.hangs:
+            await asyncio.sleep(60)
+        if self.refusal is not None:
+            raise self.refusal
+        return ManifestAnswer(manifest=self.manifest_text)
+
+    async def fetches(self, request: FetchesRequest, *, deadline_s: float | None = None) -> FetchesAnswer:
+        self.asked.append(request.paths)
+        expires_at = None if self.lasting_s is None else time.time() + self.lasting_s
+        number = len(self.asked)
+        fetches = [Fetch(path=path, url=f"https://s3.test/{path}?{number}", expires_at=expires_at) for path in request.paths]
+        return FetchesAnswer(fetches=fetches, authority=MANIFEST.authority, allowed_cidrs=self.allowed)
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    made = asyncio.new_event_loop()
+    thread = threading.Thread(target=made.run_forever)
+    thread.start()
+    yield made
+    made.call_soon_threadsafe(made.stop)
+    thread.join()
+    made.close()
+
+
+@dataclass
+class World:
+    broker: Broker
+    asking: Asking
+    senders: Senders
+
+    def origin(self, manifest: Manifest = MANIFEST, cancel: threading.Event | None = None) -> BrokerOrigin:
+        return BrokerOrigin(ArtifactRef(manifest.artifact), self.asking, self.senders, cancel or threading.Event())
+
+
+@pytest.fixture
+def world(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> Iterator[World]:
+    broker = Broker()
+    senders = Senders(NetConfig(), AddressPolicy.tenant(refuse_private=True), tmp_path)
+    yield World(broker, Asking(broker, loop), senders)
+    senders.close()
+
+
+def test_a_manifest_is_what_its_name_says_or_nothing(world: World) -> None:
+    assert world.origin().resolve(Selection()) == MANIFEST
+    other = manifest_of("s3:https://s3.test/other", "", FILES[:1])
+    with pytest.raises(Corrupt):
+        world.origin(other).resolve(Selection())
+
+
+def test_files_of_a_machine_are_refused_whoever_names_them(world: World) -> None:
+    local = manifest_of("file:host", "/etc/", FILES[:1])
+    world.broker.manifest_text = local.to_bytes().decode()
+    with pytest.raises(Denied, match="no node serves"):
+        world.origin(local).resolve(Selection())
+
+
+def test_fetches_are_asked_for_many_at_once_and_kept_while_they_are_good(world: World) -> None:
+    origin = world.origin()
+    urls = [origin.request(MANIFEST, file).url for file in FILES]
+    assert [len(paths) for paths in world.broker.asked] == [256, 44]
+    assert urls[0].endswith("000.bin?1")
+    assert [origin.request(MANIFEST, file).url for file in FILES] == urls
+    assert len(world.broker.asked) == 2
+
+
+def test_what_is_about_to_expire_is_asked_for_anew(world: World) -> None:
+    world.broker.lasting_s = 20.0
+    origin = world.origin()
+    assert origin.request(MANIFEST, FILES[0]).url != origin.request(MANIFEST, FILES[0]).url
+    world.broker.lasting_s = None
+    origin = world.origin()
+    assert origin.request(MANIFEST, FILES[0]).url == origin.request(MANIFEST, FILES[0]).url
+
+
+def test_a_refused_fetch_is_asked_for_anew_unless_it_is_new(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin = world.origin()
+    url = origin.request(MANIFEST, FILES[0]).url
+    expired = ResponseHead(403, {})
+    assert origin.judge(FILES[0], expired, b"").next is Next.FATAL
+    began = time.time()
+    monkeypatch.setattr("prestage.node.broker_origin.time.time", lambda: began + 100)
+    assert origin.judge(FILES[0], expired, b"").next is Next.REFRESH
+    origin.refresh(FILES[0])
+    assert origin.request(MANIFEST, FILES[0]).url != url
+    assert origin.judge(FILES[0], expired, b"").next is Next.FATAL
+    assert origin.judge(FILES[0], ResponseHead(404, {}), b"").next is Next.CHANGED
+    assert origin.judge(FILES[0], ResponseHead(503, {}), b"").next is Next.RETRY
+
+
+def refused(error: type[PrestageError], code: str) -> PrestageError:
+    made = error("no")
+    made.__cause__ = Refused(Refusal(error_class=ErrorClass.DENIED, code=code, message="no"))
+    return made
+
+
+def test_what_the_plan_does_not_list_yet_passes_other_refusals_do_not(world: World) -> None:
+    world.broker.refusal = refused(Denied, "NotInPlan")
+    with pytest.raises(Unavailable):
+        world.origin().resolve(Selection())
+    world.broker.refusal = refused(Denied, "NoCredentials")
+    with pytest.raises(Denied):
+        world.origin().resolve(Selection())
+    assert world.asking.codes == {MANIFEST.artifact: "NoCredentials"}
+    world.broker.refusal = None
+    world.origin().resolve(Selection())
+    assert world.asking.codes == dict[ArtifactId, str]()
+
+
+def test_a_question_ends_when_the_stage_does(world: World) -> None:
+    world.broker.hangs = True
+    cancel = threading.Event()
+    threading.Timer(0.1, cancel.set).start()
+    with pytest.raises(Cancelled):
+        world.origin(cancel=cancel).resolve(Selection())
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://10.0.0.1:1/", "http://169.254.169.254/"])
+def test_requests_go_to_public_addresses_and_where_the_broker_lets_them(world: World, url: str) -> None:
+    with pytest.raises(AddressRefused):
+        world.origin().client.open(HttpRequest(url))
+
+
+def test_the_broker_lets_a_network_be_reached(world: World) -> None:
+    world.broker.allowed = ["127.0.0.0/8"]
+    origin = world.origin()
+    origin.request(MANIFEST, FILES[0])
+    with pytest.raises(Exception, match="refused"):  # nobody listens: but it was asked
+        origin.client.open(HttpRequest("http://127.0.0.1:1/"))
+    with pytest.raises(AddressRefused):
+        origin.client.open(HttpRequest("http://10.0.0.1:1/"))

@@ -1,0 +1,87 @@
+"""The mount table, what is let go of by it, and what people read while they wait."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prestage.cacher.agent.messages import TreeView
+from prestage.cacher.errors import Bug, Busy, Corrupt, Denied, Full, Misconfigured, NotFound, PrestageError, Unavailable
+from prestage.node.csi.errors import MESSAGE_MAX, answered
+from prestage.node.csi.mountinfo import mount_table, parse
+from prestage.node.csi.progress import Progress
+from prestage.node.csi.settling import to_drop
+from prestage.node.identity import node_uid_of
+
+HOLD = "mount-0123456789abcdef"
+LINE = (
+    f"36 35 98:0 /cache/mounts/{HOLD} /var/lib/kubelet/pods/a\\040b/mount ro,nosuid,nodev,relatime shared:1 - ext4 /dev/sda1 rw"
+)
+
+
+def test_a_line_says_whose_tree_is_where() -> None:
+    [point] = parse(LINE)
+    assert (point.target, point.hold, point.is_gone) == ("/var/lib/kubelet/pods/a b/mount", HOLD, False)
+    assert {"ro", "nosuid", "nodev"} <= point.options
+    [gone] = parse(LINE.replace(HOLD, f"{HOLD}//deleted"))
+    assert (gone.hold, gone.is_gone) == (HOLD, True)
+    [other] = parse(LINE.replace(HOLD, "pin-0123456789abcdef"))
+    assert other.hold is None
+
+
+@given(st.text())
+def test_any_text_is_read(text: str) -> None:
+    list(parse(text))
+
+
+def test_the_table_of_this_machine_has_its_root() -> None:
+    assert any(point.target == "/" for point in mount_table())
+
+
+def tree(hold: str, *, this_boot: bool, held_s: float) -> TreeView:
+    return TreeView(hold, "/t", "uid", "/target", "", False, [], this_boot, held_s)
+
+
+def test_a_hold_goes_once_it_is_bound_nowhere_for_long_enough() -> None:
+    other = "mount-ffffffffffffffff"
+    table = list(parse(LINE))
+    assert to_drop([tree(HOLD, this_boot=True, held_s=1e6)], table, 1e6) == []  # it is bound
+    assert to_drop([tree(other, this_boot=True, held_s=100)], table, 1e6) == []  # a publish may be about to bind it
+    assert to_drop([tree(other, this_boot=True, held_s=181)], table, 1e6) == [other]
+    assert to_drop([tree(other, this_boot=False, held_s=1e6)], table, 599) == []  # the kubelet may mount it again
+    assert to_drop([tree(other, this_boot=False, held_s=1e6)], table, 601) == [other]
+
+
+def test_people_read_how_far_it_is() -> None:
+    progress = Progress()
+    assert str(progress) == "Waiting"
+    progress.take({"event": "resolved"})
+    assert str(progress) == "Staging"
+    progress.take({"event": "progress", "bytes": 41, "total": 100, "bytes_per_s": 5, "source": "origin"})
+    assert str(progress) == "Staging 41 %, 12 s left, from origin"
+    progress.take({"event": "progress", "bytes": 0, "total": 10**12, "bytes_per_s": 10**9, "source": "peer"})
+    assert str(progress) == "Staging 0 %, 17 min left, from peer"
+    progress.take({"event": "trouble", "message": "the origin does not answer"})
+    assert str(progress) == "Staging: the origin does not answer"
+    progress.take({"event": "progress", "bytes": 50, "total": 100, "bytes_per_s": 0, "source": ""})
+    assert str(progress) == "Staging 50 %"
+    progress.take({"event": "verifying"})
+    assert str(progress) == "Verifying"
+
+
+@pytest.mark.parametrize("kind", [Misconfigured, NotFound, Denied, Corrupt, Busy, Full, Unavailable, Bug])
+def test_every_error_has_a_status_and_a_text_that_fits_an_event(kind: type[PrestageError]) -> None:
+    code, text = answered(kind("why " * 1000, hint="what next"))
+    assert code.name not in ("OK", "UNKNOWN")
+    assert len(text) <= MESSAGE_MAX
+
+
+def test_our_own_token_says_which_node_we_are_on() -> None:
+    claims = base64.urlsafe_b64encode(json.dumps({"kubernetes.io": {"node": {"name": "n", "uid": "u"}}}).encode()).decode()
+    assert node_uid_of(f"head.{claims.rstrip('=')}.tail\n") == "u"
+    for other in ("", "a.b.c", "opaque", f"head.{base64.urlsafe_b64encode(b'{}').decode()}.tail", "a.W10.c"):
+        assert node_uid_of(other) is None

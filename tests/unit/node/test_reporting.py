@@ -1,0 +1,101 @@
+"""What a node says of itself, how much of it, and how often."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from dataclasses import replace
+from typing import cast
+
+import msgspec
+
+from prestage.api.nodes import Action, ErrorClass, NodeCacheStatus, PlannedArtifact, State, Step
+from prestage.cacher.agent import stages as agent
+from prestage.cacher.agent.feed import Feed
+from prestage.cacher.digests import ArtifactId
+from prestage.cacher.errors import Denied, PrestageError, Unavailable
+from prestage.cacher.refs import ArtifactRef
+from prestage.cacher.staging import Wish
+from prestage.cacher.store.budget import Usage
+from prestage.node.plan import Plan
+from prestage.node.reporting import STATUS_BYTES_MAX, Look, Written, due_in_s, entry_of, newest, status_of
+
+NOW = datetime.datetime(2026, 11, 26, 12, 0, 0, 500, tzinfo=datetime.UTC)
+A, B = ArtifactId("sha256:" + "a" * 64), ArtifactId("sha256:" + "b" * 64)
+USAGE = Usage(10, 1, 100, 5, None)
+LOOK = Look("store-1", USAGE, {A: "staged"}, {})
+PLAN = Plan({A: PlannedArtifact(digest=A, action=Action.KEEP), B: PlannedArtifact(digest=B, action=Action.STAGE)}, "p", 3)
+
+
+def stage(artifact: ArtifactId, state: agent.State, outcome: PrestageError | None = None, *events: str) -> agent.Stage:
+    feed = Feed(cast(asyncio.AbstractEventLoop, None))
+    for event in events:
+        feed.publish({"event": event})
+    return agent.Stage("id", Wish(ArtifactRef(artifact)), feed, True, state=state, outcome=outcome)
+
+
+def test_each_artifact_is_told_as_it_stands() -> None:
+    assert entry_of(A, PLAN, LOOK).state is State.WARM
+    assert entry_of(B, PLAN, LOOK).state is State.PENDING
+    released = Plan({A: PlannedArtifact(digest=A, action=Action.RELEASE)})
+    assert entry_of(A, released, LOOK).state is State.RELEASING
+    running = agent.State.RUNNING
+    for events, step in (((), Step.RESOLVE), (("resolved",), Step.DOWNLOAD), (("resolved", "verifying"), Step.VERIFY)):
+        entry = entry_of(B, PLAN, replace(LOOK, stages={B: stage(B, running, None, *events)}))
+        assert (entry.state, entry.step) == (State.STAGING, step)
+    failed = replace(LOOK, stages={B: stage(B, agent.State.FAILED, Denied("no"))}, codes={B: "NoCredentials"})
+    entry = entry_of(B, PLAN, failed)
+    assert (entry.state, entry.error_class, entry.error_code) == (State.FAILED, ErrorClass.DENIED, "NoCredentials")
+    waiting = replace(LOOK, stages={B: stage(B, agent.State.WAITING, Unavailable("away"))})
+    assert entry_of(B, PLAN, waiting).error_code == "Unavailable"
+    damaged = entry_of(B, PLAN, replace(LOOK, held={B: "damaged"}))
+    assert (damaged.state, damaged.error_class) == (State.FAILED, ErrorClass.CORRUPT)
+
+
+def test_the_whole_says_plan_store_and_conditions() -> None:
+    status = status_of(PLAN, LOOK, None, NOW, is_current=True)
+    assert (status.observed_generation, status.observed_plan, status.store_id) == (3, "p", "store-1")
+    assert {one.type: str(one.status) for one in status.conditions or ()} == {
+        "DiskHealthy": "True", "OriginReachable": "True", "Ready": "True",
+    }  # fmt: skip
+    assert status_of(PLAN, LOOK, None, NOW, is_current=False).observed_generation is None
+    away = replace(LOOK, stages={B: stage(B, agent.State.WAITING, Unavailable("away"))}, disk_trouble="it failed")
+    conditions = {
+        one.type: (str(one.status), one.reason) for one in status_of(PLAN, away, status, NOW, is_current=True).conditions or ()
+    }
+    assert conditions["OriginReachable"] == ("False", "NoAnswer")
+    assert conditions["Ready"] == conditions["DiskHealthy"] == ("False", "DiskFailed")
+
+
+def test_nine_of_ten_stages_were_faster_than_the_rate_that_is_told() -> None:
+    status = status_of(PLAN, replace(LOOK, rates=[float(rate) for rate in range(100, 0, -1)]), None, NOW, is_current=True)
+    assert status.origin_rate_p10 == 11
+
+
+def test_it_is_never_larger_than_it_may_be_and_what_changed_goes_first() -> None:
+    names = [ArtifactId(f"sha256:{number:064x}") for number in range(2000)]
+    look = replace(LOOK, held=dict.fromkeys(names, "staged"))
+    first = status_of(Plan(), look, None, NOW, is_current=True)
+    assert len(msgspec.json.encode(first)) <= STATUS_BYTES_MAX
+    assert len(first.artifacts or ()) <= 512
+    changed = replace(look, held={**look.held, names[0]: "damaged", names[1999]: "damaged"})
+    second = status_of(Plan(), changed, first, NOW, is_current=True)
+    assert [one.digest for one in (second.artifacts or ())[:1]] == [names[0]]
+
+
+def test_a_changed_state_is_written_within_a_second_and_the_rest_each_minute() -> None:
+    status = status_of(PLAN, LOOK, None, NOW, is_current=True)
+    assert due_in_s(status, Written(), 100.0) == 0.0
+    written = Written(status, 100.0)
+    later = status_of(PLAN, replace(LOOK, usage=Usage(999, 0, 1, 0, None)), status, NOW, is_current=True)
+    assert due_in_s(later, written, 101.0) == 59.0
+    assert due_in_s(later, written, 160.0) == 0.0
+    changed = status_of(PLAN, replace(LOOK, held={A: "staged", B: "staged"}), status, NOW, is_current=True)
+    assert due_in_s(changed, written, 100.25) == 0.75
+    assert due_in_s(changed, written, 101.0) == 0.0
+    assert due_in_s(NodeCacheStatus(), written, 101.0) == 0.0
+
+
+def test_the_newest_stage_of_an_artifact_counts() -> None:
+    active, ended = stage(A, agent.State.RUNNING), stage(A, agent.State.FAILED)
+    assert newest([active, ended]) == {A: active}

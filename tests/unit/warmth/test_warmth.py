@@ -1,0 +1,220 @@
+"""The Warm condition and its Events: what is said, when, and how seldom."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Awaitable
+from typing import cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+from pods.objects import DIGEST, NOW, OTHER, artifact, node, node_cache, pod
+from pods.worlds import Clock, put, world
+
+from prestage.api.annotations import ModelRequest
+from prestage.api.brokerage import Refusal, Template
+from prestage.api.nodes import ErrorClass
+from prestage.control.gates.world import World
+from prestage.control.podspec import part
+from prestage.control.warmth.condition import Reason, Sources, told
+from prestage.control.warmth.reporting import Warmth, condition_of
+from prestage.kube.events import Recorder
+from prestage.kube.ports import Object, PatchType, Resource, metadata_of, name_of
+from prestage.kube.resources import EVENTS, PODS
+from prestage.kube.testing import FakeApi
+
+
+def run(test: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(30):
+            await test
+
+    asyncio.run(bounded())
+
+
+class WithConditions(FakeApi):
+    """Strategic merges of conditions, by type, as the real one does (tests/cluster/admission/test_gates_and_conditions.py)."""
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        body: Object | list[Object],
+        *,
+        namespace: str | None = None,
+        subresource: str | None = None,
+        type: PatchType = PatchType.MERGE,  # noqa: A002
+    ) -> Object:
+        if type is PatchType.STRATEGIC and isinstance(body, dict):
+            there = await self.get(resource, name, namespace=namespace)
+            new = cast(list[Object], part(body, "status")["conditions"])
+            old = cast(list[Object], part(there, "status").get("conditions") or [])
+            kept = [one for one in old if one["type"] not in {two["type"] for two in new}]
+            body, type = {"status": {"conditions": [*kept, *new]}}, PatchType.MERGE  # noqa: A001
+        return await super().patch(resource, name, body, namespace=namespace, subresource=subresource, type=type)
+
+
+def aged(seconds: float, **more: object) -> dict[str, object]:
+    created = (NOW - datetime.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return pod(gpus=1, creationTimestamp=created, **more)  # type: ignore[arg-type]
+
+
+def bound(where: str, seconds: float = 1.0) -> dict[str, object]:
+    made = aged(seconds)
+    return {**made, "spec": {**cast("dict[str, object]", made["spec"]), "nodeName": where}}
+
+
+def said(there: World, asked: Object, sources: Sources | None = None) -> tuple[Reason, str]:
+    found = told(asked, there, sources)
+    assert found is not None
+    return found.reason, found.message
+
+
+def test_a_pod_without_models_is_told_nothing() -> None:
+    assert told(pod({}), world()) is None
+
+
+def test_each_state_has_its_words() -> None:
+    caches = {name: node_cache(name, {DIGEST: state}) for name, state in {"a": "Warm", "b": "Staging", "c": "Warm"}.items()}
+    assert said(world(), aged(1)) == (Reason.NOT_RESOLVED, "Resolving hf://org/llama@main")
+    assert said(world(artifact()), aged(1)) == (Reason.STAGING, "Resolved; no node has begun to stage it yet")
+    assert said(world(artifact(), caches["b"]), aged(1)) == (Reason.STAGING, "Staging on b, about 10 s left")
+    assert said(world(artifact(), *caches.values()), aged(1)) == (Reason.WARM, "Warm on 2 nodes")
+    assert said(world(artifact(), *caches.values()), bound("a")) == (Reason.WARM, "Warm on a")
+    assert said(world(artifact(), *caches.values()), bound("b"))[0] is Reason.STAGING
+
+
+def test_progress_and_source_are_said_where_they_are_known() -> None:
+    cache = node_cache("a", {DIGEST: "Staging"})
+    cache["spec"] = {"nodeUID": "u", "artifacts": [{"digest": DIGEST, "action": "Stage", "sources": [{"type": "Origin"}]}]}
+    sources = Sources(progress=lambda name, digest: 0.41 if (name, digest) == ("a", DIGEST) else None)
+    assert said(world(artifact(), cache), aged(1), sources)[1] == "Staging 41 % on a, about 10 s left, from origin"
+
+
+def test_failures_say_class_code_and_what_to_do() -> None:
+    failed = node_cache("a", {DIGEST: "Failed"}, code="NoCredentials")
+    reason, message = said(world(artifact(), failed), aged(1))
+    assert reason is Reason.DENIED
+    assert message.startswith("Staging failed on a: Denied, NoCredentials; ")
+    assert "prestage.dev/credentials" in message
+    both = world(artifact(), failed, node_cache("b", {DIGEST: "Staging"}))
+    assert said(both, aged(1))[0] is Reason.STAGING, "another node is at it"
+    assert said(both, bound("a"))[0] is Reason.DENIED
+
+
+def test_what_the_broker_refused_is_told_in_its_words() -> None:
+    def refusals(template: Template, model: ModelRequest) -> Refusal | None:
+        assert (template.hash, model.alias) == ("-", "llama")
+        return Refusal(error_class=ErrorClass.DENIED, code="NoGrant", message="no access to org/llama", hint="ask for it")
+
+    assert said(world(), aged(1), Sources(refusals=refusals)) == (Reason.DENIED, "llama: no access to org/llama; ask for it")
+
+
+def test_mistakes_that_passed_while_admission_was_away_are_told() -> None:
+    reason, message = said(world(), pod({"model.prestage.dev/a": "ref:a", "prestage.dev/layot": "x"}))
+    assert reason is Reason.MISCONFIGURED
+    assert "prestage.dev/layot: there is no such annotation; write for example" in message
+
+
+def test_being_late_is_told_with_its_cause() -> None:
+    slow = world(artifact(size=100_000_000_000), node_cache("a", {DIGEST: "Staging"}))
+    found = told(aged(1), slow)
+    assert found is not None
+    assert found.late_s is not None
+    assert round(found.late_s) == 851
+    assert found.because == "100.0 GB take longer at the rate of a"
+    found = told(aged(158), world(artifact(), node_cache("a", {DIGEST: "Warm"})))
+    assert found is not None
+    assert found.late_s == 8.0
+
+
+async def life(clock: Clock, *states: str) -> tuple[WithConditions, list[str]]:
+    """A pod through the states of its artifact on one node; the notes of its Events."""
+    api, there = WithConditions(), world(node("a"), artifact(), clock=clock)
+    recorder = Recorder(api, controller="test", instance="me")
+    sending = asyncio.create_task(recorder.run())
+    warmth = Warmth(api, there, recorder)
+    made = await api.create(PODS, aged(1))
+    for state in states:
+        put(there, node_cache("a", {DIGEST: state}))
+        stored = await api.get(PODS, "p", namespace="team-a")
+        put(
+            there, {**stored, "metadata": {**metadata_of(stored), "creationTimestamp": metadata_of(aged(1))["creationTimestamp"]}}
+        )
+        await warmth.look()
+        await warmth.look()
+    await recorder.drained()
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+    assert name_of(made) == "p"
+    return api, [str(one["note"]) for one in (await api.page(EVENTS)).items]
+
+
+def test_a_life_costs_a_write_for_each_change_and_an_event() -> None:
+    async def test() -> None:
+        api, notes = await life(Clock(), "Pending", "Staging", "Warm", "Warm")
+        assert sorted(notes) == ["Staging on a, about 10 s left", "Warm on 1 node"]
+        condition = condition_of(await api.get(PODS, "p", namespace="team-a"))
+        assert (condition["status"], condition["reason"], condition["message"]) == ("True", "Warm", "Warm on 1 node")
+        assert len(api.writes) == 1 + 2 + 2, "create, two conditions, two events"
+
+    run(test())
+
+
+def test_words_alone_are_written_once_more_and_not_again() -> None:
+    async def test() -> None:
+        clock = Clock()
+        api, there = (
+            WithConditions(),
+            world(node("a"), artifact(size=50_000_000_000), node_cache("a", {DIGEST: "Staging"}), clock=clock),
+        )
+        warmth = Warmth(api, there, Recorder(api, controller="test", instance="me"))
+        await api.create(PODS, aged(1))
+        put(there, aged(1))
+        for _ in range(20):
+            await warmth.look()
+            clock.at_s += 10
+        assert len([verb for verb, at in api.writes if at[0] is PODS and verb == "patch"]) == 2
+
+    run(test())
+
+
+def test_a_new_leader_does_not_say_again_what_stands_there() -> None:
+    async def test() -> None:
+        api, there = WithConditions(), world(node("a"), artifact(), node_cache("a", {DIGEST: "Warm"}))
+        await api.create(PODS, aged(1))
+        told_already = aged(1)
+        told_already["status"] = {"conditions": [{"type": "prestage.dev/Warm", "status": "True", "reason": "Warm"}]}
+        put(there, told_already)
+        await Warmth(api, there, Recorder(api, controller="test", instance="me")).look()
+        assert len(api.writes) == 1
+
+    run(test())
+
+
+def test_resolving_is_not_worth_a_write_at_first() -> None:
+    async def test() -> None:
+        for age, writes in ((1, 0), (5, 1)):
+            api, there = WithConditions(), world()
+            await api.create(PODS, aged(age))
+            put(there, aged(age))
+            await Warmth(api, there, Recorder(api, controller="test", instance="me")).look()
+            assert len(api.writes) - 1 == writes
+
+    run(test())
+
+
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.sampled_from(["Pending", "Staging", "Warm", "Failed", "Releasing"])),
+    st.sampled_from(["", "a", "z"]),
+    st.booleans(),
+)
+def test_any_mixture_of_states_has_words_and_true_only_where_it_is(states: dict[str, str], where: str, both: bool) -> None:
+    caches = [node_cache(name, {DIGEST: state, **({OTHER: "Warm"} if both else {})}) for name, state in states.items()]
+    asked = bound(where) if where else aged(1)
+    found = told(asked, world(artifact(), *caches))
+    assert found is not None
+    assert found.message
+    holders = [where] if where else list(states)
+    assert found.warm == any(states.get(name) == "Warm" for name in holders)
