@@ -18,7 +18,7 @@ from cluster.network import run
 from cluster.whole import Cluster
 from servers.programs import find
 
-HOUSE = Path(__file__).resolve().parents[2]
+CHART = Path(__file__).resolve().parents[2] / "daemonset" / "chart"
 IMAGE = "localhost/prestage"
 NAMESPACE = "prestage"
 ROOT = "/mnt/prestage/store"
@@ -45,7 +45,11 @@ class Installed:
         self.cluster.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=privileged")
         values = self._folder / "values.json"
         values.write_text(json.dumps(self.values()))
-        self.helm("install", "prestage", HOUSE / "daemonset" / "chart", "--values", values)
+        self.helm("install", "prestage", CHART, "--values", values)
+        self.all_ready()
+
+    def all_ready(self) -> None:
+        """Every workload of the chart."""
         for workload in (
             "daemonset/prestage-node",
             *(f"deployment/prestage-{one}" for one in ("broker", "admission", "planner")),

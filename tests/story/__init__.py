@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.installed import IMAGE, Installed
+from cluster.rights import Audit
 from cluster.whole import Cluster
 from servers.versitygw import Versitygw
 
@@ -20,8 +21,9 @@ SIZE_BYTES = 48 << 20
 SERVER = """
 import hashlib, http.server, json, os, pathlib
 root = pathlib.Path("/models/llama")
-from prestage.loader import safe_open
-sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(root.iterdir())}
+def read():
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(root.iterdir())}
+read()
 try:
     (root / "new").write_text("x")
     wrote = "written"
@@ -29,6 +31,7 @@ except OSError as exc:
     wrote = exc.strerror
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        sums = read()
         body = json.dumps({"sums": sums, "uid": os.getuid(), "wrote": wrote}).encode()
         self.send_response(200); self.end_headers(); self.wfile.write(body)
     def log_message(self, *_): pass
@@ -43,6 +46,7 @@ class Story:
     cluster: Cluster
     origin: Versitygw
     installed: Installed
+    audit: Audit
     sums: dict[str, str]
 
     def pods(self, app: str) -> list[dict[str, Any]]:

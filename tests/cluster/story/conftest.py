@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from story import Story, uploaded
 
 from cluster.installed import Installed
+from cluster.rights import Audit
 from cluster.whole import Cluster
 from prestage.kubectl.cli import kubectl_prestage
 from servers.fixtures import require
@@ -19,7 +20,11 @@ from servers.versitygw import Versitygw
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     require("kubernetes-node", "helm", "versitygw")
     folder = tmp_path_factory.mktemp("story")
-    with Cluster(folder / "cluster", services=True) as cluster, Versitygw(folder / "s3", host=cluster.ip) as origin:
+    audit = Audit(folder / "audit")
+    with (
+        Cluster(folder / "cluster", services=True, flags=audit.flags) as cluster,
+        Versitygw(folder / "s3", host=cluster.ip) as origin,
+    ):
         sums = uploaded(origin)
         s3 = {
             "endpoint": origin.url,
@@ -36,4 +41,4 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             f"--from-literal=AWS_SECRET_ACCESS_KEY={origin.secret_key}",
         )
         cluster.kubectl("create", "secret", "generic", "s3", "-n", "demo", *keys)
-        yield Story(cluster, origin, installed, sums)
+        yield Story(cluster, origin, installed, audit, sums)

@@ -9,7 +9,23 @@ import pytest
 from click.testing import CliRunner, Result
 from story import REF, Story, deployment
 
+from cluster.installed import CHART
+from cluster.rights import Right, stated
 from prestage.kubectl.cli import kubectl_prestage
+
+NOT_IN_THIS_STORY = {
+    Right("admission", "create", "", "configmaps"): "asked for when a patch applies what is not there: the audit says patch",
+    Right("admission", "patch", "", "pods"): "gates are taken off by admission while no planner leads",
+    Right("admission", "update", "", "secrets"): "its certificate is rotated",
+    Right("broker", "create", "", "configmaps"): "as for admission",
+    Right("broker", "read", "coordination.k8s.io", "leases"): "another replica resolves the same ref just now",
+    Right("broker", "update", "", "secrets"): "as for admission",
+    Right("broker", "update", "prestage.dev", "artifacts"): "a second ref of an artifact leaves its trace on the object",
+    Right("planner", "create", "prestage.dev", "nodecaches"): "as for admission",
+    Right("planner", "delete", "prestage.dev", "nodecaches"): "a node goes",
+    Right("planner", "patch", "events.k8s.io", "events"): "an event comes again",
+    Right("planner", "patch", "prestage.dev", "stagedmodels/status"): "there is no StagedModel",
+}
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("kubernetes-node", "helm", "versitygw")]
 
@@ -62,6 +78,35 @@ def test_the_next_pod_starts_warm_while_the_origin_is_down(chat: Story) -> None:
     assert volume["csi"]["volumeAttributes"]["artifact.prestage.dev/llama"].startswith("sha256:")
     assert "schedulingGates" not in pods[1]["spec"]
     assert seconds < 15.0
+
+
+def test_an_upgrade_and_a_rollback_keep_mounts_and_warmth_and_a_pod_in_the_middle_starts(chat: Story) -> None:
+    """The origin is frozen: not a byte is fetched again."""
+    change = ("--reuse-values", "--set-string", "node.podAnnotations.upgraded=yes,control.podAnnotations.upgraded=yes")
+    chat.origin.program.pause()
+    try:
+        for words, replicas in ((("upgrade", "prestage", CHART, *change), 3), (("rollback", "prestage", "1"), 4)):
+            chat.installed.helm(*words)
+            chat.cluster.kubectl("scale", "deployment/chat", "-n", "demo", f"--replicas={replicas}")
+            chat.available("chat", timeout_s=120)
+            chat.installed.all_ready()
+            pods = chat.pods("chat")
+            assert [chat.answer(pod)["sums"] for pod in pods] == [chat.sums] * replicas
+            assert all(status["restartCount"] == 0 for pod in pods for status in pod["status"]["containerStatuses"])
+    finally:
+        chat.origin.program.resume()
+    [node] = json.loads(prestage(chat, "nodes", "--json").stdout)
+    assert (node["ready"], node["warm"]) == ("True", 1)
+
+
+def test_every_right_that_is_used_was_given_and_what_was_given_is_used(chat: Story) -> None:
+    done, refused = chat.audit.seen()
+    assert refused == set()
+    given = {right for right in stated() if right.part != "uninstall"}
+    assert done - given == set()
+    unused = {right.power for right in given} - {right.power for right in done}
+    assert sorted(unused - set(NOT_IN_THIS_STORY)) == []
+    assert sorted(set(NOT_IN_THIS_STORY) - {right.power for right in given}) == [], "these are not given: take them off the list"
 
 
 def test_an_uninstall_is_refused_while_models_are_mounted_and_then_leaves_the_kinds_and_the_store(chat: Story) -> None:

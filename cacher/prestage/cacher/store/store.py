@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -428,8 +427,6 @@ class Store:
             NotFound: one is not staged.
             Corrupt: one is damaged.
         """
-        if terms.kind == "run" and terms.pid is None:
-            terms = replace(terms, pid=os.getpid())
         with gate(self._parts.layout.gate):
             tree = self._parts.trees.make(parts, terms, is_flat=is_flat)
         for part in parts:
