@@ -6,6 +6,8 @@ Ways in are chosen by labels of a test's namespace: `test.prestage.dev/webhook`,
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import copy
 import datetime
 import hashlib
@@ -13,7 +15,8 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 from urllib.request import urlopen
@@ -23,9 +26,14 @@ from pods import objects
 from cluster.apiserver import ApiServer
 from cluster.processes import Processes, steady_port
 from prestage.control.admission.manifests import Client, manifests
-from prestage.control.admission.rbac import RULES
+from prestage.control.admission.rbac import LEADER_RULES, RULES
+from prestage.control.beside import steer
+from prestage.control.gates.world import World
+from prestage.kube.client import KubeApi
+from prestage.kube.events import Recorder
 from prestage.kube.ports import Object
 from prestage.kube.rbac import Rule, policy_rules
+from prestage.kube.settings import KubeSettings
 
 OURS = "prestage"
 _NUMBERS = itertools.count(1)
@@ -201,3 +209,33 @@ class Scene:
     def _status(self, kind: str, name: str, status: Mapping[str, object], *more: str) -> None:
         patch = json.dumps({"status": status})
         self.api.kubectl("patch", kind, name, *more, "--subresource=status", "--type=merge", "-p", patch)
+
+
+@contextlib.contextmanager
+def leader(api: ApiServer) -> Iterator[World]:
+    """`steer` on a loop of its own, as the planner's service account."""
+    account(api, "prestage-planner", LEADER_RULES)
+    settings = KubeSettings(kubeconfig=kubeconfig_of(api, "prestage-planner"))
+    world, loop = World(OURS), asyncio.new_event_loop()
+
+    async def work() -> None:
+        async with await KubeApi.connect(settings) as client, asyncio.TaskGroup() as group:
+            recorder = Recorder(client, controller="prestage.dev/planner", instance="planner-1")
+            for service in (world.follow(client), recorder.run(), steer(client, world, recorder)):
+                group.create_task(service)
+
+    def run() -> None:
+        asyncio.set_event_loop(loop)
+        with contextlib.suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
+        loop.close()
+
+    task = loop.create_task(work())
+    thread = threading.Thread(target=run, name="leader")
+    thread.start()
+    try:
+        api.processes.wait_for(lambda: world.whole, what="the mirrors")
+        yield world
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join(10)

@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
+import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as StillAsking
@@ -29,10 +32,11 @@ from prestage.cacher.net.config import NetConfig
 from prestage.cacher.net.policy import AddressPolicy
 from prestage.cacher.net.ports import HttpRequest, Reply, ResponseHead
 from prestage.cacher.origins.answers import common_verdict, said
-from prestage.cacher.origins.ports import Next, Selection, Verdict
+from prestage.cacher.origins.ports import FileRead, Next, Selection, Verdict
 from prestage.cacher.refs import ArtifactRef
 from prestage.cacher.transfer.ports import Cancelled
 from prestage.wire.broker_client import refusal_of
+from prestage.wire.contents import as_request
 
 _T = TypeVar("_T")
 MARGIN_S = 30.0
@@ -127,6 +131,10 @@ class Senders:
             net = replace(net, ca_bundle=bundle)
         return HttpClient(net, policy)
 
+    def contents(self) -> Path:
+        """A new folder, 0700, for content that came in answers; whoever asked removes it."""
+        return Path(tempfile.mkdtemp(prefix="contents-", dir=self._folder))
+
     def close(self) -> None:
         """Drop what is idle."""
         with self._lock:
@@ -143,6 +151,7 @@ class BrokerOrigin:
         self._fetches: dict[str, Fetch] = {}
         self._got_at: dict[str, float] = {}
         self._answer: FetchesAnswer | None = None
+        self._contents: Path | None = None
         self.client = _Sender(self._sender, senders.of(None).policy)
 
     def _sender(self) -> HttpClient:
@@ -158,13 +167,18 @@ class BrokerOrigin:
             raise Denied(f"{self._artifact} is of files of some machine: no node serves those", hint="publish it to an origin")
         return manifest
 
-    def request(self, manifest: Manifest, file: FileEntry) -> HttpRequest:
-        """As the broker said it, while it is good."""
+    def request(self, manifest: Manifest, file: FileEntry) -> HttpRequest | FileRead:
+        """As the broker said it, while it is good; a small file that came with the answer is read from where we put it."""
         with self._lock:  # one question at a time: the next thread finds the answer
             fetch = self._fetches.get(file.path)
             if fetch is None or not _is_good(fetch, time.time()):
                 fetch = self._ask(manifest, file)
-        return HttpRequest(fetch.url, fetch.headers)
+            if fetch.body is None:
+                return HttpRequest(fetch.url, fetch.headers)
+            if self._contents is None:
+                self._contents = self._senders.contents()
+                weakref.finalize(self, shutil.rmtree, self._contents, ignore_errors=True)
+            return as_request(fetch, self._contents)
 
     def _ask(self, manifest: Manifest, file: FileEntry) -> Fetch:
         now = time.time()

@@ -146,7 +146,9 @@ class NodeSync:
             log("node_cache_unreadable", level=logging.ERROR, fields={"message": str(exc)})
             return
         self._has_object = True
-        if found.status is not None and self._written.status is None:
+        if found.status is None:
+            self._written = Written()  # a new object: it has been told nothing
+        elif self._written.status is None:
             self._written = Written(found.status)
         if not found.spec.artifacts:
             log("node_cache_empty", fields={"node": self._settings.node})

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import threading
 import time
-from collections.abc import Iterator
 from typing import cast
 
 import pytest
@@ -15,15 +13,11 @@ from click.testing import CliRunner
 from pods.objects import KUEUE, LLAMA
 
 from cluster.apiserver import ApiServer
-from cluster.pods import OURS, Admission, Scene, account, created, kubeconfig_of, opened
-from prestage.control.admission.rbac import LEADER_RULES
-from prestage.control.beside import steer
+from cluster.pods import Admission, Scene, created, leader, opened
 from prestage.control.cli import control
 from prestage.control.gates.preference import place
-from prestage.control.gates.world import World
 from prestage.control.podspec import gates_of
 from prestage.kube.client import KubeApi
-from prestage.kube.events import Recorder
 from prestage.kube.ports import Object, Selection
 from prestage.kube.resources import NODE_CACHES, PODS
 from prestage.kube.settings import KubeSettings
@@ -31,36 +25,6 @@ from prestage.kubectl.cli import kubectl_prestage
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("kubernetes")]
 GATE: Object = {"name": "prestage.dev/warm"}
-
-
-@contextlib.contextmanager
-def leader(api: ApiServer) -> Iterator[World]:
-    """`steer` on a loop of its own, as the planner's service account."""
-    account(api, "prestage-planner", LEADER_RULES)
-    settings = KubeSettings(kubeconfig=kubeconfig_of(api, "prestage-planner"))
-    world, loop = World(OURS), asyncio.new_event_loop()
-
-    async def work() -> None:
-        async with await KubeApi.connect(settings) as client, asyncio.TaskGroup() as group:
-            recorder = Recorder(client, controller="prestage.dev/planner", instance="planner-1")
-            for service in (world.follow(client), recorder.run(), steer(client, world, recorder)):
-                group.create_task(service)
-
-    def run() -> None:
-        asyncio.set_event_loop(loop)
-        with contextlib.suppress(asyncio.CancelledError):
-            loop.run_until_complete(task)
-        loop.close()
-
-    task = loop.create_task(work())
-    thread = threading.Thread(target=run, name="leader")
-    thread.start()
-    try:
-        api.processes.wait_for(lambda: world.whole, what="the mirrors")
-        yield world
-    finally:
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join(10)
 
 
 @pytest.fixture

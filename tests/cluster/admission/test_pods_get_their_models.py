@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
+import time
 from typing import cast
 
 import pytest
@@ -260,7 +262,12 @@ def test_two_replicas_share_one_certificate_and_either_may_go(admission: Admissi
         assert admission.bundle() == bundle
     finally:
         admission.register()
+        admission.processes.signal("second", signal.SIGTERM)
+        began_s = time.monotonic()
+        while admission.metric(MOUNT, "second") is not None and time.monotonic() < began_s + 10:
+            time.sleep(0.05)
         admission.kill("second")
+    assert time.monotonic() - began_s < 5
     volumes = volumes_of(created(api, namespace, named(pod(ASKS), "by-the-first")))
     assert any(map(is_ours, volumes))
 

@@ -87,6 +87,11 @@ class World(Standing):
         body = {"apiVersion": "prestage.dev/v1alpha1", "kind": "NodeCache", "metadata": {"name": self.node}, "spec": spec}
         assert self.api.ask(path, method="PATCH", body=body, kind="application/apply-patch+yaml") is not None
 
+    def staged(self, model: Model, timeout_s: float = 240) -> None:
+        """Returns once it is, as long as that takes on a busy disk."""
+        AgentClient(self.parts.agent_socket).call("POST", "/v1/stages", {"ref": model.artifact, "keep": True})
+        self.parts.agent.wait_for("staged", artifact=model.artifact, timeout_s=timeout_s)
+
     def serve_again(self, model: Model) -> None:
         """Its origin has it (again)."""
         self.broker.serve(model)

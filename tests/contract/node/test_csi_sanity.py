@@ -81,7 +81,7 @@ class Controller:
         return self._made.ControllerGetCapabilitiesResponse(capabilities=[one])
 
     @contextmanager
-    def serving(self, path: Path) -> Iterator[None]:
+    def serving(self, path: Path, driver: Path) -> Iterator[None]:
         def method(call: Callable[[Any, Any], Any], takes: str) -> Any:
             reads = getattr(self._made, takes).FromString
             return grpc.unary_unary_rpc_method_handler(
@@ -94,15 +94,24 @@ class Controller:
             "ValidateVolumeCapabilities": method(self.validate, "ValidateVolumeCapabilitiesRequest"),
             "ControllerGetCapabilities": method(self.capabilities, "ControllerGetCapabilitiesRequest"),
         }
-        with ThreadPoolExecutor(4) as threads:
+        with ThreadPoolExecutor(4) as threads, grpc.insecure_channel(f"unix:{driver}") as channel:
             server = grpc.server(threads)
-            server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("csi.v1.Controller", methods)])
+            names = ("GetPluginInfo", "GetPluginCapabilities", "Probe")
+            identity = {name: passed_on(channel, f"/csi.v1.Identity/{name}") for name in names}
+            for service, handlers in (("csi.v1.Controller", methods), ("csi.v1.Identity", identity)):
+                server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
             server.add_insecure_port(f"unix:{path}")
             server.start()
             try:
                 yield
             finally:
                 server.stop(0).wait(10)
+
+
+def passed_on(channel: Any, method: str) -> Any:
+    """What the driver itself answers: csi-sanity asks the controller's socket who it is."""
+    ask = channel.unary_unary(method)
+    return grpc.unary_unary_rpc_method_handler(lambda raw, context: ask(raw, timeout=10))
 
 
 def test_csi_sanity_passes(world: World, tmp_path: Path) -> None:
@@ -119,7 +128,7 @@ def test_csi_sanity_passes(world: World, tmp_path: Path) -> None:
     folder.mkdir()
     argv: list[str | Path] = [sanity, f"-csi.endpoint=unix://{world.parts.endpoint}", f"-csi.controllerendpoint=unix://{socket}"]
     argv += [f"-csi.secrets={secrets}", f"-csi.mountdir={folder}/mount", f"-csi.stagingdir={folder}/staging", "-ginkgo.no-color"]
-    with Controller(messages(tmp_path), context).serving(socket):
+    with Controller(messages(tmp_path), context).serving(socket, world.parts.endpoint):
         done = subprocess.run(argv, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout[-6000:]
     passed = int(done.stdout.rpartition(" Passed")[0].split()[-1])

@@ -29,7 +29,8 @@ def test_a_hundred_publishes_of_a_thousand_files_leave_nothing(world: World) -> 
     uid = world.pods.make("many")
     context = world.pods.context("many", uid, {"model.prestage.dev/m": REF, "artifact.prestage.dev/m": model.artifact})
     token, target = tokens(world.pods.token("many", uid)), world.pods.target(uid)
-    world.driver.publish(target, context, secrets=token, timeout_s=100)
+    world.staged(model)
+    world.driver.publish(target, context, secrets=token, timeout_s=60)
     world.driver.unpublish(target)
     processes = [part.process.pid for part in (world.parts.csi, world.parts.agent) if part.process is not None]
     mounts = len(mount_table())

@@ -150,6 +150,20 @@ def test_a_staged_model_of_others_is_neither_used_nor_told_of_without_a_grant(cl
     play(cluster, tmp_path, test)
 
 
+def test_a_grant_leads_around_nobodys_own_wall(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.model("team-a", "public", source="hf://org/public")
+    cluster.grant("team-a", "all", to="public", namespace="team-b")
+    cluster.policy("b-may", [("huggingface", "meta/*")], {"team": "team-b"})
+
+    async def test(broker: Broker) -> None:
+        ask = broker.planner.resolve
+        assert (await ask(wish("ref:public"))).files == len(MODEL)
+        said = await no(Denied, "OriginNotAllowed", ask(wish("ref:team-a/public", namespace="team-b")))
+        assert "CachePolicy b-may" in said
+
+    play(cluster, tmp_path, test)
+
+
 def test_another_origin_that_states_the_same_digest_is_another_artifact(cluster: Cluster, hub: Hub, tmp_path: Path) -> None:
     """team-b offers other bytes under the names and digests of team-a's; its manifest is its own, and so is what is fetched."""
     repository(hub, "evil/copy", dict(MODEL))

@@ -8,12 +8,15 @@ from typing import cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pods.objects import DIGEST, LLAMA, OTHER, container, pod
+from pods.objects import DIGEST, LLAMA, OTHER, artifact, container, node, node_cache, pod
 from pods.patching import patched
+from pods.worlds import world
 
 from prestage.api.annotations import Mistakes, parse
+from prestage.control.admission.judgement import Judge
 from prestage.control.admission.mistakes import examined
 from prestage.control.admission.mutation import MODULES_PATH, VOLUME, Additions, mutated
+from prestage.control.admission.review import Question
 from prestage.control.patches import difference
 from prestage.control.podspec import annotations_of, containers_of, gates_of, volumes_of
 from prestage.kube.ports import Object
@@ -207,3 +210,11 @@ def test_twice_is_once_and_nothing_random_makes_it_fail(asked: Tree, more: Addit
     assert patched(asked, difference(asked, once)) == once
     again = mutated(once, examined(once), more)
     assert difference(once, again) == []
+
+
+@given(pods, st.booleans())
+def test_no_random_pod_makes_admission_fail(asked: Tree, whole: bool) -> None:
+    there = world(node("a"), node_cache("a", {DIGEST: "Warm"}), artifact(), whole=whole)
+    question = Question("u1", "Pod", "CREATE", "team-a", asked, None, False)
+    assert Judge(there).pod(question).kind in ("patched", "passed", "refused")
+    Judge(there).workload(Question("u1", "Job", "CREATE", "team-a", {"spec": {"template": asked}}, None, False))

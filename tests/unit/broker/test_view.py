@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -10,8 +11,9 @@ from brokers import Cluster
 
 from prestage.api.artifacts import TemplateUse
 from prestage.cacher.manifest import FileEntry, manifest_of
-from prestage.control.broker.records import Records
+from prestage.control.broker.records import Records, artifact_object
 from prestage.control.broker.refusals import No
+from prestage.control.broker.shelf import Shelf
 from prestage.control.broker.sources import Trace
 from prestage.control.broker.view import View
 from prestage.kube.answers import Backoff
@@ -71,8 +73,9 @@ def test_it_follows_what_changes_and_what_cannot_be_read_opens_nothing() -> None
         await view.synced.wait()
         assert [one.metadata.name for one in view.origins()] == ["s3"]
         assert [one.metadata.name for one in view.policies()] == ["wall"]
-        assert [one.metadata.name for one in view.grants("team-a")] == ["g"]
-        assert view.grants("team-b") == []
+        assert [one.metadata.name for one in view.grants("team-a", "m", "team-b")] == ["g"]
+        for other in (("team-b", "m", "team-b"), ("team-a", "n", "team-b"), ("team-a", "m", "team-c")):
+            assert view.grants(*other) == []
         await Records(cluster).write(MANIFEST, "team-a", "hf://o/n", Trace(ref="hf://o/n"), [USE])
         await until(lambda: view.shelf.recorded("team-a", "u", "h", "llama", "hf://o/n") is not None)
         await cluster.create(ORIGINS, {"metadata": {"name": "broken"}, "spec": {"type": "Tape"}})
@@ -81,7 +84,7 @@ def test_it_follows_what_changes_and_what_cannot_be_read_opens_nothing() -> None
         await cluster.create(CACHE_POLICIES, {"metadata": {"name": "broken"}, "spec": {"namespaceSelector": 1}})
         await until(lambda: _raises(view))
         assert [one.metadata.name for one in view.origins()] == ["s3"]
-        assert [one.metadata.name for one in view.grants("team-a")] == ["g"]
+        assert [one.metadata.name for one in view.grants("team-a", "m", "team-b")] == ["g"]
         with pytest.raises(No, match="BrokenModel"):
             await view.fresh_model("team-a", "broken")
         name = MANIFEST.artifact.replace(":", "-")
@@ -91,6 +94,34 @@ def test_it_follows_what_changes_and_what_cannot_be_read_opens_nothing() -> None
         await until(lambda: not view.labels("team-a"))
         with pytest.raises(No, match="NotEnabled"):
             await view.check_enabled("team-a")
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+    run(test())
+
+
+def test_ten_thousand_objects_of_one_tenant_cost_the_others_nothing() -> None:
+    cluster = Cluster()
+    cluster.namespace("team-a")
+    cluster.grant("team-a", "g", to="m", namespace="team-b")
+    spec = {"from": [{"namespace": "team-c", "serviceAccount": "*"}], "to": [{"name": "m"}]}
+    shelf = Shelf()
+
+    async def test() -> None:
+        for number in range(5_000):
+            head = {"name": f"g{number}", "namespace": "team-a"}
+            await cluster.create(STAGED_MODEL_GRANTS, {"metadata": head, "spec": spec})
+            manifest = manifest_of("hf:https://h/o/n", "", [FileEntry("a", number)])
+            shelf.put(artifact_object(manifest, "team-a", "hf://o/n", Trace(ref="hf://o/n")))
+        view = View(cluster)
+        following = asyncio.create_task(view.run())
+        await view.synced.wait()
+        began = time.process_time()
+        for _ in range(10):
+            assert len(view.grants("team-a", "m", "team-b")) == 1
+            assert shelf.recorded("team-a", "u", "h", None, None) is None
+            assert shelf.of("team-b") == ()
+        assert (time.process_time() - began) / 10 < 0.05
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
 

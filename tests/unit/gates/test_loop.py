@@ -151,8 +151,7 @@ def test_on_timeout_fail_fails_the_pod() -> None:
         gates = Gates(api, there)
         assert gates.steps() == []
         clock.at_s += 151
-        for step in gates.steps():
-            await gates._take(step)
+        await gates.take(gates.steps())
         status = part(await api.get(PODS, "p", namespace="team-a"), "status")
         assert (status["phase"], status["reason"]) == ("Failed", "NotWarmInTime")
         assert "prestage.dev/gate-timeout (150 s)" in str(status["message"])
@@ -166,11 +165,26 @@ def test_a_patch_meant_for_another_pod_of_that_name_does_nothing() -> None:
         await api.create(PODS, gated())
         there = world(artifact(), gated())  # another UID
         gates = Gates(api, there)
-        [step] = gates.steps()
-        await gates._take(step)
+        await gates.take(gates.steps())
         assert gates_of(await api.get(PODS, "p", namespace="team-a")) == ["prestage.dev/warm"]
+
+    run(test())
+
+
+def test_what_the_api_server_does_not_take_is_tried_again_a_little_later() -> None:
+    async def test() -> None:
+        api, clock = FakeApi(), Clock()
+        made = await api.create(PODS, gated())
+        there = world(artifact(), clock=clock)
+        put(there, made)
+        gates = Gates(api, there)
         api.fail = [Unreachable("away")]
-        await gates._take(step)
+        await gates.take(gates.steps())
+        assert gates.steps() == []
+        clock.at_s += 2.1
+        await gates.take(gates.steps())
+        assert gates_of(await api.get(PODS, "p", namespace="team-a")) == []
+        assert gates.steps() == [], "it was released: its change is on its way"
 
     run(test())
 

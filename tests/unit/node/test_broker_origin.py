@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from prestage.cacher.manifest import FileEntry, Manifest, manifest_of
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.net.policy import AddressPolicy
 from prestage.cacher.net.ports import AddressRefused, HttpRequest, ResponseHead
-from prestage.cacher.origins.ports import Next, Selection
+from prestage.cacher.origins.ports import FileRead, Next, Selection
 from prestage.cacher.refs import ArtifactRef
 from prestage.cacher.transfer.ports import Cancelled
 from prestage.node.broker_origin import Asking, BrokerOrigin, Senders
@@ -82,6 +83,25 @@ def world(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> Iterator[World]:
     senders.close()
 
 
+def url_of(origin: BrokerOrigin, file: FileEntry) -> str:
+    request = origin.request(MANIFEST, file)
+    assert isinstance(request, HttpRequest)
+    return request.url
+
+
+def test_content_that_comes_with_the_answer_is_read_from_a_file_that_goes_with_the_stage(world: World, tmp_path: Path) -> None:
+    origin = world.origin()
+    url_of(origin, FILES[0])
+    origin._fetches["000.bin"] = Fetch(path="000.bin", url="", body=b"0123456789")
+    read = origin.request(MANIFEST, FILES[0])
+    assert isinstance(read, FileRead)
+    assert Path(read.path).read_bytes() == b"0123456789"
+    assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == ["contents"]
+    del origin
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_manifest_is_what_its_name_says_or_nothing(world: World) -> None:
     assert world.origin().resolve(Selection()) == MANIFEST
     other = manifest_of("s3:https://s3.test/other", "", FILES[:1])
@@ -98,32 +118,32 @@ def test_files_of_a_machine_are_refused_whoever_names_them(world: World) -> None
 
 def test_fetches_are_asked_for_many_at_once_and_kept_while_they_are_good(world: World) -> None:
     origin = world.origin()
-    urls = [origin.request(MANIFEST, file).url for file in FILES]
+    urls = [url_of(origin, file) for file in FILES]
     assert [len(paths) for paths in world.broker.asked] == [256, 44]
     assert urls[0].endswith("000.bin?1")
-    assert [origin.request(MANIFEST, file).url for file in FILES] == urls
+    assert [url_of(origin, file) for file in FILES] == urls
     assert len(world.broker.asked) == 2
 
 
 def test_what_is_about_to_expire_is_asked_for_anew(world: World) -> None:
     world.broker.lasting_s = 20.0
     origin = world.origin()
-    assert origin.request(MANIFEST, FILES[0]).url != origin.request(MANIFEST, FILES[0]).url
+    assert url_of(origin, FILES[0]) != url_of(origin, FILES[0])
     world.broker.lasting_s = None
     origin = world.origin()
-    assert origin.request(MANIFEST, FILES[0]).url == origin.request(MANIFEST, FILES[0]).url
+    assert url_of(origin, FILES[0]) == url_of(origin, FILES[0])
 
 
 def test_a_refused_fetch_is_asked_for_anew_unless_it_is_new(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     origin = world.origin()
-    url = origin.request(MANIFEST, FILES[0]).url
+    url = url_of(origin, FILES[0])
     expired = ResponseHead(403, {})
     assert origin.judge(FILES[0], expired, b"").next is Next.FATAL
     began = time.time()
     monkeypatch.setattr("prestage.node.broker_origin.time.time", lambda: began + 100)
     assert origin.judge(FILES[0], expired, b"").next is Next.REFRESH
     origin.refresh(FILES[0])
-    assert origin.request(MANIFEST, FILES[0]).url != url
+    assert url_of(origin, FILES[0]) != url
     assert origin.judge(FILES[0], expired, b"").next is Next.FATAL
     assert origin.judge(FILES[0], ResponseHead(404, {}), b"").next is Next.CHANGED
     assert origin.judge(FILES[0], ResponseHead(503, {}), b"").next is Next.RETRY

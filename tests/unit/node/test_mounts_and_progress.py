@@ -49,11 +49,16 @@ def tree(hold: str, *, this_boot: bool, held_s: float) -> TreeView:
 def test_a_hold_goes_once_it_is_bound_nowhere_for_long_enough() -> None:
     other = "mount-ffffffffffffffff"
     table = list(parse(LINE))
-    assert to_drop([tree(HOLD, this_boot=True, held_s=1e6)], table, 1e6) == []  # it is bound
-    assert to_drop([tree(other, this_boot=True, held_s=100)], table, 1e6) == []  # a publish may be about to bind it
-    assert to_drop([tree(other, this_boot=True, held_s=181)], table, 1e6) == [other]
-    assert to_drop([tree(other, this_boot=False, held_s=1e6)], table, 599) == []  # the kubelet may mount it again
-    assert to_drop([tree(other, this_boot=False, held_s=1e6)], table, 601) == [other]
+
+    def dropped(one: TreeView, uptime_s: float = 1e6, *, there: bool = False) -> list[str]:
+        return to_drop([one], table, uptime_s, is_there=lambda target: there)
+
+    assert dropped(tree(HOLD, this_boot=True, held_s=1e6)) == []  # it is bound
+    assert dropped(tree(other, this_boot=True, held_s=100)) == []  # a publish may be about to bind it
+    assert dropped(tree(other, this_boot=True, held_s=181)) == [other]
+    assert dropped(tree(other, this_boot=True, held_s=181), there=True) == []  # the kubelet is not done with it
+    assert dropped(tree(other, this_boot=False, held_s=1e6), 599) == []  # the kubelet may mount it again
+    assert dropped(tree(other, this_boot=False, held_s=1e6), 601, there=True) == [other]
 
 
 def test_people_read_how_far_it_is() -> None:

@@ -19,6 +19,7 @@ from prestage.control.gates.world import World
 from prestage.control.podspec import part
 from prestage.control.warmth.condition import Reason, Sources, told
 from prestage.control.warmth.reporting import Warmth, condition_of
+from prestage.kube.errors import Unreachable
 from prestage.kube.events import Recorder
 from prestage.kube.ports import Object, PatchType, Resource, metadata_of, name_of
 from prestage.kube.resources import EVENTS, PODS
@@ -176,6 +177,24 @@ def test_words_alone_are_written_once_more_and_not_again() -> None:
             await warmth.look()
             clock.at_s += 10
         assert len([verb for verb, at in api.writes if at[0] is PODS and verb == "patch"]) == 2
+
+    run(test())
+
+
+def test_what_the_api_server_does_not_take_is_tried_again_a_little_later() -> None:
+    async def test() -> None:
+        clock = Clock()
+        api, there = WithConditions(), world(node("a"), artifact(), node_cache("a", {DIGEST: "Warm"}), clock=clock)
+        await api.create(PODS, aged(1))
+        put(there, aged(1))
+        warmth = Warmth(api, there, Recorder(api, controller="test", instance="me"))
+        api.fail = [Unreachable("away")]
+        for _ in range(3):
+            await warmth.look()
+        assert len(api.writes) == 1
+        clock.at_s += 11
+        await warmth.look()
+        assert condition_of(await api.get(PODS, "p", namespace="team-a"))["status"] == "True"
 
     run(test())
 

@@ -14,6 +14,7 @@ import resource
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import NoReturn, Protocol
 
@@ -38,6 +39,7 @@ from prestage.cacher.origins import open_origin
 from prestage.cacher.origins.huggingface import endpoint_of
 from prestage.cacher.origins.ports import Origin
 from prestage.cacher.refs import ArtifactRef, Ref
+from prestage.cacher.serving.config import ServingConfig
 from prestage.cacher.serving.supervisor import Serving
 from prestage.cacher.staging import Stager
 from prestage.cacher.store.budget import Policy
@@ -123,14 +125,8 @@ class _Agent:
             closing.callback(client.close)
             engine = Engine(config.limits, RateLimit(config.rate))
             closing.callback(engine.close)
-
-            def opening(ref: Ref, cancel: threading.Event) -> Origin:
-                if companion is not None and isinstance(ref, ArtifactRef):
-                    return companion.open_artifact(ref, cancel)
-                return open_origin(ref, client=client, environ=os.environ, cancel=cancel)
-
             stager = Stager(store, engine, client)
-            stages = Stages(stager, opening, store.wishes, config, group=group)
+            stages = Stages(stager, _opening(companion, client), store.wishes, config, group=group)
             closing.callback(stages.close)
             service = Service(store, stages, config, loop)
             closing.callback(service.close)
@@ -149,9 +145,7 @@ class _Agent:
                 group.create_task(IdleConnections(server, config.idle_connection_s).run()),
             ]
             if config.serving is not None:
-                service.serving = serving = Serving(config.serving)
-                closing.callback(serving.stop, _CLOSE_S)
-                await asyncio.to_thread(serving.start)
+                serving = await self._serve_peers(closing, service, config.serving)
                 if config.serving_rate is not None:
                     services.append(group.create_task(care.follow_serving_rate(serving, config.serving_rate)))
             if companion is not None:
@@ -202,6 +196,12 @@ class _Agent:
         log("agent_ended", fields={"seconds": round(time.monotonic() - began, 3), "cut_off": True})
         os._exit(0)
 
+    async def _serve_peers(self, closing: AsyncExitStack, service: Service, config: ServingConfig) -> Serving:
+        service.serving = serving = Serving(config)
+        closing.callback(serving.stop, _CLOSE_S)
+        await asyncio.to_thread(serving.start)
+        return serving
+
     async def _listen(self, closing: AsyncExitStack, service: Service) -> web.Server:
         config = self._config
         api = Api(service, config, ROUTES)
@@ -229,6 +229,17 @@ class _Agent:
             service.metrics_address = "{}:{}".format(*metrics.addresses[0][:2])
         assert runner.server is not None
         return runner.server
+
+
+def _opening(companion: Companion | None, client: HttpClient) -> Callable[[Ref, threading.Event], Origin]:
+    """Where bytes come from: of an artifact by its digest, where the companion says."""
+
+    def opening(ref: Ref, cancel: threading.Event) -> Origin:
+        if companion is not None and isinstance(ref, ArtifactRef):
+            return companion.open_artifact(ref, cancel)
+        return open_origin(ref, client=client, environ=os.environ, cancel=cancel)
+
+    return opening
 
 
 def _open_store(config: AgentConfig, policy: Policy | None, leaving: threading.Event) -> Store:

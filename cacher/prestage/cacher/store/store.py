@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -152,8 +151,6 @@ class Store:
         """What is done about wrong bytes; the owner's."""
         return Damage(self._parts, self._owned.lock, heal=self.publish_view)
 
-    # -- what is known of artifacts
-
     @disk_errors()
     def put_manifest(self, manifest: Manifest) -> ArtifactId:
         """Keep a manifest. Idempotent, durable."""
@@ -239,8 +236,6 @@ class Store:
             if blob is not None:
                 room.claim(manifest.artifact, blob)
             return blob
-
-    # -- fetching
 
     @disk_errors()
     def reserve(self, size_bytes: int, *, artifact: ArtifactId, in_place_bytes: int = 0) -> Reservation:
@@ -328,8 +323,6 @@ class Store:
             if not self.missing(artifact) and not parts.views.is_right(artifact, binding):
                 self._publish(self.manifest(artifact), binding)
 
-    # -- using
-
     @disk_errors()
     def path(self, artifact: ArtifactId) -> Path:
         """The directory of a staged artifact: absolute, read-only, complete. Counts as a use. Hold the artifact to keep it.
@@ -411,8 +404,6 @@ class Store:
             self.drop_hold(artifact, hold)
         return len(pins)
 
-    # -- trees: several artifacts put together for one client
-
     @disk_errors()
     def part(self, name: str, text: str, *, selection: Patterns | None = None, repo: str | None = None) -> Part:
         """What `text`, a ref or an artifact, is as a part of a tree. `repo`: the model repository that a foreign client is to
@@ -436,8 +427,6 @@ class Store:
             NotFound: one is not staged.
             Corrupt: one is damaged.
         """
-        if terms.kind == "run" and terms.pid is None:
-            terms = replace(terms, pid=os.getpid())
         with gate(self._parts.layout.gate):
             tree = self._parts.trees.make(parts, terms, is_flat=is_flat)
         for part in parts:

@@ -10,11 +10,12 @@ the owner heals them, file by file, by a rename over what is wrong: whoever has 
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prestage.cacher.digests import ArtifactId, BlobId
@@ -85,6 +86,8 @@ class Trees:
         check_plan(plan)
         if terms.kind == "ttl" and terms.expires_at is None:
             raise Misconfigured("a ttl hold needs a time at which it ends", hint="give expires_at")
+        if terms.kind == "run" and terms.pid is None:
+            terms = replace(terms, pid=os.getpid())
         if (terms.kind == "mount") != (terms.mount is not None):
             raise Misconfigured("a mount says whom it is for, and nothing else does", hint="give pod and target")
         before = [] if terms.mount is None else self._of_target(terms.mount.target)

@@ -148,24 +148,30 @@ class Hander:
     async def _entry(self, artifact: str, holder: Kept, trace: Trace, manifest: Manifest) -> _Entry:
         key = (artifact, holder.namespace, trace)
         lock = self._opening.setdefault(key, asyncio.Lock())
-        async with lock:
-            known = self._entries.get(key)
-            if known is not None and known.until > time.time():
-                return known
-            self._forget(key)
-            await self._view.check_enabled(holder.namespace)
-            source = self._source(holder.namespace, trace)
-            place = await self._places.of(source)
-            if authority_of(source.ref, place) != manifest.authority:
-                raise denied("OtherOrigin", f"{trace.ref or trace.model} leads to another origin now than {artifact} came from")
-            keys = await credentials_of(self._api, holder.namespace, source.credentials, type_of(source.ref))
-            cancel = threading.Event()
-            opened = await self._in_thread(lambda: open_to_fetch(source.ref, place, keys, self._network, cancel, manifest))
-            entry = _Entry(opened, min(time.time() + KEPT_S, (opened.expires_at or float("inf")) - 60), cancel)
-            self._make_room()
-            self._entries[key] = entry
-        self._opening.pop(key, None)
-        return entry
+        try:
+            async with lock:
+                known = self._entries.get(key)
+                if known is not None and known.until > time.time():
+                    return known
+                entry = await self._open(holder, trace, manifest)
+                self._forget(key)
+                self._make_room()
+                self._entries[key] = entry
+                return entry
+        finally:
+            self._opening.pop(key, None)
+
+    async def _open(self, holder: Kept, trace: Trace, manifest: Manifest) -> _Entry:
+        """With its namespace's credentials as they are now."""
+        await self._view.check_enabled(holder.namespace)
+        source = self._source(holder.namespace, trace)
+        place = await self._places.of(source)
+        if authority_of(source.ref, place) != manifest.authority:
+            raise denied("OtherOrigin", f"{trace.ref or trace.model} leads to another origin now than {holder.digest} came from")
+        keys = await credentials_of(self._api, holder.namespace, source.credentials, type_of(source.ref))
+        cancel = threading.Event()
+        opened = await self._in_thread(lambda: open_to_fetch(source.ref, place, keys, self._network, cancel, manifest))
+        return _Entry(opened, min(time.time() + KEPT_S, (opened.expires_at or float("inf")) - 60), cancel)
 
     def _source(self, namespace: str, trace: Trace) -> Source:
         if trace.model is not None:

@@ -137,6 +137,8 @@ class Resolver:
             return await self._made(source, trace, [use])
         model = await self._model(wish)
         source, content = of_model(model), content_of(model)
+        if wish.is_foreign(request.namespace):
+            self._check_walls(source, request.namespace)  # a grant leads through the owner's wall, not around one's own
         key = Key(wish.owner, model.metadata.uid or "", content, CONTENT, None)
         own = TemplateUse(uid=key.uid, hash=key.hash, alias=CONTENT, ref=f"ref:{wish.model}")
         async with self._claims.of(key.owner, key.uid, key.hash):
@@ -156,8 +158,7 @@ class Resolver:
 
     async def _made(self, source: Source, trace: Trace, uses: list[TemplateUse]) -> Known:
         self._check_room(source.owner)
-        place = self.places.origin_of(source)
-        check_walls(source.ref, place.origin, self._view.policies(), self._view.labels(source.owner))
+        self._check_walls(source, source.owner)
         place = await self.places.of(source)
         keys = await credentials_of(self._api, source.owner, source.credentials, type_of(source.ref))
         cancel = threading.Event()
@@ -180,6 +181,10 @@ class Resolver:
         await asyncio.get_running_loop().run_in_executor(self._pool, packed, manifest)  # refused before anything is written
         await self._records.write(manifest, source.owner, shown_ref(source.ref), trace, uses)
         return Known(manifest.artifact, source.owner, manifest.revision, len(manifest.files), manifest.size_bytes)
+
+    def _check_walls(self, source: Source, namespace: str) -> None:
+        place = self.places.origin_of(source)
+        check_walls(source.ref, place.origin, self._view.policies(), self._view.labels(namespace))
 
     async def _in_time(self, work: Callable[[], Manifest], cancel: threading.Event, source: Source) -> Manifest:
         loop = asyncio.get_running_loop()
@@ -233,7 +238,8 @@ def check_grant(view: View, wish: Wish, namespace: str, service_account: str) ->
         No: none says so. Whether the StagedModel is there is not told: that is its owner's.
     """
     assert wish.model is not None
-    found = grant_for(view.grants(wish.owner), model=wish.model, namespace=namespace, service_account=service_account)
+    grants = view.grants(wish.owner, wish.model, namespace)
+    found = grant_for(grants, model=wish.model, namespace=namespace, service_account=service_account)
     if found is None:
         hint = f"its owner may write a StagedModelGrant in {wish.owner} from namespace {namespace}"
         raise denied("NoGrant", f"nothing lets {namespace}/{service_account} have StagedModel {wish.owner}/{wish.model}", hint)

@@ -136,11 +136,11 @@ class View:
             return None
         return fresh if fresh.names(ref) else None
 
-    def grants(self, owner: str) -> list[StagedModelGrant]:
-        """Of a namespace; one that cannot be read grants nothing."""
+    def grants(self, owner: str, model: str, namespace: str) -> list[StagedModelGrant]:
+        """The owner's that name both; one that cannot be read grants nothing. Whoever wrote ten thousand others is passed by."""
         found = []
         for one in self._mirror(STAGED_MODEL_GRANTS):
-            if namespace_of(one) == owner:
+            if namespace_of(one) == owner and _names(one, "to", "name", model) and _names(one, "from", "namespace", namespace):
                 try:
                     found.append(read(StagedModelGrant, one))
                 except Invalid:
@@ -151,6 +151,13 @@ class View:
 def _labels(found: Object | None) -> dict[str, str]:
     labels = metadata_of(found).get("labels") if found is not None else None
     return {str(name): str(value) for name, value in labels.items()} if isinstance(labels, Mapping) else {}
+
+
+def _names(seen: Object, rows: str, field: str, value: str) -> bool:
+    """In its spec, before it is read."""
+    spec = seen.get("spec")
+    listed = spec.get(rows) if isinstance(spec, Mapping) else None
+    return isinstance(listed, list) and any(isinstance(row, Mapping) and row.get(field) == value for row in listed)
 
 
 def _model(found: Object) -> StagedModel:

@@ -35,6 +35,9 @@ _LEAST_S: Final = 0.02
 """Changes that come together are looked at together."""
 _LOOK_S: Final = 1.0
 """Timeouts are met to the second."""
+_AT_ONCE: Final = 16
+_AGAIN_S: Final = 2.0
+"""After a patch that the API server did not take."""
 ASSUMED_S: Final = 15.0
 """How long a released pod counts where it will probably land, before it is seen bound."""
 
@@ -65,6 +68,7 @@ class Gates:
     only_when_unwell: bool = False
     """The guard beside admission: takes all gates off while nobody leads, else does nothing."""
     _alone_s: dict[str, float] = field(default_factory=dict)
+    _not_before_s: dict[str, float] = field(default_factory=dict)
     _released: dict[str, _Released] = field(default_factory=dict)
 
     async def run(self) -> None:
@@ -72,8 +76,7 @@ class Gates:
         woken = self.world.subscription()
         while True:
             if self.world.whole:
-                for step in self.steps():
-                    await self._take(step)
+                await self.take(self.steps())
             try:
                 async with asyncio.timeout(_LOOK_S):
                     await woken.wait()
@@ -87,6 +90,7 @@ class Gates:
         found = list[Step]()
         if not self.world.gated:
             self._alone_s.clear()
+            self._not_before_s.clear()
             return found
         look = Look(self.world, self._assumed())
         pods = sorted(filter(None, map(self.world.pod, self.world.gated)), key=lambda pod: -age_s(pod, self.world.now()))
@@ -103,6 +107,8 @@ class Gates:
 
     def _decided(self, pod: Object, look: Look) -> Step | None:
         if not is_gated(pod) or is_over(pod) or uid_of(pod) in self._released:
+            return None
+        if self._not_before_s.get(uid_of(pod), 0.0) > self.world.clock():
             return None
         request, models = wishes_of(pod)
         seen = surroundings(pod, request, models, look=look, waited_s=self._waited_s(pod))
@@ -131,6 +137,16 @@ class Gates:
                 found.setdefault(one.node, []).append(one.pod)
         return found
 
+    async def take(self, steps: Sequence[Step]) -> None:
+        """Carry them out, some at a time: a rollout's pods are released together."""
+        at_once = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(step: Step) -> None:
+            async with at_once:
+                await self._take(step)
+
+        await asyncio.gather(*map(one, steps))
+
     async def _take(self, step: Step) -> None:
         name, namespace = name_of(step.pod), namespace_of(step.pod)
         said = {"pod": f"{namespace}/{name}", "reason": str(step.verdict.reason), "warm_nodes": len(step.seen.warm)}
@@ -144,6 +160,7 @@ class Gates:
             _log.info("gate_kept", extra={"fields": said | {"why": str(exc)}})  # it changed meanwhile: the next change tells
             return
         except PrestageError as exc:
+            self._not_before_s[uid_of(step.pod)] = self.world.clock() + _AGAIN_S
             _log.warning("gate_kept", extra={"fields": said | {"why": str(exc)}})
             return
         self._released[uid_of(step.pod)] = _Released(step.pod, next(iter(step.seen.warm), ""), self.world.clock())

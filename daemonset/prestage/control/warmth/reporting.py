@@ -27,6 +27,9 @@ from prestage.kube.resources import PODS
 _log = logging.getLogger("prestage")
 _PAUSE_S: Final = 0.25
 _LOOK_S: Final = 5.0
+_AT_ONCE: Final = 16
+_AGAIN_S: Final = 10.0
+"""After a write that the API server did not take."""
 GRACE_S: Final = 3.0
 """Resolving is not worth a write of its own before that."""
 REWORD_S: Final = 30.0
@@ -52,6 +55,7 @@ class Warmth:
     world: World
     recorder: Recorder
     sources: Sources = field(default_factory=Sources)
+    _not_before_s: dict[str, float] = field(default_factory=dict)
     _lives: dict[str, _Life] = field(default_factory=dict)
 
     async def run(self) -> None:
@@ -70,7 +74,7 @@ class Warmth:
 
     async def look(self) -> None:
         """At every pod that names models, once."""
-        seen, memory = set[str](), Memory()
+        seen, memory, news = set[str](), Memory(), list[tuple[Object, Told, _Life | None]]()
         for key in list(self.world.asking):
             pod = self.world.pod(key)
             if pod is None or is_over(pod):
@@ -80,8 +84,17 @@ class Warmth:
             if life is not None and life.told.warm and node_of(pod) and node_of(pod) in life.told.message:
                 continue
             now = told(pod, self.world, self.sources, memory)
-            if now is not None and self._is_news(pod, now, life):
+            is_soon = self._not_before_s.get(uid_of(pod), 0.0) > self.world.clock()
+            if now is not None and not is_soon and self._is_news(pod, now, life):
+                news.append((pod, now, life))
+        at_once = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(pod: Object, now: Told, life: _Life | None) -> None:
+            async with at_once:
                 await self._tell(pod, now, life)
+
+        await asyncio.gather(*(one(*piece) for piece in news))
+        self._not_before_s = {uid: at_s for uid, at_s in self._not_before_s.items() if uid in seen}
         for uid in self._lives.keys() - seen:
             del self._lives[uid]
 
@@ -116,6 +129,7 @@ class Warmth:
         except (Missing, Conflict):
             return  # it is gone, or another of its name
         except PrestageError as exc:
+            self._not_before_s[uid_of(pod)] = self.world.clock() + _AGAIN_S
             _log.warning(
                 "condition_not_written", extra={"fields": {"pod": f"{namespace_of(pod)}/{name_of(pod)}", "why": str(exc)}}
             )

@@ -1,14 +1,15 @@
 """Holds of mounts against the mount table: what is bound nowhere any more is let go of.
 
-of this boot       once it was asked for longer ago than a publish lasts
+of this boot       once its target is gone, and it was asked for longer ago than a publish lasts
 of an earlier one  once the machine has run for ten minutes: the kubelet mounts again what it had, and it finds its tree
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from prestage.cacher.agent.logs import log
@@ -22,14 +23,19 @@ REBOOT_S = 600.0
 EVERY_S = 60.0
 
 
-def to_drop(trees: Iterable[TreeView], table: Iterable[MountPoint], uptime_s: float) -> list[str]:
-    """Holds of trees that nobody needs any more. Pure."""
+def to_drop(
+    trees: Iterable[TreeView], table: Iterable[MountPoint], uptime_s: float, *, is_there: Callable[[str], bool]
+) -> list[str]:
+    """Holds of trees that nobody needs any more. Pure. `is_there` tells whether a target is: while it is, the kubelet is not
+    done with it, and a mount table that does not show it may be another's than the kubelet's."""
     bound = {point.hold for point in table}
-    return [
-        tree.hold
-        for tree in trees
-        if tree.hold not in bound and (tree.held_s > PUBLISH_S if tree.this_boot else uptime_s > REBOOT_S)
-    ]
+
+    def is_over(tree: TreeView) -> bool:
+        if not tree.this_boot:
+            return uptime_s > REBOOT_S
+        return tree.held_s > PUBLISH_S and not is_there(tree.target)
+
+    return [tree.hold for tree in trees if tree.hold not in bound and is_over(tree)]
 
 
 class Agent(Protocol):
@@ -48,7 +54,7 @@ async def settle(agent: Agent) -> list[str]:
     """Once: what was let go of."""
     trees = await agent.trees()
     table = await asyncio.to_thread(mount_table)
-    gone = to_drop(trees, table, time.clock_gettime(time.CLOCK_BOOTTIME))
+    gone = to_drop(trees, table, time.clock_gettime(time.CLOCK_BOOTTIME), is_there=os.path.lexists)
     for hold in gone:
         await agent.drop(hold)
         log("mount_let_go", fields={"hold": hold})
