@@ -211,7 +211,7 @@ class NodeSync:
         for stage in stages:
             if isinstance(stage.outcome, Staged) and id(stage) not in self._counted:
                 self._count(stage.outcome)
-        self._counted = {id(stage) for stage in stages}
+        self._counted = {id(stage) for stage in stages if stage.has_ended}  # one that runs is yet to be counted
         try:
             usage = await service.usage()
         except PrestageError as exc:

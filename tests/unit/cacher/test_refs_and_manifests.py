@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 
@@ -12,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prestage.cacher import digests
+from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import Corrupt, Misconfigured, PrestageError
 from prestage.cacher.manifest import FileEntry, Manifest, check_path, manifest_of, parse_manifest
-from prestage.cacher.refs import HfRef, HttpRef, S3Ref, parse_ref
+from prestage.cacher.refs import ArtifactRef, HfRef, HttpRef, S3Ref, parse_ref, parse_wanted, text_of
 
 PIN = "sha256:" + "ab" * 32
 
@@ -208,3 +210,24 @@ def test_pieces_and_chunks_cover_a_file_exactly(size: int) -> None:
 def test_what_is_not_an_artifact_is_refused(text: str) -> None:
     with pytest.raises(Misconfigured, match="64 lower-case hex digits"):
         digests.artifact_id(text)
+
+
+def test_a_changed_copy_of_a_manifest_has_a_name_of_its_own() -> None:
+    manifest = manifest_of("test:", "", [FileEntry("a", 1)])
+    before = manifest.artifact
+    changed = dataclasses.replace(manifest, revision="r")
+    assert changed.artifact != before
+    assert changed == dataclasses.replace(changed)
+    assert manifest.artifact == before
+
+
+def test_an_artifact_is_no_ref_but_may_be_wanted() -> None:
+    name = "sha256:" + "a" * 64
+    assert parse_wanted(name) == ArtifactRef(ArtifactId(name))
+    assert text_of(parse_wanted(name)) == name
+    assert parse_wanted("hf://org/name") == parse_ref("hf://org/name")
+    for text in (name, "sha256:short"):
+        with pytest.raises(Misconfigured):
+            parse_ref(text)
+    with pytest.raises(Misconfigured):
+        parse_wanted("sha256:short")
