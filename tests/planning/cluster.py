@@ -12,7 +12,7 @@ from planning.objects import RESOURCES, digest
 
 from prestage.api.brokerage import Resolved, ResolveRequest
 from prestage.cacher.errors import PrestageError
-from prestage.control.planning.app import Planner, PlannerConfig
+from prestage.control.planning.app import Planner, PlannerConfig, Service
 from prestage.kube.leases import Terms
 from prestage.kube.ports import Object, Resource, name_of, namespace_of, uid_of
 from prestage.kube.resources import NODE_CACHES
@@ -89,10 +89,10 @@ class Cluster:
         said = {"budget": "1Mi", "originRateP10": "1000", **status}
         await self.api.apply(NODE_CACHES, {"metadata": {"name": node}, "status": said}, manager="agent", subresource="status")
 
-    def planner(self, me: str = "one") -> Planner:
+    def planner(self, me: str = "one", *, services: tuple[Service, ...] = ()) -> Planner:
         """Not running yet."""
         settings = BrokerSettings("https://nowhere", Path("none"), Path("none"))  # the broker is another one
-        return Planner(self.api, self.broker, PlannerConfig("prestage", settings, terms=QUICK), me=me)
+        return Planner(self.api, self.broker, PlannerConfig("prestage", settings, terms=QUICK, services=services), me=me)
 
 
 @asynccontextmanager

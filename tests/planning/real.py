@@ -1,4 +1,4 @@
-"""The planner as a process on a real API server, with the rights of its own RULES and no others; a test's broker over HTTPS."""
+"""The planner as a process on a real API server, with its own rights and no others; a broker of the test over HTTPS."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from aiohttp import web
 from cluster.apiserver import ApiServer
 from cluster.processes import steady_port
 from prestage.api.brokerage import Resolved, ResolveRequest
+from prestage.control.admission.rbac import LEADER_RULES
 from prestage.control.planning.app import LEASE
 from prestage.control.planning.rbac import RULES
 from prestage.kube.client import KubeApi
@@ -114,7 +115,7 @@ class Place:
 
 @asynccontextmanager
 async def place(server: ApiServer, folder: Path, namespace: str) -> AsyncIterator[tuple[Place, KubeApi, HttpsBroker]]:
-    """With a broker that serves, an account that may what RULES say, and an API client of the test's own (admin)."""
+    """With a broker that serves, an account that may what the planner and its SERVICES say, and a client of the test's own."""
     async with AsyncExitStack() as ending:
         api = await ending.enter_async_context(await KubeApi.connect(KubeSettings(kubeconfig=server.kubeconfig)))
         authority = trustme.CA()
@@ -129,7 +130,7 @@ async def place(server: ApiServer, folder: Path, namespace: str) -> AsyncIterato
         await runner.setup()
         ending.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-        kubeconfig = await asyncio.to_thread(account, server, folder, namespace, RULES)
+        kubeconfig = await asyncio.to_thread(account, server, folder, namespace, (*RULES, *LEADER_RULES))
         yield Place(server, folder, namespace, kubeconfig, f"https://127.0.0.1:{runner.addresses[0][1]}"), api, broker
 
 

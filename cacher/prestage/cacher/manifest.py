@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import rfc8785
@@ -60,9 +60,9 @@ class FileEntry:
     def to_json(self) -> dict[str, str | int]:
         """The entry as it stands in the manifest."""
         row: dict[str, str | int] = {"path": self.path, "size": self.size_bytes}
-        for field in _OPTIONAL:
-            if value := getattr(self, field):
-                row[field] = cast(str, value)
+        for name in _OPTIONAL:
+            if value := getattr(self, name):
+                row[name] = cast(str, value)
         return row
 
 
@@ -75,6 +75,8 @@ class Manifest:
     files: tuple[FileEntry, ...]
     revision: str | None = None
     kind: str = "model"
+    _artifact: list[ArtifactId] = field(default_factory=list, init=False, repr=False, compare=False, hash=False)
+    """Its name, once it was asked for: a manifest of 1,000 files is asked for it a thousand times."""
 
     def to_bytes(self) -> bytes:
         """RFC 8785 JSON: the bytes whose SHA-256 is the artifact."""
@@ -92,7 +94,9 @@ class Manifest:
     @property
     def artifact(self) -> ArtifactId:
         """`sha256:<hex>` of `to_bytes()`."""
-        return ArtifactId(f"sha256:{hashlib.sha256(self.to_bytes()).hexdigest()}")
+        if not self._artifact:
+            self._artifact.append(ArtifactId(f"sha256:{hashlib.sha256(self.to_bytes()).hexdigest()}"))
+        return self._artifact[0]
 
     @property
     def size_bytes(self) -> int:

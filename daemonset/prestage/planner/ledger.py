@@ -15,6 +15,7 @@ from prestage.planner.demands import Demand, Trust, Wall
 from prestage.planner.nodes import NodeState
 from prestage.planner.plans import Reason
 
+_ENDLESS = 2**62
 _CLASS = 100_000_000
 _CLASSES = {Trust.BOUND: 9, Trust.WAITING: 8, Trust.DECLARED: 7, Trust.FOLLOW_ON: 6, Trust.STANDING: 1}
 
@@ -44,23 +45,35 @@ class Book:
     promised_bytes: int = 0
     guarded: dict[str, int] = field(default_factory=dict)
     guarded_bytes: int = 0
+    free_bytes: int = 0
+    """What may still be promised without losing a last copy. A node that reported no budget yet has room for all."""
 
-    @property
-    def free_bytes(self) -> int:
-        """What may still be promised without losing a last copy. A node that reported no budget yet has room for all."""
-        if self.node.budget_bytes is None:
-            return 2**62
-        return self.node.budget_bytes - self.promised_bytes - self.guarded_bytes
+    def __post_init__(self) -> None:
+        self.free_bytes = _ENDLESS if self.node.budget_bytes is None else self.node.budget_bytes
 
     def guard(self, artifact: str, size_bytes: int) -> None:
         """Keep its room."""
         if artifact not in self.promises and artifact not in self.guarded:
             self.guarded[artifact] = size_bytes
             self.guarded_bytes += size_bytes
+            self._take(size_bytes)
 
     def let_go(self, artifact: str) -> None:
         """Its room may be promised to others."""
-        self.guarded_bytes -= self.guarded.pop(artifact, 0)
+        size_bytes = self.guarded.pop(artifact, 0)
+        self.guarded_bytes -= size_bytes
+        self._take(-size_bytes)
+
+    def promise(self, artifact: str, promise: Promise) -> None:
+        """A new one; what was guarded of it is part of that."""
+        self.let_go(artifact)
+        self.promises[artifact] = promise
+        self.promised_bytes += promise.size_bytes
+        self._take(promise.size_bytes)
+
+    def _take(self, size_bytes: int) -> None:
+        if self.node.budget_bytes is not None:
+            self.free_bytes -= size_bytes
 
 
 class Ledger:
@@ -68,6 +81,11 @@ class Ledger:
 
     def __init__(self, nodes: Iterable[NodeState], walls: Mapping[str, Wall]) -> None:
         self.books = {node.name: Book(node) for node in sorted(nodes, key=lambda node: node.name)}
+        self.near: dict[str, set[str]] = defaultdict(set)
+        """By artifact, the nodes that hold it in whatever state, were told to or are promised it."""
+        for name, book in self.books.items():
+            for artifact in (*book.node.held, *book.node.planned):
+                self.near[artifact].add(name)
         self._walls = walls
         self._charged: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         self._bytes_at: dict[tuple[str, str], int] = defaultdict(int)
@@ -112,9 +130,8 @@ class Ledger:
         priority = priority_of(demand, self.wall(demand.namespace))
         found = book.promises.get(demand.artifact)
         if found is None:
-            book.let_go(demand.artifact)
-            book.promises[demand.artifact] = Promise(action, demand.size_bytes, priority, demand.ready_by)
-            book.promised_bytes += demand.size_bytes
+            book.promise(demand.artifact, Promise(action, demand.size_bytes, priority, demand.ready_by))
+            self.near[demand.artifact].add(node)
         else:
             if action is Action.STAGE:
                 found.action = action

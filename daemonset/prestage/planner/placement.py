@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from prestage.api.nodes import Action, State
@@ -70,11 +70,24 @@ def _promise(ledger: Ledger, demand: Demand, node: str, placed: Placed) -> bool:
     return False
 
 
-def _ranked(ledger: Ledger, demand: Demand, names: Iterable[str]) -> list[str]:
-    """Those that take more, the best first."""
-    books = [ledger.books[name] for name in names if name in ledger.books]
-    ranked = sorted((_step(book, demand.artifact), -book.free_bytes, book.node.name) for book in books if book.node.takes_more)
-    return [name for _, _, name in ranked]
+def _ranked(ledger: Ledger, demand: Demand, names: Collection[str]) -> Iterator[str]:
+    """Those that take more, the best first: nodes that have to do with it already, then the rest by their room."""
+    known = ledger.near.get(demand.artifact, frozenset[str]())
+    near = [book for name in known if name in names and (book := ledger.books[name]).node.takes_more]
+    ranked = sorted((_step(book, demand.artifact), -book.free_bytes, book.node.name) for book in near)
+    for step, _, name in ranked:
+        if step < _FAILED:
+            yield name
+    rest = [ledger.books[name] for name in names if name not in known and name in ledger.books]
+    for _, name in sorted((-book.free_bytes, book.node.name) for book in rest if book.node.takes_more):
+        yield name
+    for step, _, name in ranked:
+        if step == _FAILED:
+            yield name
+
+
+_FAILED = 5
+"""Worse than a node that has nothing to do with it."""
 
 
 def _step(book: Book, artifact: str) -> int:
@@ -85,7 +98,7 @@ def _step(book: Book, artifact: str) -> int:
     if held is not None and held.state is State.STAGING:
         return 1
     if held is not None and held.state is State.FAILED:
-        return 5
+        return _FAILED
     if artifact in book.promises:
         return 2
     before = node.planned.get(artifact)

@@ -43,6 +43,12 @@ class NodePlan:
     ready_at: Mapping[str, float | None] = field(default_factory=dict)
     """When each staged artifact will be warm, by the node's own rate; None: nobody can tell."""
 
+    def says_what(self, other: NodePlan) -> bool:
+        """Whether it says the same about the same node, in whatever order."""
+        if self.uid != other.uid or len(self.assignments) != len(other.assignments):
+            return False
+        return set(self.assignments) == set(other.assignments)
+
     @property
     def version(self) -> str:
         """Names what it says: the same as long as it says the same, in whatever order."""

@@ -27,8 +27,8 @@ from planning.real import (
 
 from cluster.apiserver import ApiServer
 from prestage.kube.client import KubeApi
-from prestage.kube.ports import Object, metadata_of, uid_of
-from prestage.kube.resources import EVENTS, NAMESPACES, NODE_CACHES, NODES
+from prestage.kube.ports import Object, Resource, metadata_of, uid_of
+from prestage.kube.resources import CACHE_POLICIES, EVENTS, NAMESPACES, NODE_CACHES, NODES, STAGED_MODELS, STORE_POOLS
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("kubernetes")]
 REF, NEXT = "hf://org/model@main", "hf://org/model@v2"
@@ -48,6 +48,13 @@ async def enable(api: KubeApi, namespace: str) -> None:
 
 async def asked(broker: HttpsBroker, count: int) -> bool:
     return len(broker.asked) >= count
+
+
+async def says(api: KubeApi, resource: Resource, name: str, namespace: str | None, kind: str, status: str) -> bool:
+    """A condition."""
+    found = (await api.get(resource, name, namespace=namespace)).get("status")
+    conditions = found.get("conditions", []) if isinstance(found, dict) else []
+    return any((one["type"], one["status"]) == (kind, status) for one in conditions)
 
 
 async def is_gone(api: KubeApi, node: str) -> bool:
@@ -154,5 +161,44 @@ def test_what_is_wrong_is_said_by_an_event_on_the_workload(api_with_kinds: ApiSe
                 assert cast("dict[str, str]", event["regarding"])["kind"] == "Deployment"
                 assert str(event["note"]).endswith("(NotFound/NoSuchKey); check the source and its revision")
             assert len(broker.asked) == 1
+
+    run(test())
+
+
+def test_statuses_are_what_the_definitions_take_and_say_zero_as_zero(
+    api_with_kinds: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    def ours(kind: str, spec: dict[str, object], where: str | None = None) -> str:
+        metadata = {"name": f"{namespace}-it", **({"namespace": where} if where else {})}
+        return json.dumps({"apiVersion": "prestage.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
+
+    async def test() -> None:
+        async with place(api_with_kinds, tmp_path, namespace) as (here, api, _):
+            await enable(api, namespace)
+            name = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+            for manifest in (
+                ours("StagedModel", {"source": "hf://org/model", "revision": "main"}, namespace),
+                ours("CachePolicy", {"namespaceSelector": name, "hard": {"bytesPerNode": "1Gi"}}),
+                ours("StorePool", {"nodeSelector": {"matchLabels": {"none": namespace}}, "root": "/mnt/a"}),
+            ):
+                await asyncio.to_thread(api_with_kinds.kubectl, "apply", "-f", "-", stdin=manifest)
+            with here.planner("only") as log:
+                await until(partial(says, api, STAGED_MODELS, f"{namespace}-it", namespace, "Ready", "True"), log=log)
+                await until(partial(says, api, CACHE_POLICIES, f"{namespace}-it", None, "Ready", "True"), log=log)
+                await until(partial(says, api, STORE_POOLS, f"{namespace}-it", None, "Ready", "False"), log=log)
+                model = cast(
+                    "dict[str, object]", (await api.get(STAGED_MODELS, f"{namespace}-it", namespace=namespace))["status"]
+                )
+                assert model["nodes"] == {"warm": 0, "staging": 0, "wanted": 0}
+                artifact = cast("dict[str, object]", model["artifact"])
+                assert (artifact["digest"], artifact["size"]) == (digest_of(f"ref:{namespace}-it", 1), 1000)
+                policy = cast("dict[str, object]", (await api.get(CACHE_POLICIES, f"{namespace}-it"))["status"])
+                assert policy["namespaces"] == 1
+                before = (await api.get(STAGED_MODELS, f"{namespace}-it", namespace=namespace))["metadata"]
+                await make_node(api, f"{namespace}-n1")
+                await until(partial(is_there, api, NODE_CACHES, f"{namespace}-n1"), log=log)
+                await asyncio.sleep(1.2)  # another plan, another look at the statuses: nothing new to write
+                assert (await api.get(STAGED_MODELS, f"{namespace}-it", namespace=namespace))["metadata"] == before
+            assert not await asyncio.to_thread(events_of, log, "status_not_written")
 
     run(test())

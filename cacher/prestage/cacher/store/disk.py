@@ -198,14 +198,15 @@ def write_file(disk: Disk, path: Path, data: bytes, *, private: bool = False) ->
     disk.sync_directory(path.parent)
 
 
-def new_file(disk: Disk, path: Path, data: bytes, *, private: bool = False) -> None:
-    """Write a small file where there is none, durably but for its name: for directories that nobody sees yet."""
+def new_file(disk: Disk, path: Path, data: bytes, *, private: bool = False, synced: bool = True) -> None:
+    """Write a small file where there is none, durably (if `synced`) but for its name: for directories that nobody sees yet."""
     fd = disk.create(path)
     try:
         disk.write(fd, data, 0, path)
         if not private:
             disk.seal(fd, path)
-        disk.sync(fd, path)
+        if synced:
+            disk.sync(fd, path)
     finally:
         os.close(fd)
 

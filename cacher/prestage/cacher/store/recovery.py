@@ -45,6 +45,7 @@ def recover(parts: Parts, evictor: Evictor) -> list[str]:
         for folder in _folders(layout.holds):
             _remove_beside(parts, folder)
         parts.trees.sweep()
+        parts.trees.renew()
         parts.trees.heal()
         parts.holds.drop_dead()
     for folder in (layout.root, layout.manifests, layout.refs, layout.wishes, layout.quarantine):

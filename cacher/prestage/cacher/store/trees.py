@@ -24,7 +24,7 @@ from prestage.cacher.store.artifacts import Artifacts
 from prestage.cacher.store.blobs import Blobs
 from prestage.cacher.store.composing import HUB, RECORD, Part, Plan, check_plan, leaves_of, parse_record
 from prestage.cacher.store.disk import Disk, make_directories, new_file, remove_tree
-from prestage.cacher.store.holds import HoldId, Holds, Kind, Mount
+from prestage.cacher.store.holds import HoldId, Holds, Kind, Mount, boot_id
 from prestage.cacher.store.hub_layout import Leaves
 from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.sums import Content
@@ -75,7 +75,8 @@ class Trees:
 
     def make(self, parts: Sequence[Part], terms: Terms, *, is_flat: bool = False) -> Tree:
         """Hold the artifacts of `parts` and put them together. Durable on return; on failure nothing is left. One mount has one
-        tree: that which its target had, if it is the same, else it goes.
+        tree: that which its target had, if it is the same, else it goes. Of a mount only the holds are durable: it ends with the
+        boot, and what a power cut took from its tree is made again (`renew`).
 
         Raises:
             Misconfigured: parts that do not go together.
@@ -101,9 +102,10 @@ class Trees:
         make_directories(self._disk, self._layout.mounts, above=self._layout.root)
         try:
             self._hold(hold, plan, terms)
-            self._build(new, leaves)
+            self._build(new, leaves, synced=terms.mount is None)
             self._disk.rename(new, self._layout.mount(hold))
-            self._disk.sync_directory(self._layout.mounts)
+            if terms.mount is None:
+                self._disk.sync_directory(self._layout.mounts)
         except BaseException:
             with suppress(PrestageError, OSError):
                 remove_tree(self._disk, new)
@@ -132,7 +134,34 @@ class Trees:
         """It is held, and shows what it should."""
         if not self.is_live(tree) or not all(self._views.exists(part.artifact) for part in tree.parts):
             return False
-        return not self._wrong(tree.path, self._leaves(tree.hold, tree.plan))
+        leaves = self._leaves(tree.hold, tree.plan)
+        return self._shows(tree, leaves)
+
+    def _shows(self, tree: Tree, leaves: Leaves) -> bool:
+        if any(not (tree.path / name).is_symlink() for name in leaves.symlinks):
+            return False
+        return not self._wrong(tree.path, leaves)
+
+    def renew(self) -> None:
+        """What a power cut took from trees of mounts of an earlier boot, which are bound nowhere. For an owner that starts."""
+        for tree in list(self.all()):
+            documents = [self._holds.all(artifact).get(tree.hold, {}) for artifact in self._holds.of(tree.hold)]
+            if any(document.get("kind") == "mount" and document.get("boot") != boot_id() for document in documents):
+                self._renew(tree)
+
+    def _renew(self, tree: Tree) -> None:
+        if not tree.parts:
+            self.remove(tree.hold)  # what it was of is lost: whoever mounts asks again
+            return
+        try:
+            leaves = self._leaves(tree.hold, tree.plan)
+        except (NotFound, Corrupt):
+            return  # staged again, it is healed
+        if not self._shows(tree, leaves):
+            new = self._layout.mounts / f"{NEW}{tree.hold}"
+            self._build(new, leaves)
+            remove_tree(self._disk, tree.path)
+            self._disk.rename(new, tree.path)
 
     def _leaves(self, hold: HoldId, plan: Plan) -> Leaves:
         for part in plan.parts:
@@ -161,9 +190,12 @@ class Trees:
         leaves.links = {path: blob for path, blob in leaves.links.items() if self._blobs.has(blob)}
         return leaves
 
-    def _build(self, top: Path, leaves: Leaves) -> None:
-        paths = [top / path for path in (*leaves.links, *leaves.symlinks, *leaves.files)]
-        folders = {top, *(folder for path in paths for folder in path.parents if folder.is_relative_to(top))}
+    def _build(self, top: Path, leaves: Leaves, *, synced: bool = True) -> None:
+        names = {""}
+        for path in (*leaves.links, *leaves.symlinks, *leaves.files):
+            while (path := path.rpartition("/")[0]) not in names:
+                names.add(path)
+        folders = [top / name for name in names]
         for folder in sorted(folders):
             self._disk.make_directory(folder, 0o755)
         for name, blob in leaves.links.items():
@@ -171,10 +203,11 @@ class Trees:
         for name, target in leaves.symlinks.items():
             self._disk.symlink(target, top / name)
         for name, raw in leaves.files.items():
-            new_file(self._disk, top / name, raw)
+            new_file(self._disk, top / name, raw, synced=synced)
         for folder in sorted(folders, reverse=True):
             self._disk.set_mode(folder, 0o555)
-            self._disk.sync_directory(folder)
+            if synced:
+                self._disk.sync_directory(folder)
 
     def all(self) -> Iterator[Tree]:
         """Those that are there, whether held or not. One whose account of itself is damaged has no parts."""

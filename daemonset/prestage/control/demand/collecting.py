@@ -90,6 +90,7 @@ class Collector:
     def __init__(self) -> None:
         self.sites = Sites()
         self._facts: dict[str, tuple[str, PodFacts | None]] = {}
+        self._templates: dict[str, tuple[str, PodFacts | None]] = {}
 
     def collect(self, mirrors: Mirrors, answers: Mapping[Line, Known] | None = None) -> Collected:
         """`answers`: what the broker said and no Artifact shows yet."""
@@ -107,7 +108,8 @@ class Collector:
             template = template_of(pod, lambda namespace, name: sets.get(name, namespace))
             if template is None:
                 continue
-            subjects.setdefault(template.uid, _subject(pod, sets))
+            if template.uid not in subjects:
+                subjects[template.uid] = _subject(pod, sets)
             _count(groups.setdefault((template, facts.needs), _Group(facts)), facts)
         for template, facts, subject in self._standing(mirrors, enabled):
             subjects.setdefault(template.uid, subject)
@@ -134,8 +136,10 @@ class Collector:
 
     def _standing(self, mirrors: Mirrors, enabled: set[str]) -> Iterator[tuple[Template, PodFacts, Subject]]:
         """Templates that are to have pods, whether they have any now."""
+        workloads = [*mirrors[REPLICA_SETS], *mirrors[STATEFUL_SETS]]
+        read = self._templates = {uid_of(seen): self._template(seen) for seen in workloads if namespace_of(seen) in enabled}
         for seen in mirrors[REPLICA_SETS]:
-            facts = _template_facts(seen) if namespace_of(seen) in enabled else None
+            _, facts = read.get(uid_of(seen), ("", None))
             if facts is None or not facts.models:
                 continue
             labels = metadata_of(seen).get("labels")
@@ -144,13 +148,17 @@ class Collector:
             if template is not None:
                 yield template, facts, _owner_subject(seen) or Subject.of(REPLICA_SETS, seen)
         for seen in mirrors[STATEFUL_SETS]:
-            facts = _template_facts(seen) if namespace_of(seen) in enabled else None
+            _, facts = read.get(uid_of(seen), ("", None))
             if facts is None or not facts.models:
                 continue
             status = seen.get("status")
             revision = status.get("updateRevision") if isinstance(status, Mapping) else None
             if isinstance(revision, str) and revision:
                 yield Template(uid=uid_of(seen), hash=revision), facts, Subject.of(STATEFUL_SETS, seen)
+
+    def _template(self, seen: Object) -> tuple[str, PodFacts | None]:
+        before, version = self._templates.get(uid_of(seen)), str(version_of(seen))
+        return before if before is not None and before[0] == version else (version, _template_facts(seen))
 
     def _demand_of(self, made: _Made, template: Template, needs: Needs, group: _Group, mark: str) -> None:
         facts = group.facts

@@ -27,6 +27,8 @@ class Sites:
     _shapes: dict[_Shape, set[str]] = field(default_factory=dict)
     _where: dict[Where, frozenset[str]] = field(default_factory=dict)
     _feasible: dict[Needs, frozenset[str]] = field(default_factory=dict)
+    _fitting: dict[Needs, dict[str, int]] = field(default_factory=dict)
+    _asked: set[Needs] = field(default_factory=set)
 
     def look(self, nodes: Iterable[Object], pods: Iterable[PodFacts]) -> None:
         """Take in how the cluster is now. `pods`: all of them, whoever's."""
@@ -49,11 +51,14 @@ class Sites:
             self._shapes = dict(shapes)
             self._where.clear()
             self._feasible.clear()
-        self._free = {name: dict(site.allocatable) for name, site in self.by_name.items()}
+        fresh = {name: dict(site.allocatable) for name, site in self.by_name.items()}
         for pod in pods:
-            if pod.takes_room_on is not None and (free := self._free.get(pod.takes_room_on)) is not None:
+            if pod.takes_room_on is not None and (free := fresh.get(pod.takes_room_on)) is not None:
                 for resource, amount in pod.needs.requests:
                     free[resource] = free.get(resource, 0) - amount
+        changed = [name for name, free in fresh.items() if self._free.get(name) != free]
+        self._free = fresh
+        self._refit([] if not is_same else changed, is_all=not is_same or len(changed) > _FEW)
 
     def feasible(self, needs: Needs) -> frozenset[str]:
         """Where it could run once others end."""
@@ -71,16 +76,32 @@ class Sites:
 
     def fitting(self, needs: Needs) -> dict[str, int]:
         """Where it fits now, and how often."""
-        found: dict[str, int] = {}
-        for name in self.feasible(needs):
-            free, most = self._free[name], 2**31
-            for resource, amount in needs.requests:
-                most = min(most, free.get(resource, 0) // amount)
-                if most < 1:
-                    break
-            else:
-                found[name] = most
-        return found
+        self._asked.add(needs)
+        found = self._fitting.get(needs)
+        if found is None:
+            found = self._fitting[needs] = {}
+            for name in self.feasible(needs):
+                if (most := self._slots(needs, name)) > 0:
+                    found[name] = most
+        return found.copy()
+
+    def _refit(self, changed: list[str], *, is_all: bool) -> None:
+        """What was asked for last time is kept, but for nodes on which the room is another."""
+        self._fitting = {} if is_all else {needs: self._fitting[needs] for needs in self._asked & self._fitting.keys()}
+        self._asked = set()
+        for needs, found in self._fitting.items():
+            for name in changed:
+                found.pop(name, None)
+                if name in self.feasible(needs) and (most := self._slots(needs, name)) > 0:
+                    found[name] = most
+
+    def _slots(self, needs: Needs, name: str) -> int:
+        free, most = self._free[name], 2**31
+        for resource, amount in needs.requests:
+            most = min(most, free.get(resource, 0) // amount)
+            if most < 1:
+                return 0
+        return most
 
     def _allowed(self, where: Where) -> frozenset[str]:
         found = self._where.get(where)
@@ -92,3 +113,5 @@ class Sites:
 
 
 _REMEMBERED = 4096
+_FEW = 50
+"""Nodes whose room changed: with more it is quicker to look anew."""

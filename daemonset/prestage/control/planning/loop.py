@@ -18,7 +18,7 @@ from prestage.control.demand.resolving import Resolutions
 from prestage.control.demand.walls import wall_of
 from prestage.control.demand.world import World
 from prestage.control.planning.board import Board, Posted
-from prestage.control.planning.states import States
+from prestage.control.planning.states import Caches, States
 from prestage.control.planning.writing import Writer, writes
 from prestage.kube.ports import Object, metadata_of, name_of
 from prestage.kube.resources import CACHE_POLICIES, NAMESPACES, NODE_CACHES, NODES, STORE_POOLS
@@ -61,7 +61,7 @@ class Planning:
     ) -> None:
         self._world, self._writer, self._resolutions, self._board = world, writer, resolutions, board
         self._rules, self._now = rules or Rules(), now
-        self._collector, self._states = Collector(), States()
+        self._collector, self._caches, self._states = Collector(), Caches(), States()
         self._news = world.news()
         self.timings = Timings()
         self.last_at_s: float | None = None
@@ -97,7 +97,7 @@ class Planning:
         """One plan, carried out."""
         began_s = time.perf_counter()
         world, resolutions = self._world, self._resolutions
-        caches = {name_of(seen): seen for seen in world[NODE_CACHES]}
+        caches = self._caches.look(world[NODE_CACHES])
         sent = self._writer.sent()
         collected = self._collector.collect(world, resolutions.answers)
         resolutions.forget_seen(collected.recorded)
@@ -105,7 +105,7 @@ class Planning:
         nodes = self._states.of(world[NODES], caches, world[STORE_POOLS], sent)
         walls = walls_of(world[NAMESPACES], world[CACHE_POLICIES])
         made = plan(collected.demands, nodes, self._now(), walls=walls, rules=self._rules)
-        due = writes(made.nodes, caches.values(), sent)
+        due = writes(made.nodes, caches, sent)
         self.timings.took(time.perf_counter() - began_s)
         self._board.post(Posted(collected, tuple(nodes), made, dict(resolutions.failures)))
         await self._writer.write(due)

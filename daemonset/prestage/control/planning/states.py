@@ -80,33 +80,61 @@ def state_of(node: Object, cache: NodeCache | None, pools: Iterable[StorePool], 
     )
 
 
+@dataclass(frozen=True, slots=True)
+class SeenCache:
+    """A NodeCache as it was seen. `cache` None: it cannot be read."""
+
+    mark: tuple[str, str]
+    """UID and resourceVersion."""
+    cache: NodeCache | None
+    plan: NodePlan | None
+
+
+@dataclass(slots=True)
+class Caches:
+    """All NodeCaches by name; what did not change is not read again."""
+
+    by_name: dict[str, SeenCache] = field(default_factory=dict)
+
+    def look(self, caches: Iterable[Object]) -> Mapping[str, SeenCache]:
+        """As they are now."""
+        fresh: dict[str, SeenCache] = {}
+        for seen in caches:
+            name, mark = name_of(seen), (uid_of(seen), str(version_of(seen)))
+            before = self.by_name.get(name)
+            if before is None or before.mark != mark:
+                cache = cache_of(seen)
+                before = SeenCache(mark, cache, plan_in(cache) if cache is not None else None)
+            fresh[name] = before
+        self.by_name = fresh
+        return fresh
+
+
 @dataclass(slots=True)
 class States:
-    """Of all nodes; what did not change is not read again."""
+    """Of all nodes; what did not change is not looked at again."""
 
     _seen: dict[str, tuple[tuple[object, ...], NodeState]] = field(default_factory=dict)
 
     def of(
-        self, seen_nodes: Iterable[Object], caches: Mapping[str, Object], pools: Iterable[Object], sent: Mapping[str, NodePlan]
+        self,
+        seen_nodes: Iterable[Object],
+        caches: Mapping[str, SeenCache],
+        pools: Iterable[Object],
+        sent: Mapping[str, NodePlan],
     ) -> list[NodeState]:
-        """`caches`: by name; `sent`: what was written and is not seen yet, by node."""
+        """`sent`: what was written and is not seen yet, by node."""
         pools = list(pools)
         known = [pool for seen in pools if (pool := _pool(seen)) is not None]
         marked = tuple(sorted(str(version_of(seen)) for seen in pools))
         fresh: dict[str, tuple[tuple[object, ...], NodeState]] = {}
         for node in filter(is_ours, seen_nodes):
-            name, cache = name_of(node), caches.get(name_of(node))
-            written = sent.get(name)
-            mark = (
-                uid_of(node),
-                version_of(node),
-                cache and (uid_of(cache), version_of(cache)),
-                marked,
-                written and written.version,
-            )
+            name = name_of(node)
+            seen, written = caches.get(name), sent.get(name)
+            mark = (uid_of(node), version_of(node), seen and seen.mark, marked, written)
             before = self._seen.get(name)
             if before is None or before[0] != mark:
-                before = (mark, state_of(node, cache_of(cache), known, sent=written))
+                before = (mark, state_of(node, seen.cache if seen else None, known, sent=written))
             fresh[name] = before
         self._seen = fresh
         return [state for _, state in fresh.values()]

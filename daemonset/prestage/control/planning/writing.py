@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,9 +18,9 @@ from prestage.api.reading import written
 from prestage.api.values import Metadata, OwnerReference
 from prestage.cacher.agent.logs import log
 from prestage.cacher.errors import PrestageError
-from prestage.control.planning.states import cache_of, plan_in, spec_of
+from prestage.control.planning.states import SeenCache, cache_of, plan_in, spec_of
 from prestage.kube.errors import Conflict, Missing
-from prestage.kube.ports import Api, Object, name_of, uid_of
+from prestage.kube.ports import Api, Object, name_of
 from prestage.kube.resources import NODE_CACHES
 from prestage.planner.plans import NodePlan
 
@@ -44,24 +44,20 @@ class Writes:
     foreign: tuple[tuple[str, str], ...] = ()
 
 
-def writes(plans: Mapping[str, NodePlan], caches: Iterable[Object], sent: Mapping[str, NodePlan]) -> Writes:
+def writes(plans: Mapping[str, NodePlan], caches: Mapping[str, SeenCache], sent: Mapping[str, NodePlan]) -> Writes:
     """`caches` as they were seen; `sent`: what was written since."""
-    there: dict[str, str] = {}
-    foreign = list[tuple[str, str]]()
-    for seen in caches:
-        name, cache = name_of(seen), cache_of(seen)
-        made = plans.get(name)
-        if made is None or (cache is not None and cache.spec.node_uid != made.uid):
-            foreign.append((name, uid_of(seen)))
-        if cache is not None:
-            there[name] = plan_in(cache).version
-    gone = {name for name, _ in foreign}
-    due = [
-        made
-        for name, made in sorted(plans.items())
-        if name not in gone and made.version != (sent[name].version if name in sent else there.get(name))
-    ]
-    return Writes(tuple(due), tuple(foreign))
+    foreign = {
+        name: seen.mark[0]
+        for name, seen in caches.items()
+        if (made := plans.get(name)) is None or (seen.plan is not None and seen.plan.uid != made.uid)
+    }
+    due = list[NodePlan]()
+    for name, made in sorted(plans.items()):
+        seen = caches.get(name)
+        there = sent.get(name) or (seen.plan if seen is not None else None)
+        if name not in foreign and (there is None or not made.says_what(there)):
+            due.append(made)
+    return Writes(tuple(due), tuple(sorted(foreign.items())))
 
 
 class Writer:

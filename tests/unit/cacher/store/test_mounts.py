@@ -15,6 +15,7 @@ from stores.scenarios import KNOWN, OTHER, SHARING, SMALL, is_held
 from prestage.cacher.digests import hex_of
 from prestage.cacher.errors import Busy, Misconfigured
 from prestage.cacher.store.composing import Part
+from prestage.cacher.store.disk import Disk, remove_tree
 from prestage.cacher.store.holds import Mount
 from prestage.cacher.store.store import Store
 from prestage.cacher.store.trees import Terms, Tree
@@ -119,3 +120,48 @@ def test_a_mount_says_whom_it_is_for(store: Store) -> None:
         store.compose(PARTS, Terms("mount"))
     with pytest.raises(Misconfigured, match="whom"):
         store.compose(PARTS, Terms("pin", mount=TERMS.mount))
+
+
+def of_an_earlier_boot(store: Store, tree: Tree) -> None:
+    for path in holds_of(store, tree):
+        document = json.loads(path.read_bytes())
+        path.chmod(0o600)
+        path.write_text(json.dumps({**document, "boot": "another"}))
+
+
+def test_what_a_power_cut_took_from_a_tree_is_made_again(store: Store) -> None:
+    parts = [Part("one", SMALL.artifact, "org/name", "main"), Part("two", OTHER.artifact)]
+    tree = store.compose(parts, TERMS)
+    of_an_earlier_boot(store, tree)
+    remove_tree(Disk(), tree.path / "two")
+    remove_tree(Disk(), tree.path / ".hf" / "models--org--name" / "snapshots")
+    (tree.path / ".prestage" / "one" / "sums").chmod(0o600)
+    (tree.path / ".prestage" / "one" / "sums").write_bytes(b"")
+    store.close()
+    with Store.open(store.root, own=True) as again:
+        assert [found.tree for found in again.mounted.all()] == [tree]
+        check_invariants(again.root, KNOWN)
+        assert again.compose(parts, TERMS) == tree
+        again.drop_tree(tree.hold)
+
+
+def test_a_tree_that_lost_its_account_of_itself_in_a_power_cut_goes_and_is_asked_for_again(store: Store) -> None:
+    tree = store.compose(PARTS, TERMS)
+    of_an_earlier_boot(store, tree)
+    record = tree.path / ".prestage" / ".tree.json"
+    record.chmod(0o600)
+    record.write_bytes(b"")
+    store.close()
+    with Store.open(store.root, own=True) as again:
+        assert again.trees() == []
+        assert again.holds(SMALL.artifact) == {}
+        assert again.compose(PARTS, TERMS).hold != tree.hold
+
+
+def test_one_of_this_boot_is_left_as_it_is_for_it_may_be_mounted(store: Store) -> None:
+    tree = store.compose(PARTS, TERMS)
+    inode = tree.path.stat().st_ino
+    store.close()
+    with Store.open(store.root, own=True) as again:
+        [found] = again.mounted.all()
+        assert found.tree.path.stat().st_ino == inode
