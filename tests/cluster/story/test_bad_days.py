@@ -8,6 +8,7 @@ import shutil
 import pytest
 from story import Story, deployment
 
+from cluster.installed import IMAGE
 from cluster.network import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("kubernetes-node", "helm", "versitygw")]
@@ -75,3 +76,20 @@ def test_what_was_mounted_is_gone_with_its_pods(steady: Story) -> None:
     [node] = steady.cluster.nodes
     assert "kubernetes.io~csi" not in run(*node.enter("/bin/cat", "/proc/self/mountinfo"))
     assert run(*node.enter("/bin/ls", "/mnt/prestage/store/mounts")).split() == []
+
+
+def test_a_disk_that_did_not_mount_is_seen_by_what_runs_before_the_agent(story: Story) -> None:
+    """That it lets a mounted one pass shows in that the node's pod is up."""
+    root = "/var/lib/folder"
+    mounts = [{"name": "store", "mountPath": root, "readOnly": True}]
+    container = {"name": "look", "image": f"{IMAGE}:test", "imagePullPolicy": "Never", "volumeMounts": mounts}
+    spec = {
+        "restartPolicy": "Never",
+        "containers": [{**container, "args": ["node", "mountpoint", f"--root={root}"]}],
+        "volumes": [{"name": "store", "hostPath": {"path": root, "type": "DirectoryOrCreate"}}],
+    }
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "look"}, "spec": spec}
+    story.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
+    story.cluster.kubectl("wait", "pod/look", "--for=jsonpath={.status.phase}=Failed", "--timeout=60s")
+    assert "no disk is mounted there" in story.cluster.kubectl("logs", "look")
+    story.cluster.kubectl("delete", "pod", "look", "--timeout=60s")
