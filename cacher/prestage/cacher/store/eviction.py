@@ -94,9 +94,8 @@ class Evictor:
             ingests.drop(parts.disk, folder)
         if gone is not None:
             remove_tree(parts.disk, gone)
-            parts.disk.sync_directory(
-                parts.layout.views
-            )  # if a power cut brought it back, what is staged anew would be let go of
+            # Were it brought back by a power cut, what is staged anew meanwhile would be let go of.
+            parts.disk.sync_directory(parts.layout.views)
         return removed
 
     def _blobs_of(self, artifact: ArtifactId) -> set[BlobId]:
