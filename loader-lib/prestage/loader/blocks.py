@@ -82,7 +82,7 @@ class BlockQueue:
 
     def stop(self) -> None:
         """No block is taken any more; who waits gets Closed."""
-        if self._is_child():
+        if self.is_child():
             return
         with self._changed:
             self._stopped = True
@@ -94,7 +94,7 @@ class BlockQueue:
 
     def nudge(self) -> None:
         """There may be room now."""
-        if self._is_child():
+        if self.is_child():
             return
         with self._changed:
             self._changed.notify_all()
@@ -132,12 +132,12 @@ class BlockQueue:
         self._refuse_child()
         return not self._left and not self._over()
 
-    def _is_child(self) -> bool:
+    def is_child(self) -> bool:
         """After a fork: nobody reads or waits here, and the lock may be held by a thread that stayed with the parent."""
         return os.getpid() != self._pid
 
     def _refuse_child(self) -> None:
-        if self._is_child():
+        if self.is_child():
             raise Closed("the model was opened before a fork", hint="open it in the process that uses it")
 
     def _unlanded(self, blocks: range) -> Iterable[int]:

@@ -132,7 +132,10 @@ class Running:
         return self._queue.done
 
     def close(self) -> None:
-        """Stop reading; what was returned stays. Idempotent."""
+        """Stop reading; what was returned stays. Idempotent. In a child of a fork nothing is done: no thread of it reads, and any
+        lock may be held by one that stayed with the parent."""
+        if self._queue.is_child():
+            return
         self._crew.end()
         self._release()
         self._queue.forget()
