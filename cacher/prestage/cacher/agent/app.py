@@ -9,6 +9,7 @@ One stock asyncio loop (its sendfile is real), one root task group. A service th
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import signal
@@ -152,6 +153,7 @@ class _Agent:
                 services.append(group.create_task(companion.run()))
             await stages.start()
             await service.mounts.start()
+            gc.freeze()  # what was imported stays: a full collection need not walk it, which took 30 ms of an answer
             log(
                 "agent_ready", fields={"root": str(config.root), "socket": str(config.socket), "metrics": service.metrics_address}
             )
