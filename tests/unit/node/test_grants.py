@@ -98,6 +98,16 @@ def test_without_an_artifact_an_answer_is_about_one_pod() -> None:
     assert key_of(ask("uid-1", artifact=None)) != key_of(ask("uid-2", artifact=None))
 
 
+def test_what_a_pod_without_an_artifact_got_serves_the_next_one_that_comes_with_it(door: Door) -> None:
+    door(ask("uid-1", artifact=None))
+    door.reviews.status, door.broker.answer = reviewed("uid-2"), Unavailable("away")
+    assert door(ask("uid-2")) == grant()
+    with pytest.raises(Unavailable):
+        door(ask("uid-2", artifact=ArtifactId("sha256:" + "b" * 64)))
+    with pytest.raises(Unavailable):
+        door(ask("uid-2", artifact=None))
+
+
 @pytest.mark.parametrize("away", [Unavailable("away"), Busy("later")])
 def test_a_stale_answer_serves_only_where_the_broker_cannot_be_asked(door: Door, away: PrestageError) -> None:
     door(ask())
@@ -159,12 +169,15 @@ def test_an_answer_to_something_else_is_refused(door: Door) -> None:
 
 
 def test_no_token_is_ever_written_and_what_is_over_goes(door: Door) -> None:
-    door(ask())
-    door.now = 2000.0
+    door.reviews.status = reviewed("uid-9")
+    door(ask("uid-9", artifact=None))
+    door.reviews.status, door.now = None, 2000.0
     door.broker.answer = grant(fresh_until=2100.0, valid_until=3000.0)
     door(ask("uid-1", artifact=None))
-    [kept] = (door.folder / "grants").glob("*.json")
-    assert b"secret-token" not in kept.read_bytes()
-    kept.write_text("damaged")
+    kept = {path.stem: path for path in (door.folder / "grants").glob("*.json")}
+    assert kept.keys() == {key_of(ask("uid-1", artifact=None)), key_of(ask())}
+    for path in kept.values():
+        assert b"secret-token" not in path.read_bytes()
+        path.write_text("damaged")
     door(ask("uid-1", artifact=None))
     assert door.broker.asked == 3

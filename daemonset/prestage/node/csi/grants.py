@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -22,6 +23,7 @@ import msgspec
 
 from prestage.api.brokerage import POD_AUDIENCE, MountsAnswer, MountsRequest, WantedMount
 from prestage.cacher.agent.logs import log
+from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import Busy, Denied, PrestageError, Unavailable
 from prestage.kube.ports import Api
 from prestage.kube.resources import TOKEN_REVIEWS
@@ -47,6 +49,12 @@ def key_of(asked: Asked) -> str:
     if any(one.artifact is None for one in asked.models):
         about.append(asked.pod.uid)
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def filled(asked: Asked, answer: MountsAnswer) -> Asked:
+    """The question of the next pod of that template: admission knows the artifact by then, and writes it."""
+    granted = {one.alias: ArtifactId(one.artifact) for one in answer.models}
+    return replace(asked, models=tuple(replace(one, artifact=granted[one.alias]) for one in asked.models))
 
 
 class KeptGrants:
@@ -119,7 +127,8 @@ class Authoriser:
             raise
         _check(asked, answer)
         try:
-            self._kept.keep(key, answer, now)
+            for one in {key, key_of(filled(asked, answer))}:
+                self._kept.keep(one, answer, now)
         except OSError as exc:
             log("grant_not_kept", fields={"message": str(exc)})
         return answer
