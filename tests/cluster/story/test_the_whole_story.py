@@ -65,6 +65,23 @@ def test_the_tables_show_one_warm_model(chat: Story) -> None:
     assert prestage(chat, "doctor").exit_code == 0
 
 
+def test_the_clusters_own_roles_reach_our_kinds_and_nobody_writes_an_artifact(chat: Story) -> None:
+    cluster = chat.cluster
+
+    def may(role: str, verb: str, kind: str) -> bool:
+        asked = ("auth", "can-i", verb, f"{kind}.prestage.dev", "-n", "demo", f"--as={role}-user")
+        return cluster.api.try_kubectl(*asked).stdout.strip() == "yes"
+
+    for role in ("view", "edit", "admin"):
+        cluster.kubectl("create", "rolebinding", role, "-n", "demo", f"--clusterrole={role}", f"--user={role}-user")
+    cluster.api.processes.wait_for(lambda: may("admin", "create", "stagedmodelgrants"), what="the roles are summed up")
+    assert may("view", "list", "artifacts")
+    assert may("edit", "create", "stagedmodels")
+    assert not may("view", "create", "stagedmodels")
+    assert not may("edit", "create", "stagedmodelgrants")
+    assert not any(may("admin", verb, "artifacts") for verb in ("create", "update", "patch", "delete"))
+
+
 def test_the_next_pod_starts_warm_while_the_origin_is_down(chat: Story) -> None:
     chat.origin.program.pause()
     try:

@@ -134,13 +134,51 @@ def node_policy(*, namespace: str, account: str) -> list[Object]:
     return _policy("nodecaches.prestage.dev", spec, {})
 
 
-def manifests(client: Client, *, node_account: str = "prestage-node", mutating: str | None = "v1") -> list[Object]:
+def artifact_policy(*, namespace: str, account: str) -> list[Object]:
+    """What a namespace resolved is the broker's word: whoever could write it could grant himself what others have.
+
+    Exempt is who may `restore` artifacts in the whole cluster: nobody but administrators, until a role says so (for backups).
+    """
+    user = f"system:serviceaccount:{namespace}:{account}"
+    is_trusted = "authorizer.group('prestage.dev').resource('artifacts').check('restore').allowed()"
+    spec = {
+        "failurePolicy": "Fail",
+        "matchConstraints": {
+            "resourceRules": [
+                {
+                    "apiGroups": ["prestage.dev"],
+                    "apiVersions": ["*"],
+                    "operations": ["CREATE", "UPDATE"],
+                    "resources": ["artifacts", "artifacts/status"],
+                }
+            ]
+        },
+        "validations": [
+            {
+                "expression": f"request.userInfo.username == {cel.text(user)} || {is_trusted}",
+                "message": "an Artifact is written by the broker alone: name a model in an annotation or a StagedModel, "
+                "and it is resolved with your namespace's credentials",
+                "reason": "Forbidden",
+            }
+        ],
+    }
+    return _policy("artifacts.prestage.dev", spec, {})
+
+
+def manifests(
+    client: Client,
+    *,
+    node_account: str = "prestage-node",
+    broker_account: str = "prestage-broker",
+    mutating: str | None = "v1",
+) -> list[Object]:
     """All. `mutating`: the version in which MutatingAdmissionPolicy is served, None where it is not."""
     return [
         mutating_webhook(client),
         validating_webhook(client),
         *validating_policy(),
         *node_policy(namespace=client.namespace, account=node_account),
+        *artifact_policy(namespace=client.namespace, account=broker_account),
         *(mutating_policy(mutating) if mutating else ()),
     ]
 
