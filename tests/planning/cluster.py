@@ -12,7 +12,8 @@ from planning.objects import RESOURCES, digest
 
 from prestage.api.brokerage import Resolved, ResolveRequest
 from prestage.cacher.errors import PrestageError
-from prestage.control.planning.app import Planner, PlannerConfig, Service
+from prestage.control.planning.app import Planner, PlannerConfig
+from prestage.control.planning.together import Service
 from prestage.kube.leases import Terms
 from prestage.kube.ports import Object, Resource, name_of, namespace_of, uid_of
 from prestage.kube.resources import NODE_CACHES

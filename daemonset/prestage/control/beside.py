@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from prestage.api.annotations import ModelRequest
 from prestage.api.brokerage import Refusal, Template
@@ -11,16 +10,14 @@ from prestage.control.demand.records import Line
 from prestage.control.gates.loop import Gates
 from prestage.control.gates.places import Places
 from prestage.control.gates.world import FOLLOWED, World
+from prestage.control.planning.board import Board
+from prestage.control.planning.together import Together
 from prestage.control.warmth.condition import Refusals, Sources
 from prestage.control.warmth.reporting import Warmth
 from prestage.kube.events import Recorder
 from prestage.kube.mirror import Appeared, Change, Synced
 from prestage.kube.ports import Api, Resource
 from prestage.kube.resources import LEASES
-
-if TYPE_CHECKING:
-    from prestage.control.planning.app import Together
-    from prestage.control.planning.board import Board
 
 
 async def steer(api: Api, world: World, recorder: Recorder, sources: Sources | None = None) -> None:

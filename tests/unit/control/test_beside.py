@@ -9,8 +9,9 @@ from pods.objects import DIGEST, GATE, artifact, node, node_cache, pod
 from prestage.control.beside import steering
 from prestage.control.demand.world import World
 from prestage.control.gates.preference import PLACE_LABEL
-from prestage.control.planning.app import SERVICES, Together
+from prestage.control.planning.app import SERVICES
 from prestage.control.planning.board import Board
+from prestage.control.planning.together import Together
 from prestage.control.podspec import gates_of, part
 from prestage.kube.events import Recorder
 from prestage.kube.ports import Object, Resource, metadata_of

@@ -21,11 +21,12 @@ from prestage.api.values import ConditionStatus
 from prestage.control.demand.collecting import Collected, Question
 from prestage.control.demand.records import Known, Line
 from prestage.control.demand.resolving import Failure
-from prestage.control.planning.app import Planner, Together, run
+from prestage.control.planning.app import Planner, run
 from prestage.control.planning.board import Posted
 from prestage.control.planning.explaining import complaints
 from prestage.control.planning.states import Caches, cache_of, is_ours, plan_in, state_of
 from prestage.control.planning.statuses import Spread, model_status, spreads
+from prestage.control.planning.together import Together
 from prestage.control.planning.writing import body_of, writes
 from prestage.kube.events import Subject
 from prestage.kube.ports import Object

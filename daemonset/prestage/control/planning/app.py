@@ -12,7 +12,7 @@ import asyncio
 import signal
 import socket
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final
@@ -27,6 +27,7 @@ from prestage.control.planning.board import Board
 from prestage.control.planning.loop import Planning
 from prestage.control.planning.metrics import Meters, Tally, application
 from prestage.control.planning.reporting import Reporting
+from prestage.control.planning.together import Service, Together
 from prestage.control.planning.writing import Writer
 from prestage.kube.client import KubeApi
 from prestage.kube.events import Recorder
@@ -45,22 +46,6 @@ _STUCK_S: Final = 300.0
 _GRACE_S: Final = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class Together:
-    """What the services of the leader share."""
-
-    api: Api
-    world: World
-    """Mirrors; `listen` and `news` tell of changes."""
-    board: Board
-    """The last plan."""
-    recorder: Recorder
-    namespace: str
-    """Ours."""
-
-
-Service = Callable[[Together], Awaitable[None]]
-"""Runs while we lead, and never returns by itself."""
 SERVICES: tuple[Service, ...] = (steering,)
 """More that runs under the same leadership: one line each."""
 

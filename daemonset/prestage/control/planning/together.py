@@ -1,0 +1,29 @@
+"""What the services share that run under one leadership."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from prestage.control.demand.world import World
+from prestage.control.planning.board import Board
+from prestage.kube.events import Recorder
+from prestage.kube.ports import Api
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """See the fields."""
+
+    api: Api
+    world: World
+    """Mirrors; `listen` and `news` tell of changes."""
+    board: Board
+    """The last plan."""
+    recorder: Recorder
+    namespace: str
+    """Ours."""
+
+
+Service = Callable[[Together], Awaitable[None]]
+"""Runs while we lead, and never returns by itself."""
