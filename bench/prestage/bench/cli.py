@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -178,6 +179,37 @@ def agent(directory: Path | None, idle_s: float, resolves: int, as_json: bool) -
     with scratch_folder(directory or Path.cwd(), ".prestage-bench-") as scratch:
         result = measure(scratch.absolute(), idle_s=idle_s, resolves=resolves, tell=_tell)
     click.echo(json.dumps(result.to_json()) if as_json else "\n".join(result.lines()))
+
+
+@bench.command()
+@click.option("-n", "--namespace", required=True, help="One that takes part: kubectl prestage enable.")
+@click.option("--model", "models", multiple=True, required=True, metavar="NAME=REF", help="As in the annotation.")
+@click.option("--annotation", "annotations", multiple=True, metavar="KEY=VALUE", help="Such as prestage.dev/credentials=hf.")
+@click.option("--image", required=True, help="That both pods run; on the node already, or the pull is measured too.")
+@click.option("--command", default="sleep 3600", show_default=True, help="That goes on.")
+@click.option("--pull-policy", type=click.Choice(["IfNotPresent", "Never"]), default="IfNotPresent", show_default=True)
+@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1, 100))
+@click.option("--seed", default=1, show_default=True, help="Of the order in which pods run.")
+@click.option("--kubeconfig", type=click.Path(path_type=Path, dir_okay=False), help="Default: as kubectl.")
+@click.option("--context", help="Of the kubeconfig; default: its current one.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def pod(
+    namespace: str, models: Sequence[str], annotations: Sequence[str], kubeconfig: Path | None, context: str | None, **rest: Any
+) -> None:
+    """What a staged model costs a pod's start: create to running, with the model and without, alternated on one node.
+
+    A first pod brings the model there and is not counted. Its own pods are deleted, whatever happens.
+    """
+    from prestage.bench import pod as podding
+    from prestage.bench.pod_run import measure
+    from prestage.kubectl.asking import ask
+
+    asked = podding.annotations_of(models, annotations)
+    job = podding.PodJob(
+        namespace, asked, rest["image"], tuple(shlex.split(rest["command"])), rest["pull_policy"], rest["rounds"], rest["seed"]
+    )
+    result = ask(kubeconfig, context, lambda api: measure(api, job, _tell))
+    _show(result.to_json(), podding.pod_table(result), as_json=rest["as_json"])
 
 
 @bench.command("make-model")

@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 from story import REF, Story, deployment
 
-from cluster.installed import CHART
+from cluster.installed import CHART, IMAGE
 from cluster.rights import Right, stated
+from prestage.bench.cli import bench
 from prestage.kubectl.cli import kubectl_prestage
 
 NOT_IN_THIS_STORY = {
@@ -95,6 +96,18 @@ def test_the_next_pod_starts_warm_while_the_origin_is_down(chat: Story) -> None:
     assert volume["csi"]["volumeAttributes"]["artifact.prestage.dev/llama"].startswith("sha256:")
     assert "schedulingGates" not in pods[1]["spec"]
     assert seconds < 15.0
+
+
+def test_the_bench_says_what_the_model_adds_to_a_pods_start_and_leaves_none(chat: Story) -> None:
+    words = ["pod", "-n", "demo", "--model", f"llama={REF}", "--annotation", "prestage.dev/credentials=s3", "--rounds", "2"]
+    words += ["--image", f"{IMAGE}:test", "--pull-policy", "Never", "--command", "python3 -c 'import time; time.sleep(3600)'"]
+    words += ["--kubeconfig", str(chat.cluster.api.kubeconfig), "--json"]
+    done = CliRunner().invoke(bench, words, catch_exceptions=False)
+    document = json.loads(done.stdout)
+    assert [sample["round"] for sample in document["samples"]] == [0, 0, 1, 1]
+    assert document["with_model"]["median"] > document["bound_s"]["with_model"]["median"] > 0
+    assert chat.cluster.kubectl("get", "pods", "-n", "demo", "-l", "bench.prestage.dev/run", "-o", "name") == ""
+    print(f"a pod with a warm model: {document['more']['median']:+.2f} s, {document['more']['values']}")
 
 
 def test_an_upgrade_and_a_rollback_keep_mounts_and_warmth_and_a_pod_in_the_middle_starts(chat: Story) -> None:
