@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -148,7 +149,7 @@ class Broker:
 
     def serve(self, model: Model) -> None:
         for path, data in model.contents.items():
-            self.origin.put(f"/{model.name}/{path}", data)
+            self.origin.put(_place(model, path), data)
 
     def grant(self, namespace: str, ref: str, model: Model) -> None:
         self.grants[namespace, ref] = model
@@ -202,7 +203,7 @@ class Broker:
         model = self._planned(request.artifact)
         expires_at = None if self.expires_s is None else time.time() + self.expires_s
         fetches = [
-            Fetch(path=path, url=self.origin.url(f"/{model.name}/{path}"), headers={"X-Signed": "yes"}, expires_at=expires_at)
+            Fetch(path=path, url=self.origin.url(_place(model, path)), headers={"X-Signed": "yes"}, expires_at=expires_at)
             for path in request.paths
         ]
         return FetchesAnswer(fetches=fetches, authority=model.manifest.authority, allowed_cidrs=self.allowed)
@@ -225,3 +226,7 @@ class Broker:
             )
         now = time.time()
         return MountsAnswer(models=granted, fresh_until=now + self.fresh_s, valid_until=now + self.valid_s)
+
+
+def _place(model: Model, path: str) -> str:
+    return f"/{model.name}/{urllib.parse.quote(path)}"

@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pytest
 from brokers import HOME, Broker, Cluster, play, wish
+from brokers.fetching import fetched
 from offers import MODEL, WEIGHTS, make_bucket, put_object, repository
 
-from prestage.api.brokerage import Fetch, FetchesAnswer, FetchesRequest, Resolved
+from prestage.api.brokerage import FetchesAnswer, FetchesRequest, Resolved
 from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import Corrupt, Denied, Misconfigured, NotFound, PrestageError
 from prestage.cacher.manifest import parse_manifest
 from prestage.cacher.net.client import HttpClient
-from prestage.cacher.net.config import NetConfig
-from prestage.cacher.net.policy import AddressPolicy
 from prestage.cacher.net.ports import HttpRequest
 from prestage.control.broker import handing
 from prestage.kube.ports import Object, metadata_of
@@ -55,33 +54,6 @@ def bucket(versitygw: Versitygw, cluster: Cluster) -> str:
     keys = {"AWS_ACCESS_KEY_ID": versitygw.access_key, "AWS_SECRET_ACCESS_KEY": versitygw.secret_key}
     cluster.secret("team-a", "s3-keys", **keys)
     return name
-
-
-async def fetched(answer: FetchesAnswer, sizes: Mapping[str, int]) -> dict[str, bytes]:
-    """As a node does it: the URL, the headers, a range; no credential of its own."""
-    policy = AddressPolicy.tenant(allow=answer.allowed_cidrs or (), refuse_private=True)
-    client = HttpClient(NetConfig(), policy)
-    try:
-        return {one.path: await asyncio.to_thread(_fetch, client, one, sizes[one.path]) for one in answer.fetches}
-    finally:
-        client.close()
-
-
-def _fetch(client: HttpClient, one: Fetch, size: int) -> bytes:
-    if one.body is not None:
-        assert one.url == ""
-        return one.body
-    if not size:
-        return b""
-    made = bytearray()
-    for start in range(0, size, 100_000):
-        span = {"Range": f"bytes={start}-{min(start + 100_000, size) - 1}", "Accept-Encoding": "identity"}
-        reply = client.fetch(HttpRequest(one.url, {**one.headers, **span}), redirects=0)
-        assert reply.head.status in (200, 206), reply.body[:300]
-        if reply.head.status == 200:
-            return reply.body
-        made += reply.body
-    return bytes(made)
 
 
 async def handed(broker: Broker, resolved: Resolved, node: str = "n1") -> tuple[FetchesAnswer, dict[str, bytes]]:
