@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -125,8 +126,9 @@ class World(Standing):
 
 @pytest.fixture(scope="module")
 def short() -> Iterator[Path]:
-    """A folder whose sockets have short names."""
-    folder = Path(tempfile.mkdtemp(prefix="pn-"))
+    """A folder whose sockets have short names; its own name is one that an API server takes, which mkdtemp's may not be."""
+    folder = Path(tempfile.gettempdir(), f"pn-{secrets.token_hex(5)}")
+    folder.mkdir(mode=0o700)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -135,8 +137,8 @@ def short() -> Iterator[Path]:
 def standing(api_server: ApiServer, short: Path) -> Iterator[Standing]:
     """One node for a whole module: its start costs seconds."""
     install(api_server)
-    namespace, kubelet = f"node-{short.name}".lower().replace("_", "-"), short / "kubelet"
-    api_server.ask("/api/v1/namespaces", method="POST", body={"metadata": {"name": namespace}})
+    namespace, kubelet = f"node-{short.name}", short / "kubelet"
+    assert api_server.ask("/api/v1/namespaces", method="POST", body={"metadata": {"name": namespace}}), "no namespace"
     path = f"/api/v1/namespaces/{namespace}/serviceaccounts"
     api_server.ask(path, method="POST", body={"metadata": {"name": "default"}})
     with (
