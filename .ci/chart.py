@@ -55,7 +55,7 @@ def admission() -> dict[str, str]:
 
 def _at(place: str) -> Iterable[Any]:
     module, _, name = place.partition(":")
-    return getattr(import_module(module), name)  # type: ignore[no-any-return]
+    return getattr(import_module(module), name)  # type: ignore[no-any-return]  # what a name in a module is, only its user knows
 
 
 def _compact(found: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -18,8 +18,8 @@ from aiohttp import web
 from prestage.cacher.agent.logs import log
 from prestage.cacher.errors import Misconfigured, PrestageError
 from prestage.control.broker.claims import Claims
+from prestage.control.broker.counts import Counts
 from prestage.control.broker.handing import Hander
-from prestage.control.broker.health import Counts, health
 from prestage.control.broker.identity import Accounts, Reviewer
 from prestage.control.broker.mounting import Granter
 from prestage.control.broker.opening import Network
@@ -27,6 +27,7 @@ from prestage.control.broker.resolving import Resolver
 from prestage.control.broker.server import Server
 from prestage.control.broker.view import View
 from prestage.control.certificates import Serving
+from prestage.control.health import health
 from prestage.kube.client import KubeApi
 from prestage.kube.ports import Api
 from prestage.kube.settings import KubeSettings
@@ -94,7 +95,7 @@ async def run(
         ending.callback(pool.shutdown, cancel_futures=True)
         counts, view = Counts(), View(api)
         is_serving = False
-        health_port = await _listen(ending, health(counts, lambda: is_serving), config.health)
+        health_port = await _listen(ending, health(counts.registry, lambda: is_serving, otherwise="not yet"), config.health)
         group = await ending.enter_async_context(asyncio.TaskGroup())
         following = group.create_task(view.run())
         ending.callback(following.cancel)

@@ -19,6 +19,7 @@ import urllib.parse
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar
 
 from prestage.api.brokerage import FETCHES_MAX, Fetch, FetchesAnswer, FetchesRequest, ManifestAnswer, ManifestRequest
@@ -121,7 +122,7 @@ class Hander:
         for holder in await self._view.holders(artifact):
             raw = await self._records.manifest(holder.namespace, artifact)
             if raw is not None:
-                parsed = await self._in_thread(lambda raw=raw: parse_manifest(raw, ArtifactId(artifact)))  # type: ignore[misc]
+                parsed = await self._in_thread(partial(parse_manifest, raw, ArtifactId(artifact)))
                 while len(self._parsed) >= _PARSED_MOST:
                     self._parsed.pop(next(iter(self._parsed)))
                 self._parsed[artifact] = (raw.decode(), parsed)

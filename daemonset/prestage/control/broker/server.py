@@ -20,8 +20,8 @@ from prestage.api.brokerage import (
     ResolveRequest,
 )
 from prestage.api.nodes import ErrorClass
+from prestage.control.broker.counts import Counts
 from prestage.control.broker.handing import Hander
-from prestage.control.broker.health import Counts
 from prestage.control.broker.identity import Accounts, Node, Review, Reviewer, check_planner, node_of
 from prestage.control.broker.mounting import Granter
 from prestage.control.broker.refusals import denied, misconfigured, refusal_for

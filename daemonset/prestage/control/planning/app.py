@@ -23,9 +23,10 @@ from prestage.cacher.agent.logs import log
 from prestage.control.beside import steering
 from prestage.control.demand.resolving import Broker, Resolutions
 from prestage.control.demand.world import World
+from prestage.control.health import health
 from prestage.control.planning.board import Board
 from prestage.control.planning.loop import Planning
-from prestage.control.planning.metrics import Meters, Tally, application
+from prestage.control.planning.metrics import Meters, Tally
 from prestage.control.planning.reporting import Reporting
 from prestage.control.planning.together import Service, Together
 from prestage.control.planning.writing import Writer
@@ -134,14 +135,18 @@ async def serve(config: PlannerConfig) -> None:
 
 
 async def run(
-    planner: Planner, health: tuple[str, int], stop: asyncio.Event, *, listening: Callable[[int], None] | None = None
+    planner: Planner, listen: tuple[str, int], stop: asyncio.Event, *, listening: Callable[[int], None] | None = None
 ) -> None:
     """Until `stop` is set. `listening`: told the port of /healthz."""
     async with AsyncExitStack() as ending:
-        runner = web.AppRunner(application(planner.meters, lambda: planner.is_well), access_log=None, shutdown_timeout=_GRACE_S)
+        runner = web.AppRunner(
+            health(planner.meters.registry, lambda: planner.is_well, otherwise="stuck"),
+            access_log=None,
+            shutdown_timeout=_GRACE_S,
+        )
         await runner.setup()
         ending.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, health[0] or None, health[1]).start()
+        await web.TCPSite(runner, listen[0] or None, listen[1]).start()
         if listening is not None:
             listening(runner.addresses[0][1])
         work, stopping = asyncio.ensure_future(planner.run()), asyncio.ensure_future(stop.wait())

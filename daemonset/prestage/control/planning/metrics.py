@@ -1,4 +1,4 @@
-"""/healthz and /metrics of the planner. Names carry units; nothing of a tenant is a label."""
+"""Metrics of the planner. Names carry units; nothing of a tenant is a label."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from aiohttp import web
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
     Histogram,
     PlatformCollector,
     ProcessCollector,
-    generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -98,19 +96,3 @@ class Meters:
     def planned(self, seconds: float) -> None:
         """One plan."""
         self._plans.observe(seconds)
-
-
-def application(meters: Meters, is_well: Callable[[], bool]) -> web.Application:
-    """`is_well`: False where only a restart helps."""
-
-    async def healthz(_request: web.Request) -> web.Response:
-        return web.Response(text="ok\n") if is_well() else web.Response(text="stuck\n", status=503)
-
-    async def metrics(_request: web.Request) -> web.Response:
-        headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        return web.Response(body=generate_latest(meters.registry), headers=headers)
-
-    made = web.Application(client_max_size=1 << 10)
-    made.router.add_get("/healthz", healthz)
-    made.router.add_get("/metrics", metrics)
-    return made

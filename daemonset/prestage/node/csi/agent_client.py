@@ -100,7 +100,7 @@ class AgentClient:
             raise _away(exc) from exc
         if response.status >= 400:
             raise _told(raw)
-        return msgspec.json.decode(raw, type=answer) if answer is not None else None  # type: ignore[return-value]
+        return msgspec.json.decode(raw, type=answer) if answer is not None else None  # type: ignore[return-value]  # None where the caller asked for none
 
 
 def _told(raw: bytes) -> PrestageError:

@@ -1,0 +1,24 @@
+"""What the broker counts."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, GCCollector, PlatformCollector, ProcessCollector
+
+
+class Counts:
+    """What is counted."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self._answers = Counter(
+            "prestage_broker_answers",
+            "Questions answered, by path and class of the answer.",
+            ["path", "outcome"],
+            registry=self.registry,
+        )
+
+    def answered(self, path: str, outcome: str) -> None:
+        """`outcome`: ok, or the class of the refusal."""
+        self._answers.labels(path, outcome).inc()
