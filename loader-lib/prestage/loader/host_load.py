@@ -15,6 +15,7 @@ from prestage.loader.memory.budget import Budget
 from prestage.loader.memory.region import Piece, Region
 from prestage.loader.pages import PAGE
 from prestage.loader.plan import Block, Extent, Part, Plan
+from prestage.loader.prefault import Prefault
 from prestage.loader.residency import Residency
 from prestage.loader.source import Source
 from prestage.loader.tally import Tally
@@ -58,6 +59,7 @@ class HostLoad:
         self._lock = threading.Lock()
         self._landings: dict[int, _Landing] = {}
         self._private = bytearray(len(plan.blocks))
+        self._prefault: Prefault | None = None
         self.on_room: Callable[[], None] | None = None
         """Called when memory was given back, on whatever thread that is."""
 
@@ -77,6 +79,8 @@ class HostLoad:
             OSError: names the file and the bytes. CorruptFile: nothing of them will be shown.
         """
         block = self._plan.blocks[number]
+        if self._prefault:
+            self._prefault.begin(number)
         landing = self._landing(block.shard)
         began = time.perf_counter()
         way = self._bring(number, block, landing)
@@ -106,6 +110,25 @@ class HostLoad:
         enter_ahead((self._landings[block.shard].region, block) for block in map(self._plan.blocks.__getitem__, there))
         return there
 
+    def prefault(self) -> None:
+        """Begin to fault memory in ahead of the readers, where they will fill all of it: all is absent and fits the budget."""
+        if self._destination is Destination.MAPPED or self._readers > 1 or self._plan.read_bytes > self._budget.limit_bytes:
+            return
+        try:
+            self._prefault = Prefault(len(self._plan.blocks), self._fault_in)
+        except RuntimeError:  # no thread to be had
+            return
+
+    def _fault_in(self, number: int) -> bool:
+        block = self._plan.blocks[number]
+        try:
+            landing = self._landing(block.shard)
+            if landing.is_map or landing.source.whole() is Residency.PARTLY:
+                return True
+        except OSError:
+            return False  # the block's reader meets it too
+        return all(landing.region.prefault(start, stop) for start, stop in block.extents)
+
     def _mapped_already(self, landing: _Landing, blocks: list[tuple[int, Block]]) -> list[int]:
         began = time.perf_counter()
         found = {}
@@ -129,6 +152,8 @@ class HostLoad:
 
     def close(self) -> None:
         """Descriptors, and the addresses that nobody was lent. No thread may be reading."""
+        if self._prefault:
+            self._prefault.end()
         with self._lock:
             for landing in self._landings.values():
                 landing.source.close()

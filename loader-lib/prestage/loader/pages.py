@@ -15,6 +15,8 @@ _MADV_DONTNEED = 4
 _MADV_HUGEPAGE = 14
 _MADV_POPULATE_READ = 22
 """Linux 5.14 and later; before, pages are faulted in when they are touched, as with the safetensors library."""
+_MADV_POPULATE_WRITE = 23
+"""Of the same age."""
 _HINT_BYTES = 128 << 10
 """Linux' default read-ahead, and what one FADV_WILLNEED is cut to."""
 _AMPLE_READ_AHEAD_BYTES = 2 << 20
@@ -72,6 +74,15 @@ def populate(address: int, size: int) -> int:
         if code not in (errno.EINTR, errno.EAGAIN):
             return code
     return 0
+
+
+def prefault(address: int, size: int) -> bool:
+    """Have anonymous memory there before it is written; what it holds stays. `address` is page-aligned. False: the system does
+    not know how, or has no memory."""
+    while _libc.madvise(address, size, _MADV_POPULATE_WRITE):
+        if ctypes.get_errno() not in (errno.EINTR, errno.EAGAIN):
+            return False
+    return True
 
 
 def hint(fd: int, start: int, stop: int) -> None:

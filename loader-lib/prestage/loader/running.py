@@ -65,7 +65,10 @@ class Running:
             host.on_room = self._queue.nudge
         there = host.there_already()
         self._queue.land_untaken(there)
-        self._crew = Crew(self._queue, host.read, min(self._threads, len(self.plan.blocks) - len(there)))
+        left = len(self.plan.blocks) - len(there)
+        self._crew = Crew(self._queue, host.read, min(self._threads, left))
+        if left > THREADS:
+            host.prefault()
 
     def _begin_on_device(self, allocator: Allocator | None) -> None:
         # not with the rest: 3 ms that a load to the host never needs

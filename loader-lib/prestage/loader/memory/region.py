@@ -58,6 +58,10 @@ class Region:
         """`pages.populate` for [start, stop), `start` page-aligned."""
         return pages.populate(self.base + start, stop - start)
 
+    def prefault(self, start: int, stop: int) -> bool:
+        """`pages.prefault` for [start, stop), `start` page-aligned, which shows no file."""
+        return pages.prefault(self.base + start, stop - start)
+
     def populating(self, start: int, stop: int) -> Callable[[], bool]:
         """`populate` for later, which does not keep the range alive until then: False, nothing done, where it is gone."""
         alive, address = weakref.ref(self._whole), self.base + start
