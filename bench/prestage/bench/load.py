@@ -24,16 +24,16 @@ import xxhash
 from rich.console import Console
 from rich.table import Table
 
-from prestage.bench import load_child
+from prestage.bench import load_child, load_script
 from prestage.bench.cold import make_cold, make_warm
-from prestage.bench.load_rows import Goal, Row, goals, rows
+from prestage.bench.load_rows import SCRIPT, Goal, Row, goals, rows
 from prestage.bench.load_run import CHUNK_BYTES
 from prestage.bench.machine import Machine, describe
 from prestage.bench.rounds import FOREIGN_CORES_MAX, schedule, summarize
 from prestage.bench.scratch import scratch_folder
 from prestage.cacher.errors import Bug, Misconfigured
 
-STATES = ("hot", "cold", "half")
+STATES = ("hot", "cold", "half", SCRIPT)
 _RAW = ("raw-4", "raw-8", "raw-16", "raw-32")
 _BY_STATE: dict[str, tuple[str, ...]] = {
     "hot": (
@@ -43,6 +43,7 @@ _BY_STATE: dict[str, tuple[str, ...]] = {
         "safetensors", "safetensors-pread", "transformers", "fastsafetensors", "runai", "prestage", "prestage-verified", *_RAW,
     ),
     "half": ("safetensors", "runai", "prestage", "prestage-mapped", "prestage-private"),
+    SCRIPT: load_script.PARTS,
 }  # fmt: skip
 _NEEDS = {"fastsafetensors": "fastsafetensors", "runai": "runai_model_streamer"}
 """Rivals that are no dependency, and the module of each; both know torch only."""
@@ -120,7 +121,13 @@ class LoadResult:
 @click.option(
     "--framework", type=click.Choice(["auto", "pt", "np"]), default="auto", show_default=True, help="auto: torch if here."
 )
-@click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="Repeatable; default: all three.")
+@click.option(
+    "--state",
+    "states",
+    type=click.Choice(STATES),
+    multiple=True,
+    help="Repeatable; default: all. script: a serving script from its first line on.",
+)
 @click.option("--loaders", default="all", show_default=True, help="Names separated by commas, as the rows have them.")
 @click.option("--ranks", default=1, show_default=True, type=click.IntRange(1, 16), help="Load cold in so many processes at once.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100))
@@ -158,6 +165,11 @@ def measure(job: LoadJob, scratch: Path, tell: Callable[[str], None]) -> LoadRes
         variant, state = name.split(" ")
         prepare(job.files, state)
         memory = result.size_bytes + _SPARE_BYTES if variant not in _RETURN_NOTHING and job.ranks == 1 else _SPARE_BYTES
+        if state == SCRIPT:
+            sample = load_child.run_script(variant, job.framework, links[0].parent, memory)
+            result.samples[variant, state][number] = sample
+            tell(f"round {number + 1} of {job.rounds}: {variant} {sample['total_s']:.3f} s")
+            continue
         ran = load_child.run([variant] * job.ranks, job.framework, links, memory)
         result.samples[variant, state][number] = _together(ran)
         if variant not in _RETURN_NOTHING:
@@ -169,7 +181,7 @@ def measure(job: LoadJob, scratch: Path, tell: Callable[[str], None]) -> LoadRes
 
 
 def prepare(files: Sequence[Path], state: str) -> None:
-    """Have the files hot, cold, or every other 32 MiB resident. Raises: StillWarm."""
+    """Have the files hot, cold (for a script too), or every other 32 MiB resident. Raises: StillWarm."""
     if state == "hot":
         make_warm(files)
         return
@@ -253,7 +265,8 @@ def _show(result: LoadResult, console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("STATE", "LOADER", "VERIFY", "GB/S", "RANGE", "CPU S/GB", "RSS MIB", "DISK", "VS RAW", "VS MMAP"):
         table.add_column(name, justify="left" if name in ("STATE", "LOADER", "VERIFY") else "right")
-    for row in result.rows():
+    found = result.rows()
+    for row in found:
         speed = row.gb_per_s
         table.add_row(
             row.state, row.loader, row.verify, f"{speed.median:.2f}", f"{speed.low:.2f}-{speed.high:.2f}",
@@ -261,13 +274,14 @@ def _show(result: LoadResult, console: Console) -> None:
             f"{row.ratio_to_raw.median:.2f}x" if row.ratio_to_raw else "-",
             f"{row.ratio_to_mmap.median:.2f}x" if row.ratio_to_mmap else "-",
         )  # fmt: skip
-    console.print(table)
+    if found:
+        console.print(table)
     for goal in result.goals():
-        found = goal.measured
+        measured = goal.measured
         sign = "<=" if goal.at_most else ">="
         met = "met" if goal.met else "[red]missed[/red]"
         console.print(
-            f"{goal.name}: [bold]{found.median:.2f}[/bold] ({found.interval}, all {found.low:.2f}-{found.high:.2f}), "
+            f"{goal.name}: [bold]{measured.median:.2f}[/bold] ({measured.interval}, all {measured.low:.2f}-{measured.high:.2f}), "
             f"{sign} {goal.asked}: {met}"
         )
     for name, why in result.not_run.items():

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import resource
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,22 +31,8 @@ def run(variants: Sequence[str], framework: str, files: Sequence[Path], memory_b
     Raises:
         ChildFailed
     """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
-        "PRESTAGE_LOADER_QUIET": "1",
-        "RUNAI_STREAMER_LOG_TO_STDERR": "0",
-    }
     with ExitStack() as stack:
-        children = []
-        for variant in variants:
-            command = [sys.executable, "-m", "prestage.bench.load_run", variant, framework, *map(str, files)]
-            child = subprocess.Popen(
-                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-            stack.callback(child.wait)
-            stack.callback(child.kill)
-            children.append(child)
+        children = [_child(stack, "prestage.bench.load_run", variant, framework, *map(str, files)) for variant in variants]
         for child in children:
             _wait_until_ready(child)
         _faulted(memory_bytes).close()
@@ -56,6 +44,54 @@ def run(variants: Sequence[str], framework: str, files: Sequence[Path], memory_b
         samples = [_answer(child) for child in children]
         foreign = watch.foreign_cores(sum(sample["cpu_s"] for sample in samples))
         return [{**sample, "total_s": sample["load_s"] + sample["touch_s"], "foreign_cores": foreign} for sample in samples]
+
+
+def run_script(part: str, framework: str, folder: Path, memory_bytes: int) -> dict[str, float]:
+    """Run one part of `load_script`: seconds from its start to its first tensor and to all, and `foreign_cores`.
+
+    Raises:
+        ChildFailed
+    """
+    _faulted(memory_bytes).close()
+    watch, began, used = LoadWatch(), time.perf_counter(), _children_cpu_s()
+    with ExitStack() as stack:
+        child = _child(stack, "prestage.bench.load_script", part, framework, str(folder))
+        assert child.stdout
+        said = {line.strip(): time.perf_counter() - began for line in child.stdout}
+        if child.wait(_TIMEOUT_S) or "ALL" not in said:
+            raise _failure(child, child.stderr.read() if child.stderr else "")
+    return {
+        "first_s": said["FIRST"],
+        "total_s": said["ALL"],
+        "foreign_cores": watch.foreign_cores(_children_cpu_s() - used),
+    }
+
+
+def _child(stack: ExitStack, module: str, *arguments: str) -> subprocess.Popen[str]:
+    """A fresh interpreter with the same path as this one; killed with `stack`."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+        "PRESTAGE_LOADER_QUIET": "1",
+        "RUNAI_STREAMER_LOG_TO_STDERR": "0",
+    }
+    child = stack.enter_context(
+        subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    )
+    stack.callback(child.kill)
+    return child
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _wait_until_ready(child: subprocess.Popen[str]) -> None:

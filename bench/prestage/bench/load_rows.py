@@ -14,6 +14,8 @@ Samples = Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]]
 """By (variant, state), then by round: what a child measured."""
 MMAP = "safetensors"
 HASH = "xxh3"
+SCRIPT = "script"
+"""A state of its own, whose variants load nothing twice and have no speed: `load_script.PARTS`."""
 _MIB = 1 << 20
 
 
@@ -83,6 +85,8 @@ def rows(samples: Samples, size_bytes: int) -> list[Row]:
     """One row for each variant and state, in their order."""
     found = []
     for (variant, state), by_round in samples.items():
+        if state == SCRIPT:
+            continue
         times = {number: sample["total_s"] for number, sample in by_round.items()}
         found.append(
             Row(
@@ -126,6 +130,8 @@ def goals(samples: Samples) -> list[Goal]:
         ("half / private only", 1.0, _times(samples, "prestage-private", "half"), _times(samples, "prestage", "half")),
     ]  # fmt: skip
     found = [Goal(name, goal, ratio) for name, goal, over, under in asked if (ratio := ratios(over, under))]
+    if script := _script(samples):
+        found.append(Goal("script start to all tensors, cold / max(import, read)", 1.15, script, at_most=True))
     beyond = [
         sample["beyond_bytes"] / _MIB
         for (variant, _), by_round in samples.items()
@@ -135,6 +141,12 @@ def goals(samples: Samples) -> list[Goal]:
     if beyond:
         found.append(Goal("peak RSS beyond the tensors, MiB", 256, summarize([max(beyond)]), at_most=True))
     return found
+
+
+def _script(samples: Samples) -> Summary | None:
+    imports, reads = (_times(samples, part, SCRIPT) for part in ("script-import", "script-read"))
+    slower = {number: max(imports[number], reads[number]) for number in imports.keys() & reads.keys()}
+    return ratios(_times(samples, SCRIPT, SCRIPT), slower)
 
 
 def _times(samples: Samples, variant: str, state: str, measure: str = "total_s") -> dict[int, float]:

@@ -62,7 +62,11 @@ def test_a_folder_is_measured_by_every_loader_in_every_state_and_left_as_it_was(
     assert by["cold", "raw-8", "off"]["disk_share"] >= 0.99
     assert by["cold", "prestage", "off"]["disk_share"] >= 0.9
     assert by["hot", "prestage", "off"]["disk_share"] <= 0.1
-    assert {goal["name"] for goal in result["goals"]} >= {"hot, verify off / safetensors mmap", "half / mapped only"}
+    assert {goal["name"] for goal in result["goals"]} >= {
+        "hot, verify off / safetensors mmap",
+        "half / mapped only",
+        "script start to all tensors, cold / max(import, read)",
+    }
     assert (sorted(model.iterdir()), list(Path.cwd().iterdir())) == (before, [])
 
 
@@ -91,6 +95,11 @@ def test_ratios_are_taken_inside_rounds_and_raw_is_the_best_depth() -> None:
         ("raw-4", "cold"): {0: sample(0.9), 1: sample(2.0)},
         ("raw-8", "cold"): {0: sample(1.5), 1: sample(0.8)},
     }
+    samples |= {(part, "script"): {0: {"total_s": seconds}} for part, seconds in (("script", 3.0), ("script-import", 2.0))}
+    assert not [goal for goal in goals(samples) if goal.name.startswith("script")], "without a read there is no larger of two"
+    samples["script-read", "script"] = {0: {"total_s": 2.5}}
+    assert next(goal for goal in goals(samples) if goal.name.startswith("script")).measured.values == (1.2,)
+    samples = {key: by_round for key, by_round in samples.items() if key[1] == "cold"}
     row = next(row for row in rows(samples, 10**9) if row.loader == "prestage")
     assert row.ratio_to_mmap is not None
     assert row.ratio_to_raw is not None
