@@ -10,6 +10,9 @@ EDITABLE := --no-deps --no-build-isolation --editable . --editable ./loader-lib
 PYTEST := $(BIN)/python -m pytest
 TESTS ?= tests
 JOBS ?= $(shell n=$$(nproc); echo $$((n > 4 ? 4 : n)))
+# one more than cores: the slow tier waits a lot, and one of its workers soaks for ten minutes
+SLOW_JOBS ?= $(shell echo $$(($(JOBS) + 1)))
+SLOW = $(sort $(shell grep -rlE '\bmark\.slow\b' tests --include='test_*.py'))
 TORCH := .tools/torch
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate --custom-compile-command 'make lock'
 
@@ -17,7 +20,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools cluster torch test-gpu fuzz demo bench check style types imports unit test test-all integrations conformance vllm soak cycles api wire chart fmt clean
+.PHONY: help setup lock tools cluster torch test-gpu fuzz demo bench check style types imports unit test test-all slow integrations on-torch conformance vllm soak cycles api wire chart fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 14
@@ -77,9 +80,14 @@ unit: setup
 test: setup tools ## all but the slow tier, on real servers where they can be had
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "not slow" $(TESTS)
 
-test-all: setup tools cluster torch integrations ## the slow tier, the loader on a real torch, the integrations
+test-all: setup tools cluster torch ## the slow tier, and beside it the loader on a real torch and the integrations
+	.ci/beside '$(MAKE) --no-print-directory on-torch integrations' '$(MAKE) --no-print-directory slow'
+
+slow: setup tools cluster ## the slow tier alone; which tests follow each other is written in tests/lanes.py
+	$(PYTEST) -n $(SLOW_JOBS) --dist loadgroup --no-loadscope-reorder --durations=25 -m slow $(SLOW)
+
+on-torch: torch ## the loader's tests that need torch
 	$(TORCH)/bin/python -m pytest tests/contract/loader tests/unit/loader -k torch
-	$(PYTEST) -m slow
 
 fuzz: setup ## a million damaged safetensors headers (a minute or two)
 	PRESTAGE_FUZZ=1000000 $(PYTEST) tests/unit/loader/test_bad_days.py -k damaged_headers

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from lanes import lane_of, order_of
 from leaks import held, leaked_since
 
 # A shell's background jobs ignore it, and so would their children: tests interrupt theirs.
@@ -21,6 +22,15 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
+@pytest.hookimpl(tryfirst=True)  # ahead of xdist, which puts the group into a test's name
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if getattr(config.option, "loadgroup", False):
+        items.sort(key=lambda item: order_of(item.nodeid))
+        for item in items:
+            if (lane := lane_of(item.nodeid)) is not None:
+                item.add_marker(pytest.mark.xdist_group(lane))
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.getbasetemp()
@@ -31,6 +41,21 @@ def nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    _say_what_was_measured(terminalreporter)
+    _say_what_did_not_run(terminalreporter)
+
+
+def _say_what_was_measured(terminalreporter: pytest.TerminalReporter) -> None:
+    """What passing tests handed to `record_property`."""
+    told = [(report.nodeid, *pair) for report in terminalreporter.stats.get("passed", []) for pair in report.user_properties]
+    if told:
+        terminalreporter.section("measured")
+    for test, name, value in told:
+        terminalreporter.line(f"{test}: {name}")
+        terminalreporter.line(f"{value}\n")
+
+
+def _say_what_did_not_run(terminalreporter: pytest.TerminalReporter) -> None:
     reasons = defaultdict[str, list[str]](list)
     for report in terminalreporter.stats.get("skipped", []):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)

@@ -25,7 +25,7 @@ from agents.contract import Answer, Contract, Stream
 
 _T = TypeVar("_T")
 READY_S = 60.0
-END_S = 10.0
+END_S = 20.0
 """What the drain may take on a busy machine; 5 s is what it is to take."""
 _WITH_SETTINGS = """
 import json, sys

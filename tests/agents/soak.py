@@ -1,6 +1,6 @@
 """Hours of small artifacts coming and going through one agent, with faults: nothing may grow.
 
-    make soak                 two hours; SOAK_S=600 for ten minutes
+    make soak                 two hours; SOAK_S=600 for ten minutes; the slow tier's ten minutes rest between verbs
     python -m agents.soak     the same, with cacher and tests on PYTHONPATH
 
 Four clients stage, leave, hold, evict, resolve and ask why, at random by a seed; the origin fails one request in twenty. Sampled
@@ -50,10 +50,10 @@ EXPECTED = {"done", "busy", "full", "unavailable", "miss", "left", "corrupt"}
 
 
 class Soak:
-    """One run over `seconds`, by the dice of `seed`."""
+    """One run over `seconds`, by the dice of `seed`; a client rests `rest_s` between two verbs, on average."""
 
-    def __init__(self, agent: Agent, origin: Hostile, *, seconds: float, seed: int) -> None:
-        self.agent, self.origin, self.seconds = agent, origin, seconds
+    def __init__(self, agent: Agent, origin: Hostile, *, seconds: float, seed: int, rest_s: float) -> None:
+        self.agent, self.origin, self.seconds, self._rest_s = agent, origin, seconds, rest_s
         self.ended: Counter[str] = Counter()
         self.growth = Growth(agent)
         self._dice = random.Random(seed)
@@ -90,6 +90,7 @@ class Soak:
         verbs = [self._stage] * 10 + [self._evict] * 5 + [self._hold, self._keep, self._leave, self._look, self._pause]
         while not self._is_over:
             dice.choice(verbs)(dice, self.origin.url(f"/{dice.randrange(OBJECTS)}"))
+            time.sleep(2 * self._rest_s * dice.random())
 
     def _count(self, how: str) -> None:
         assert how in EXPECTED, how
@@ -160,10 +161,10 @@ class Soak:
         return f"{self.growth.table()}\nstages by end: {dict(self.ended.most_common())}"
 
 
-def soak(folder: Path, *, seconds: float, seed: int = 1) -> Soak:
+def soak(folder: Path, *, seconds: float, seed: int = 1, rest_s: float = 0.0) -> Soak:
     """Run and check; the table is in what is returned."""
     with Hostile() as origin, Agent(folder / "store", "--budget", BUDGET) as agent:
-        run = Soak(agent, origin, seconds=seconds, seed=seed)
+        run = Soak(agent, origin, seconds=seconds, seed=seed, rest_s=rest_s)
         run.run()
         run.check_end()
         run.check_growth()

@@ -115,7 +115,7 @@ class Admission:
         """With the API server; admission itself writes the caBundle."""
         client = Client(OURS, url=f"https://127.0.0.1:{self.ports[name][0]}")
         applied(self.api, *(selecting(one) for one in manifests(client)))
-        self.processes.wait_for(lambda: self.bundle() not in ("", None), what="the caBundle", timeout_s=30)
+        self.processes.wait_for(lambda: self.bundle() not in ("", None), what="the caBundle", timeout_s=60)
 
     def bundle(self) -> str | None:
         jsonpath = "jsonpath={.webhooks[0].clientConfig.caBundle}"

@@ -80,9 +80,10 @@ def lower() -> Path:
     subprocess.run([sys.executable, "-c", _WARMED], check=True, timeout=300)
     with tempfile.NamedTemporaryFile(dir=KEPT, delete=False) as partial, tarfile.open(fileobj=partial, mode="w") as tar:
         _pack_lower(tar, needed)
-    for old in KEPT.glob("*.tar"):
-        old.unlink()
     Path(partial.name).rename(path)
+    for old in KEPT.glob("*.tar"):
+        if old != path:
+            old.unlink(missing_ok=True)
     return path
 
 

@@ -159,7 +159,7 @@ def account(server: ApiServer, folder: Path, namespace: str, rules: Sequence[Rul
     return server.authority.token_kubeconfig(folder / "planner.kubeconfig", server.url, token)
 
 
-async def until(look: Callable[[], Awaitable[object]], *, seconds: float = 30.0, log: Path | None = None) -> None:
+async def until(look: Callable[[], Awaitable[object]], *, seconds: float = 60.0, log: Path | None = None) -> None:
     """Until it is truthy."""
     try:
         async with asyncio.timeout(seconds):

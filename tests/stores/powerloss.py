@@ -8,13 +8,16 @@ directory and an exchange are atomic, as POSIX has it. Modes are taken to be dur
     tree       what was durable when the recording began: directories {name: inode}, files {inode: bytes}, symlinks {inode: text}
     effects    [(what it changes, how it is made durable)], in order
     cut        a prefix of the effects; those that were synced are there, of the others a chosen part
+
+Most cuts leave what another one left: with little unsynced, the chosen parts coincide. `Cut.key` says so.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +62,26 @@ class Tree:
             elif number not in tree.files:
                 tree.files[number] = bytearray(path.read_bytes())
         return tree
+
+    def fingerprint(self) -> bytes:
+        """Equal for trees that `write` makes equal."""
+        hasher = hashlib.blake2b(digest_size=16)
+        self._hash_folder(0, hasher.update)
+        return hasher.digest()
+
+    def _hash_folder(self, number: int, update: Callable[[bytes | bytearray], None]) -> None:
+        entries = self.folders[number]
+        update(b"%d entries, mode %o\n" % (len(entries), self.modes.get(number, 0o700)))
+        for name, inode in sorted(entries.items()):
+            update(b"%d %r " % (inode, name.encode()))
+            if inode in self.symlinks:
+                update(b"-> %r\n" % self.symlinks[inode].encode())
+            elif inode in self.folders:
+                self._hash_folder(inode, update)
+            else:
+                data = self.files.get(inode, b"")
+                update(b"%d bytes, mode %o\n" % (len(data), self.modes.get(inode, 0o600)))
+                update(data)
 
     def write(self, root: Path) -> None:
         """Make it real."""
@@ -345,6 +368,20 @@ class Cut:
     acks: tuple[str, ...]
     point: str
 
+    @property
+    def key(self) -> tuple[bytes, tuple[str, ...]]:
+        """Equal for cuts that nobody could tell apart: the same tree, the same acknowledged."""
+        return self.tree.fingerprint(), self.acks
+
+
+def distinct(states: Iterable[Cut]) -> Iterator[Cut]:
+    """Without those that are as an earlier one was."""
+    seen = set[tuple[bytes, tuple[str, ...]]]()
+    for cut in states:
+        if (key := cut.key) not in seen:
+            seen.add(key)
+            yield cut
+
 
 def cuts(disk: RecordingDisk, *, samples: int, seed: int, every: int = 1) -> Iterator[Cut]:
     """For every `every`-th prefix of what was recorded, the longest first (what was acknowledged shows there): nothing unsynced,
@@ -374,6 +411,7 @@ def _cuts_at(disk: RecordingDisk, end: int, *, samples: int, seed: int) -> Itera
             last_sync[entry.inode] = at
     effects = [(at, entry) for at, entry in enumerate(log) if isinstance(entry, Effect)]
     pending = [at for at, entry in effects if last_sync.get(entry.synced_by, -1) < at]
+    unsynced = frozenset(pending)
     chosen: list[tuple[str, Callable[[int], str]]] = [("none", lambda at: "lost"), ("all", lambda at: "kept")]
     for number in range(samples if pending else 0):
         chance = random.Random(f"{seed} {end} {number}")
@@ -381,7 +419,7 @@ def _cuts_at(disk: RecordingDisk, end: int, *, samples: int, seed: int) -> Itera
     for name, fate in chosen:
         tree, chance = deepcopy(disk.tree), random.Random(f"{seed} {end} {name}")
         for at, effect in effects:
-            how = fate(at) if at in set(pending) else "kept"
+            how = fate(at) if at in unsynced else "kept"
             if how == "torn" and effect.torn is not None:
                 effect.torn(tree, chance)
             elif how != "lost":

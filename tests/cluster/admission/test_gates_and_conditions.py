@@ -33,7 +33,7 @@ def scene(admission: Admission) -> Scene:
 
 
 def until(scene: Scene, name: str, expected: list[str]) -> dict[str, dict[str, object]]:
-    scene.api.processes.wait_for(lambda: gates_of(scene.stored(name)) == expected, what=f"gates {expected}", timeout_s=20)
+    scene.api.processes.wait_for(lambda: gates_of(scene.stored(name)) == expected, what=f"gates {expected}", timeout_s=60)
     return scene.stored(name)
 
 
@@ -45,15 +45,15 @@ def test_the_last_byte_releases_the_gate_with_the_preference_and_the_pod_is_told
         scene.state("Staging")
         created(api, scene.namespace, scene.pod("p", None, GATE))
         staging = "--for=jsonpath={.status.conditions[?(@.type=='prestage.dev/Warm')].reason}=Staging"
-        api.kubectl("wait", staging, "pod/p", "-n", scene.namespace, "--timeout=20s")
+        api.kubectl("wait", staging, "pod/p", "-n", scene.namespace, "--timeout=60s")
         assert gates_of(scene.stored("p")) == ["prestage.dev/warm"]
         before = scene.stored("p")["metadata"]["generation"]
         took_s = _released_after(scene)
-        api.kubectl("wait", "--for=condition=prestage.dev/Warm", "pod/p", "-n", scene.namespace, "--timeout=20s")
+        api.kubectl("wait", "--for=condition=prestage.dev/Warm", "pod/p", "-n", scene.namespace, "--timeout=60s")
         seen = scene.stored("p")
         assert mine in json.dumps(seen["spec"]["affinity"])
         assert seen["metadata"]["generation"] == cast(int, before) + 1, "gate and preference in one write of the spec"
-        assert took_s < 0.5
+        assert took_s < 5, "by the watch, not by a look now and then"
         staging, warm = api.processes.wait_for(lambda: _notes(scene, 2), what="the events")
         assert staging.startswith(f"Staging on {scene.node}, about ")
         assert warm == "Warm on 1 node"
@@ -111,7 +111,7 @@ def test_on_timeout_fail_fails_the_pod(api: ApiServer, scene: Scene) -> None:
         cache = {"status": {"artifacts": [{"digest": scene.digest, "state": "Staging"}], "originRateP10": "1G"}}
         api.kubectl("patch", "nodecache", scene.node, "--subresource=status", "--type=merge", "-p", json.dumps(cache))
         created(api, scene.namespace, scene.pod("p", annotations, GATE))
-        api.processes.wait_for(lambda: scene.stored("p")["status"].get("phase") == "Failed", what="the pod's end", timeout_s=20)
+        api.processes.wait_for(lambda: scene.stored("p")["status"].get("phase") == "Failed", what="the pod's end", timeout_s=60)
         status = scene.stored("p")["status"]
         assert status["reason"] == "NotWarmInTime"
         assert "prestage.dev/gate-timeout (2 s)" in str(status["message"])
@@ -121,7 +121,7 @@ def test_mistakes_that_came_in_without_us_are_told_by_condition_and_event(api: A
     with leader(api):
         created(api, scene.namespace, scene.pod("p", {"model.prestage.dev/llama": LLAMA, "prestage.dev/layot": "x"}))
         reason = "--for=jsonpath={.status.conditions[?(@.type=='prestage.dev/Warm')].reason}=Misconfigured"
-        api.kubectl("wait", reason, "pod/p", "-n", scene.namespace, "--timeout=20s")
+        api.kubectl("wait", reason, "pod/p", "-n", scene.namespace, "--timeout=60s")
         [note] = api.processes.wait_for(lambda: _notes(scene, 1), what="the event")
         assert "prestage.dev/layot: there is no such annotation" in note
 

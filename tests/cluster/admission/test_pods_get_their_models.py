@@ -276,7 +276,7 @@ def test_a_rotated_certificate_is_trusted_and_served(admission: Admission, api: 
     namespace = opened(api, "webhook")
     before = admission.bundle()
     api.kubectl("delete", "secret", "prestage-admission-tls", "-n", "prestage")
-    admission.processes.wait_for(lambda: admission.bundle() not in (before, ""), what="a new caBundle", timeout_s=30)
+    admission.processes.wait_for(lambda: admission.bundle() not in (before, ""), what="a new caBundle", timeout_s=60)
     bundle = admission.bundle()
     assert bundle is not None
     assert b"BEGIN CERTIFICATE" in base64.b64decode(bundle)
@@ -284,7 +284,7 @@ def test_a_rotated_certificate_is_trusted_and_served(admission: Admission, api: 
     def served() -> bool:
         return any(map(is_ours, volumes_of(created(api, namespace, pod(ASKS), dry=True))))
 
-    admission.processes.wait_for(served, what="a review over the new certificate", timeout_s=30)
+    admission.processes.wait_for(served, what="a review over the new certificate", timeout_s=60)
 
 
 def test_without_us_pods_are_made_with_their_volume_and_without_a_gate(

@@ -65,7 +65,7 @@ def test_released_pods_land_on_the_warm_node_and_elsewhere_when_it_is_full(two_n
         created(api, "team-a", waiting(two_nodes, "c", half))
         status(two_nodes, "nodecache", "node1", {"artifacts": [{"digest": objects.DIGEST, "state": "Warm"}]})
         assert _bound(two_nodes, "c") == "node1", "the warm node was full: it waited for the other one, and starts there"
-        two_nodes.kubectl("wait", "--for=condition=prestage.dev/Warm", "pod/c", "-n", "team-a", "--timeout=20s")
+        two_nodes.kubectl("wait", "--for=condition=prestage.dev/Warm", "pod/c", "-n", "team-a", "--timeout=60s")
 
 
 def _landed(cluster: Cluster, name: str, cpu: str) -> str:
@@ -76,5 +76,5 @@ def _landed(cluster: Cluster, name: str, cpu: str) -> str:
 def _bound(cluster: Cluster, name: str) -> str:
     where = "jsonpath={.spec.nodeName}"
     return cluster.api.processes.wait_for(
-        lambda: cluster.kubectl("get", "pod", name, "-n", "team-a", "-o", where), what=f"{name} bound", timeout_s=30
+        lambda: cluster.kubectl("get", "pod", name, "-n", "team-a", "-o", where), what=f"{name} bound", timeout_s=60
     )

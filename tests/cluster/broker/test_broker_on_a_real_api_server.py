@@ -191,7 +191,7 @@ def broker(kube: Kube) -> Iterator[Process]:
         running.wait()
         yield running
         took_s = running.stop()
-        assert took_s < 5
+        assert took_s < 10
         text = running.log.read_text()
         assert "Traceback" not in text, text
         assert '"level": "error"' not in text, "RBAC gives what is followed: " + text
@@ -218,7 +218,7 @@ class Clients:
     def run(self, test: Awaitable[None]) -> None:
         async def bounded() -> None:
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(120):
                     await test
             finally:
                 for client in self.made:
@@ -400,7 +400,7 @@ def test_two_replicas_serve_one_certificate_and_resolve_once(kube: Kube, clients
             await two.close()
 
         clients.run(test())
-        assert second.stop() < 5
+        assert second.stop() < 10
     finally:
         second.process.kill()
         second.process.wait()
@@ -432,7 +432,7 @@ def test_replicas_race_for_the_secret_and_rotation_overlaps(kube: Kube, tmp_path
             assert await serving.refresh() == await serving_certificate(two, "team-b", "third")
 
     async def bounded() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             await test()
 
     asyncio.run(bounded())

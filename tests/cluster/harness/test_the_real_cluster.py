@@ -54,16 +54,13 @@ def test_a_pod_runs_on_a_real_node_through_a_kill_of_kubelet_and_containerd(two_
 @pytest.mark.slow
 @pytest.mark.needs("kubernetes-node")
 def test_nothing_of_a_cluster_is_left_when_it_ends(tmp_path: Path) -> None:
-    before = _interfaces()
     with Cluster(tmp_path) as cluster:
-        assert _interfaces() != before
-        name = cluster.ip.split(".")[1]
-    assert _interfaces() == before
-    assert list(Path("/sys/fs/cgroup").glob(f"**/kt{name}")) == []
+        name = f"kt{cluster.ip.split('.')[1]}"
+        assert (_INTERFACES / name).exists()
+        assert list(_CGROUPS.glob(f"**/{name}"))
+    assert not (_INTERFACES / name).exists()
+    assert list(_CGROUPS.glob(f"**/{name}")) == []
 
 
 IMAGE = ("--image=localhost/kubetest/pause:1", "--image-pull-policy=Never", "--command")
-
-
-def _interfaces() -> set[str]:
-    return {entry.name for entry in Path("/sys/class/net").iterdir() if entry.name.startswith("kt")}
+_INTERFACES, _CGROUPS = Path("/sys/class/net"), Path("/sys/fs/cgroup")

@@ -67,7 +67,7 @@ def test_an_annotated_deployment_is_staged_where_its_pods_land(one_node: Cluster
         await kubectl("delete", "nodecache", node, "--timeout=60s")
 
     async def bounded() -> None:
-        async with asyncio.timeout(150):
+        async with asyncio.timeout(240):
             await test()
 
     asyncio.run(bounded())

@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.needs("kubernetes")]
 REF, NEXT = "hf://org/model@main", "hf://org/model@v2"
 
 
-def run(test: Awaitable[None], timeout_s: float = 120.0) -> None:
+def run(test: Awaitable[None], timeout_s: float = 240.0) -> None:
     async def bounded() -> None:
         async with asyncio.timeout(timeout_s):
             await test
@@ -92,7 +92,7 @@ def test_from_annotation_to_node_cache_through_kills_of_leader_and_api_server(
                 began_s = time.monotonic()
                 await make_pod(api, old, "web-1", node=one)
                 await until(partial(stages, api, one, digest_of(REF, 1)), log=first)
-                assert time.monotonic() - began_s < 2.0
+                assert time.monotonic() - began_s < 10.0
                 assert await listed(api, two) == set()
 
                 # upstream moves on; the template does not

@@ -1,4 +1,4 @@
-"""The slow tier: three minutes of `make soak`, five hundred of `make cycles`, an agent killed again and again."""
+"""The slow tier: ten minutes of `make soak`, five hundred of `make cycles`, an agent killed again and again."""
 
 from __future__ import annotations
 
@@ -27,19 +27,23 @@ HELD = "/held"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_thousands_of_stages_and_evicts_leave_nothing_growing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = soak(tmp_path, seconds=float(os.environ.get("SOAK_S", "180")))
-    with capsys.disabled():
-        print(f"\n{run.table()}")
+@pytest.mark.timeout(1500)
+def test_thousands_of_stages_and_evicts_leave_nothing_growing(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Beside the rest of the slow tier (tests/lanes.py): its clients rest, and leave the others half a core and more."""
+    run = soak(tmp_path, seconds=float(os.environ.get("SOAK_S", "600")), rest_s=0.2)
+    record_property("growth", run.table())
+    assert run.ended.total() > 1000, run.ended
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_five_hundred_artifacts_none_twice_leave_nothing_growing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_five_hundred_artifacts_none_twice_leave_nothing_growing(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     run = cycles(tmp_path, count=int(os.environ.get("CYCLES", "500")))
-    with capsys.disabled():
-        print(f"\n{run.growth.table()}")
+    record_property("growth", run.growth.table())
 
 
 class Verbs:

@@ -32,7 +32,7 @@ def test_cold_and_staged_starts_give_the_same_answer(origin: Origin, model: Chec
     assert {start.COLD, start.DISK, start.WARM} <= set(result.variants)
     assert result.stage.files == len(model.sha256)
     assert result.phase(start.COLD, "fetch").low > 0
-    assert result.phase(start.WARM, "fetch").high < 0.05
+    assert result.phase(start.WARM, "fetch").high < 0.5
     assert len(result.samples) == 2 * len(result.variants)
     assert len({sample.answer for sample in result.samples}) == 1
     assert list(scratch.iterdir()) == []

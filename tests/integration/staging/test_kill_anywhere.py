@@ -34,8 +34,8 @@ def test_killed_again_and_again_it_ends_whole(number: signal.Signals, prestage: 
             found = prestage("path", url)
             if found.code == 0:
                 assert (Path(found.out.strip()) / "model.safetensors").read_bytes() == DATA
-            elif prestage("ls", "--json").code == 0:
-                assert {row["state"] for row in json.loads(prestage("ls", "--json").out)} <= {"partial"}
+            elif (listed := prestage("ls", "--json")).code == 0:
+                assert {row["state"] for row in json.loads(listed.out)} <= {"partial"}
         server.choose = lambda request: None
         done = prestage("stage", url, "--json")
     assert done.code == 0, done.err

@@ -85,7 +85,7 @@ def test_the_last_byte_takes_the_gate_off_and_adds_the_preference_in_one_patch()
                 return gates_of(await api.get(PODS, "p", namespace="team-a")) == []
 
             await until(free)
-            assert asyncio.get_running_loop().time() - began_s < 0.5
+            assert asyncio.get_running_loop().time() - began_s < 5.0, "not by a look now and then"
             seen = await api.get(PODS, "p", namespace="team-a")
             terms = part(seen, "spec", "affinity", "nodeAffinity")["preferredDuringSchedulingIgnoredDuringExecution"]
             [expression] = cast(list[Tree], part(cast(list[Object], terms)[0], "preference")["matchExpressions"])
