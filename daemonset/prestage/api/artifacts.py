@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from prestage.api.marks import AGE, Column, Kind, Rule, about, keyed, number, text
 from prestage.api.rules import immutable
-from prestage.api.values import DIGEST_PATTERN, Conditions, Generation, Stored, Value
+from prestage.api.values import DIGEST_PATTERN, WORD_PATTERN, Conditions, Generation, Moment, Stored, Value
 
 _MEBIBYTE_IN_BASE64 = 4 * 2**20 // 3
 """etcd takes 1.5 MiB an object: 1 MiB of compressed manifest is some 20,000 files.
@@ -44,8 +44,28 @@ class TemplateUse(Value, frozen=True, kw_only=True):
     ref: Annotated[str, text("What the template says.", max_length=2048)]
 
 
+class AccessState(StrEnum):
+    """Verified: the origin let the namespace read it. Doubted: it said no, and is asked once more. Revoked: it said no again."""
+
+    VERIFIED = "Verified"
+    DOUBTED = "Doubted"
+    REVOKED = "Revoked"
+
+
+class SourceAccess(Value, frozen=True, kw_only=True):
+    """Whether the namespace may still read it there, by its own credentials. Looked at daily."""
+
+    source: Annotated[str, text("How it was named: ref:NAME of a StagedModel, or a ref, with `by SECRET`.", max_length=2400)]
+    state: Annotated[AccessState, about("What holds. Revoked blocks new mounts by this name.")]
+    verified_at: Annotated[Moment, about("When the origin let it be read last.")] | None = None
+    checked_at: Annotated[Moment, about("When it was asked last.")]
+    refused_since: Annotated[Moment, about("When it began to say no.")] | None = None
+    reason: Annotated[str, text("Why it is not verified anew, in one word.", max_length=63, pattern=WORD_PATTERN)] | None = None
+    message: Annotated[str, text("The same for the namespace's people.", max_length=1024, min_length=0)] | None = None
+
+
 class ArtifactStatus(Value, frozen=True, kw_only=True):
-    """The binding, and who uses it."""
+    """The binding, who uses it, and whether its namespace still may."""
 
     observed_generation: Generation = None
     binding: (
@@ -56,6 +76,7 @@ class ArtifactStatus(Value, frozen=True, kw_only=True):
         | None
     ) = None
     templates: Annotated[list[TemplateUse], keyed("Pod templates bound to it.", "uid", "hash", "alias", most=1024)] | None = None
+    access: Annotated[list[SourceAccess], keyed("Whether the namespace may still read it.", "source", most=32)] | None = None
     conditions: Conditions = None
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 
+from prestage.cacher.errors import Denied
 from prestage.cacher.net.ports import ResponseHead
 from prestage.cacher.origins.ports import Next, Verdict
 from prestage.cacher.origins.retry import CONGESTED, TRANSIENT, stated_delay_s
@@ -24,6 +25,10 @@ _MAX_SAID = 160
 _CODE = re.compile(rb"<Code>([^<]{1,100})</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]{1,1000})</Message>")
 _URL_QUERY = re.compile(r"(https?://[^\s?\"'<>]*)\?[^\s\"'<>]*")
+
+
+class OurFault(Denied):
+    """Denied for a reason on this side: its clock, an address that it may not go to. Nothing was said of the credential."""
 
 
 def common_verdict(path: str, head: ResponseHead, body: bytes, now_s: float) -> Verdict | None:

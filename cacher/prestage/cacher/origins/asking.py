@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from prestage.cacher.errors import Denied, Misconfigured, Unavailable
 from prestage.cacher.net.client import redirected
 from prestage.cacher.net.ports import AddressRefused, Body, Client, HttpRequest, NetError, Reply, ResponseHead
-from prestage.cacher.origins.answers import REDIRECTS, said
+from prestage.cacher.origins.answers import REDIRECTS, OurFault, said
 from prestage.cacher.origins.retry import GiveUp, RetryRules, after_failure, is_transient
 from prestage.cacher.transfer.ports import Cancelled
 
@@ -156,4 +156,4 @@ def _given_up(
 
 def refused(subject: str, exc: AddressRefused) -> Denied:
     """What the policy's no means to the caller."""
-    return Denied(f"{subject}: {exc.detail}", hint=exc.hint)
+    return OurFault(f"{subject}: {exc.detail}", hint=exc.hint)

@@ -19,6 +19,10 @@ _LINK = re.compile(r"<([^<>]*)>((?:\s*;\s*[\w*-]+\s*=\s*(?:\"[^\"]*\"|[^\s;,\"]+
 _REL = re.compile(r";\s*rel\s*=\s*\"?([^\";]*)\"?", re.IGNORECASE)
 
 
+class NoRepository(NotFound):
+    """There is none of that name, or the hub does not say so to who may not read it."""
+
+
 class NotHub(ValueError):
     """Not an answer of a Hub."""
 
@@ -115,7 +119,8 @@ def refusal(
         return Denied(f"{subject}: asked {token.source}, which is not accepted{why}", hint="get a valid token (hf auth login)")
     if code == "RepoNotFound" or head.status == 404:
         hint = "check the name" if token.value else "check the name; if it is private, set HF_TOKEN"
-        return NotFound(f"{repository}: no such repository, or it is private; asked {token.source}", hint=hint)
+        kind = NoRepository if code else NotFound  # a proxy's bare 404 is not the hub's word
+        return kind(f"{repository}: no such repository, or it is private; asked {token.source}", hint=hint)
     if head.status in (401, 403, 451):
         return Denied(f"{subject}: refused with {head.status}, asked {token.source}{why}", hint=f"see {page}")
     if 400 <= head.status < 500:

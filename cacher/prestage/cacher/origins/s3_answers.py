@@ -17,7 +17,7 @@ from prestage.cacher.digests import Digest
 from prestage.cacher.errors import Denied, Misconfigured, NotFound, PrestageError, Unavailable
 from prestage.cacher.manifest import FileEntry
 from prestage.cacher.net.ports import ResponseHead
-from prestage.cacher.origins.answers import error_code, said
+from prestage.cacher.origins.answers import OurFault, error_code, said
 
 _MAX_DEPTH = 16
 _CHECKSUM_BYTES = {"crc64nvme": 8, "crc32c": 4, "crc32": 4}
@@ -181,7 +181,7 @@ def refusal(
     if head.status == 404:
         return NotFound(f"{subject} does not exist{why}", hint="a prefix ends in a slash: s3://bucket/prefix/")
     if code == "RequestTimeTooSkewed":
-        return Denied(f"{subject}: this machine's clock is {abs(clock_off_s):.0f} s off{why}", hint="set it (NTP)")
+        return OurFault(f"{subject}: this machine's clock is {abs(clock_off_s):.0f} s off{why}", hint="set it (NTP)")
     if code in ("ExpiredToken", "TokenRefreshRequired", "RequestExpired"):
         return Denied(f"{subject}: {used}: they have expired{why}", hint="get new ones (aws sso login, a new session token)")
     if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "XAmzAccessKeyIdNotFound"):

@@ -17,12 +17,15 @@ from aiohttp import web
 
 from prestage.cacher.agent.logs import log
 from prestage.cacher.errors import Misconfigured, PrestageError
+from prestage.control.access import AccessTerms
 from prestage.control.broker.claims import Claims
 from prestage.control.broker.counts import Counts
 from prestage.control.broker.handing import Hander
 from prestage.control.broker.identity import Accounts, Reviewer
 from prestage.control.broker.mounting import Granter
 from prestage.control.broker.opening import Network
+from prestage.control.broker.reaching import Reach
+from prestage.control.broker.rechecking import Rechecking
 from prestage.control.broker.resolving import Resolver
 from prestage.control.broker.server import Server
 from prestage.control.broker.view import View
@@ -54,6 +57,7 @@ class BrokerConfig:
     service: str = "prestage-broker"
     names: tuple[str, ...] = ()
     """Other names and addresses in the certificate."""
+    access: AccessTerms = AccessTerms()  # noqa: RUF009  frozen
     kube: KubeSettings = KubeSettings(user_agent="prestage-broker")  # noqa: RUF009  frozen
 
 
@@ -100,15 +104,16 @@ async def run(
         following = group.create_task(view.run())
         ending.callback(following.cancel)
         network = Network.from_environ(environ, Path(folder))
-        server, hander = _server(api, view, counts, network, config, pool)
-        ending.callback(hander.close)
+        parts = _parts(api, view, counts, network, config, pool)
+        ending.callback(parts.hander.close)
         serving = Serving(api, config.accounts.namespace, config.service, names=config.names)
         await serving.refresh()
         keeping = group.create_task(serving.run())
         ending.callback(keeping.cancel)
         await _synced(view, stop)
         if not stop.is_set():
-            port = await _listen(ending, server.application(), config.listen, serving)
+            ending.callback(group.create_task(parts.rechecking.run()).cancel)
+            port = await _listen(ending, parts.server.application(), config.listen, serving)
             is_serving = True
             log("serving", fields={"port": port, "namespace": config.accounts.namespace})
             if started is not None:
@@ -133,15 +138,23 @@ async def _synced(view: View, stop: asyncio.Event) -> None:
             one.cancel()
 
 
-def _server(
-    api: Api, view: View, counts: Counts, network: Network, config: BrokerConfig, pool: ThreadPoolExecutor
-) -> tuple[Server, Hander]:
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    server: Server
+    hander: Hander
+    rechecking: Rechecking
+
+
+def _parts(api: Api, view: View, counts: Counts, network: Network, config: BrokerConfig, pool: ThreadPoolExecutor) -> _Parts:
     namespace = config.accounts.namespace
     reviewer = Reviewer(api)
     claims = Claims(api, namespace, socket.gethostname())
     resolver = Resolver(api, view, claims, network, namespace=namespace, pool=pool)
-    hander = Hander(api, view, network, resolver.places, pool)
-    return Server(reviewer, config.accounts, resolver, hander, Granter(api, view, reviewer), counts), hander
+    reach = Reach(api, view, network, resolver.places, pool)
+    hander = Hander(api, view, reach)
+    rechecking = Rechecking(view, claims, reach, counts, api, terms=config.access)
+    granter = Granter(api, view, reviewer, hurry=rechecking.hurry)
+    return _Parts(Server(reviewer, config.accounts, resolver, hander, granter, counts), hander, rechecking)
 
 
 async def _listen(ending: AsyncExitStack, application: web.Application, at: Address, serving: Serving | None = None) -> int:

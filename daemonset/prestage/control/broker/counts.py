@@ -18,6 +18,16 @@ class Counts:
             ["path", "outcome"],
             registry=self.registry,
         )
+        self._rechecks = Counter(
+            "prestage_broker_rechecks",
+            "Looks at whether a namespace may still read what it had resolved, by outcome.",
+            ["outcome"],
+            registry=self.registry,
+        )
+
+    def rechecked(self, outcome: str) -> None:
+        """proved, refused or unknown."""
+        self._rechecks.labels(outcome).inc()
 
     def answered(self, path: str, outcome: str) -> None:
         """`outcome`: ok, or the class of the refusal."""

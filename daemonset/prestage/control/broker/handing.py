@@ -16,34 +16,29 @@ import logging
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from prestage.api.brokerage import FETCHES_MAX, Fetch, FetchesAnswer, FetchesRequest, ManifestAnswer, ManifestRequest
 from prestage.api.nodes import Action, ErrorClass, NodeCache
 from prestage.api.reading import Invalid, read
-from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import Denied, PrestageError, Unavailable
-from prestage.cacher.manifest import FileEntry, Manifest, parse_manifest
+from prestage.cacher.manifest import FileEntry, Manifest
 from prestage.cacher.net.ports import HttpRequest, NetError
 from prestage.cacher.origins.http import HttpOrigin
 from prestage.cacher.origins.huggingface import HubOrigin
 from prestage.cacher.origins.locations import lifetime_s
 from prestage.cacher.origins.s3 import S3Origin
-from prestage.cacher.refs import parse_ref
-from prestage.control.broker.credentials import S3Keys, credentials_of
+from prestage.control.broker.credentials import S3Keys
 from prestage.control.broker.identity import Node
-from prestage.control.broker.opening import Network, Opened, authority_of, open_to_fetch
-from prestage.control.broker.records import Records
+from prestage.control.broker.opening import Opened
+from prestage.control.broker.reaching import Reach
 from prestage.control.broker.refusals import No, denied, misconfigured
-from prestage.control.broker.resolving import Places
 from prestage.control.broker.shelf import Kept
-from prestage.control.broker.sources import Source, Trace, of_model, of_ref
+from prestage.control.broker.sources import Trace, named_as
 from prestage.control.broker.view import View
-from prestage.control.broker.walls import type_of
 from prestage.kube.errors import Missing
 from prestage.kube.ports import Api
 from prestage.kube.resources import NODE_CACHES
@@ -52,14 +47,11 @@ LIFE_S: Final = 900
 KEPT_S: Final = 60.0
 """How long an opened origin, and the credentials in it, are used again."""
 _KEPT_MOST: Final = 64
-_PARSED_MOST: Final = 32
 _LOOKUPS_AT_ONCE: Final = 8
 _INLINE_MAX: Final = 10 * 2**20
 """What a hub serves itself is below 10 MiB: larger files must be in LFS."""
 _INLINE_TOGETHER: Final = 24 * 2**20
-_DEADLINE_S: Final = 45.0
 _LOGGER = logging.getLogger("prestage")
-_Value = TypeVar("_Value")
 
 
 @dataclass(slots=True)
@@ -75,17 +67,15 @@ class _Entry:
 class Hander:
     """See the module."""
 
-    def __init__(self, api: Api, view: View, network: Network, places: Places, pool: ThreadPoolExecutor) -> None:
-        self._api, self._view, self._network, self._places, self._pool = api, view, network, places, pool
-        self._records = Records(api)
+    def __init__(self, api: Api, view: View, reach: Reach) -> None:
+        self._api, self._view, self._reach = api, view, reach
         self._entries: dict[tuple[str, str, Trace], _Entry] = {}
         self._opening: dict[tuple[str, str, Trace], asyncio.Lock] = {}
-        self._parsed: dict[str, tuple[str, Manifest]] = {}
 
     async def manifest(self, node: Node, request: ManifestRequest) -> ManifestAnswer:
         """Raises No where it is not in the node's plan, or nowhere any more."""
         await self._check_planned(node, request.artifact)
-        text, _ = await self._manifest(request.artifact)
+        text, _ = await self._reach.manifest(request.artifact)
         return ManifestAnswer(manifest=text)
 
     async def fetches(self, node: Node, request: FetchesRequest) -> FetchesAnswer:
@@ -93,7 +83,7 @@ class Hander:
         if not 0 < len(request.paths) <= FETCHES_MAX:
             raise misconfigured("TooManyPaths", f"{len(request.paths)} paths: ask for 1 to {FETCHES_MAX} at once")
         await self._check_planned(node, request.artifact)
-        _, manifest = await self._manifest(request.artifact)
+        _, manifest = await self._reach.manifest(request.artifact)
         by_path = {file.path: file for file in manifest.files}
         unknown = next((path for path in request.paths if path not in by_path), None)
         if unknown is not None:
@@ -115,27 +105,14 @@ class Hander:
                 return
         raise refused
 
-    async def _manifest(self, artifact: str) -> tuple[str, Manifest]:
-        known = self._parsed.get(artifact)
-        if known is not None:
-            return known
-        for holder in await self._view.holders(artifact):
-            raw = await self._records.manifest(holder.namespace, artifact)
-            if raw is not None:
-                parsed = await self._in_thread(partial(parse_manifest, raw, ArtifactId(artifact)))
-                while len(self._parsed) >= _PARSED_MOST:
-                    self._parsed.pop(next(iter(self._parsed)))
-                self._parsed[artifact] = (raw.decode(), parsed)
-                return self._parsed[artifact]
-        hint = "a workload or StagedModel that names it makes it again"
-        raise No(
-            ErrorClass.NOT_FOUND, "NoArtifact", f"no namespace has the Artifact {artifact} any more", hint=hint, retry_after_s=1.0
-        )
-
     async def _first_good(self, artifact: str, manifest: Manifest, files: Sequence[FileEntry]) -> FetchesAnswer:
         failure: Exception | None = None
+        is_revoked = False
         for holder in await self._view.holders(artifact):
             for trace in holder.traces:
+                if holder.revoked(named_as(trace)) is not None:
+                    is_revoked = True
+                    continue
                 try:
                     entry = await self._entry(artifact, holder, trace, manifest)
                     return await self._answer(entry, manifest, files)
@@ -144,6 +121,8 @@ class Hander:
                     self._forget((artifact, holder.namespace, trace))
                     fields = {"artifact": artifact, "namespace": holder.namespace, "why": type(exc).__name__}
                     _LOGGER.warning("source-refused", extra={"fields": fields})
+        if failure is None and is_revoked:
+            raise denied("AccessRevoked", f"the origin of {artifact} refuses every namespace that had it", "see their Artifacts")
         raise failure or denied("NoSource", f"nothing says how {artifact} is fetched", "name it again by its ref")
 
     async def _entry(self, artifact: str, holder: Kept, trace: Trace, manifest: Manifest) -> _Entry:
@@ -163,24 +142,9 @@ class Hander:
             self._opening.pop(key, None)
 
     async def _open(self, holder: Kept, trace: Trace, manifest: Manifest) -> _Entry:
-        """With its namespace's credentials as they are now."""
-        await self._view.check_enabled(holder.namespace)
-        source = self._source(holder.namespace, trace)
-        place = await self._places.of(source)
-        if authority_of(source.ref, place) != manifest.authority:
-            raise denied("OtherOrigin", f"{trace.ref or trace.model} leads to another origin now than {holder.digest} came from")
-        keys = await credentials_of(self._api, holder.namespace, source.credentials, type_of(source.ref))
         cancel = threading.Event()
-        opened = await self._in_thread(lambda: open_to_fetch(source.ref, place, keys, self._network, cancel, manifest))
+        opened = await self._reach.open(holder, trace, manifest, cancel)
         return _Entry(opened, min(time.time() + KEPT_S, (opened.expires_at or float("inf")) - 60), cancel)
-
-    def _source(self, namespace: str, trace: Trace) -> Source:
-        if trace.model is not None:
-            model = self._view.model(namespace, trace.model)
-            if model is None:
-                raise denied("NoSource", f"the StagedModel {namespace}/{trace.model} is gone")
-            return of_model(model)
-        return of_ref(parse_ref(trace.ref or ""), namespace, trace.secret)
 
     def _make_room(self) -> None:
         now = time.time()
@@ -197,21 +161,13 @@ class Hander:
 
     async def _answer(self, entry: _Entry, manifest: Manifest, files: Sequence[FileEntry]) -> FetchesAnswer:
         place = entry.opened.place
-        made = await self._in_thread(lambda: fetches_of(entry, manifest, files))
+        made = await self._reach.in_thread(lambda: fetches_of(entry, manifest, files))
         return FetchesAnswer(
             fetches=made,
             authority=manifest.authority,
             allowed_cidrs=place.origin.spec.allowed_cidrs,
             ca=place.ca,
         )
-
-    async def _in_thread(self, work: Callable[[], _Value]) -> _Value:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(_DEADLINE_S):
-                return await loop.run_in_executor(self._pool, work)
-        except TimeoutError as exc:
-            raise No(ErrorClass.UNAVAILABLE, "OriginSlow", "the origin does not answer in time", retry_after_s=5.0) from exc
 
     def close(self) -> None:
         """Ends what is open."""

@@ -4,7 +4,8 @@
     what        the artifact that stands in the volume's attributes, else the one recorded for the pod's template
     by what     its namespace had that very ref resolved to it; a StagedModel of its own; a StagedModelGrant that still stands
 
-Knowing a digest grants nothing. Every mount is logged with its rule.
+Knowing a digest grants nothing, and what the origin refuses the owner by now is not mounted anew (rechecking.py). Every mount is
+logged with its rule.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from prestage.api.artifacts import SourceAccess
 from prestage.api.brokerage import GrantedMount, MountsAnswer, MountsRequest, PodIdentity, Template, WantedMount
 from prestage.api.nodes import ErrorClass
 from prestage.api.values import DIGEST_PATTERN
@@ -25,7 +27,7 @@ from prestage.control.broker.identity import Node, Pod, Reviewer, pod_of
 from prestage.control.broker.refusals import No, denied, misconfigured
 from prestage.control.broker.resolving import check_grant
 from prestage.control.broker.shelf import Kept
-from prestage.control.broker.sources import Wish, of_model, read_wish
+from prestage.control.broker.sources import Wish, named_by, of_model, read_wish
 from prestage.control.broker.view import View
 from prestage.control.templates import controller_of, template_of
 from prestage.kube.errors import Missing
@@ -41,8 +43,16 @@ _LOGGER = logging.getLogger("prestage")
 class Granter:
     """See the module."""
 
-    def __init__(self, api: Api, view: View, reviewer: Reviewer, *, clock: Callable[[], float] = time.time) -> None:
-        self._api, self._view, self._reviewer, self._clock = api, view, reviewer, clock
+    def __init__(
+        self,
+        api: Api,
+        view: View,
+        reviewer: Reviewer,
+        *,
+        clock: Callable[[], float] = time.time,
+        hurry: Callable[[Kept, SourceAccess], None] = lambda _held, _row: None,
+    ) -> None:
+        self._api, self._view, self._reviewer, self._clock, self._hurry = api, view, reviewer, clock, hurry
 
     async def mounts(self, node: Node, request: MountsRequest) -> MountsAnswer:
         """All of them, or none.
@@ -83,6 +93,7 @@ class Granter:
         elif wish.model is not None:
             rule = f"StagedModel {wish.owner}/{wish.model}"
         found = await self._recorded(wanted, wish, who, seen) if wanted.artifact is None else await self._named(wanted, wish, who)
+        self._check_access(found, wish, who)
         repo, revision = self._shown(wish, found)
         return GrantedMount(alias=wanted.alias, artifact=found.digest, rule=rule, repo=repo, revision=revision)
 
@@ -95,6 +106,19 @@ class Granter:
                 return found
         message = f"{wanted.artifact[:80]} is not what {wish.text} was resolved to for namespace {who.namespace}"
         raise denied("NoGrant", message, "leave artifact.prestage.dev/… to admission: knowing a digest grants nothing")
+
+    def _check_access(self, found: Kept, wish: Wish, who: PodIdentity) -> None:
+        """Not where the origin refuses the owner by now."""
+        row = found.revoked(named_by(wish))
+        if row is None:
+            return
+        self._hurry(found, row)
+        since = f"{row.refused_since:%Y-%m-%dT%H:%M:%SZ}" if row.refused_since is not None else "some time"
+        if wish.is_foreign(who.namespace):
+            message = f"namespace {wish.owner} may not read {wish.text} itself any more, since {since}"
+            raise denied("AccessRevoked", message, f"ask the people of {wish.owner}")
+        message = f"namespace {who.namespace} may not read {wish.text} any more, since {since}: {row.message}"
+        raise denied("AccessRevoked", message, "repair the credentials: they are tried again within minutes")
 
     async def _recorded(self, wanted: WantedMount, wish: Wish, who: PodIdentity, seen: _Once) -> Kept:
         template = await seen.template()

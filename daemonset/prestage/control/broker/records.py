@@ -3,29 +3,32 @@
 spec                        immutable; the manifest in gzip, always packed to the same bytes
 metadata.annotations        prestage.dev/sources: how it is fetched again (names only), newest first
 status.templates            which template got it; a record is written before anybody is answered
+status.access               whether the namespace may still read it at its sources
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import datetime
 import gzip
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
 
-from prestage.api.artifacts import Artifact, ArtifactSpec, TemplateUse
+from prestage.api.artifacts import Artifact, ArtifactSpec, SourceAccess, TemplateUse
 from prestage.api.nodes import ErrorClass
 from prestage.api.reading import written
 from prestage.api.values import Metadata
 from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import Busy, Corrupt
 from prestage.cacher.manifest import Manifest, parse_manifest
+from prestage.control.access import proved
 from prestage.control.broker.refusals import No, misconfigured
-from prestage.control.broker.shelf import REVISION, TRACES, TRACES_MAX, Kept, kept, recorded, traces_in
-from prestage.control.broker.sources import Trace
+from prestage.control.broker.shelf import REVISION, TRACES, TRACES_MAX, Kept, access_in, kept, object_name, recorded, traces_in
+from prestage.control.broker.sources import Trace, named_as
 from prestage.kube.errors import Conflict, Missing
 from prestage.kube.ports import Api, Object, Selection, metadata_of, version_of
 from prestage.kube.resources import ARTIFACTS
@@ -36,11 +39,6 @@ TEMPLATES_MAX: Final = 1024
 _MANIFEST_MAX: Final = 64 * 2**20
 _ROUNDS: Final = 12
 _PAGE: Final = 20
-
-
-def object_name(digest: str) -> str:
-    """`sha256-<hex>`."""
-    return digest.replace(":", "-", 1)
 
 
 def packed(manifest: Manifest) -> bytes:
@@ -124,7 +122,20 @@ class Records:
             await self._api.create(ARTIFACTS, artifact_object(manifest, owner, ref, trace))
         except Conflict:
             await self._changed(owner, manifest.artifact, lambda seen: _with_trace(seen, trace), None)
-        await self.add(owner, manifest.artifact, uses)
+        source, now = named_as(trace), datetime.datetime.now(datetime.UTC)
+        rows = lambda seen: _with_access(_with_uses(seen, uses), source, lambda _: proved(source, now))  # noqa: E731
+        await self._changed(owner, manifest.artifact, rows, "status")
+
+    async def now(self, owner: str, digest: str) -> Kept | None:
+        """As it is; None: it is gone."""
+        try:
+            return kept(await self._api.get(ARTIFACTS, object_name(digest), namespace=owner))
+        except Missing:
+            return None
+
+    async def looked(self, owner: str, digest: str, source: str, change: Callable[[SourceAccess], SourceAccess]) -> None:
+        """What was found out about access by one of its sources; nothing where it is a source no more. Raises as `write`."""
+        await self._changed(owner, digest, lambda seen: _with_access(seen, source, change), "status")
 
     async def add(self, owner: str, digest: str, uses: list[TemplateUse]) -> None:
         """More templates of an Artifact that is there. Raises as `write`."""
@@ -170,6 +181,20 @@ def _with_uses(seen: Object, uses: list[TemplateUse]) -> Object:
     keys = {(row["uid"], row["hash"], row["alias"]) for row in fresh}
     kept_rows = [row for row in rows if (row.get("uid"), row.get("hash"), row.get("alias")) not in keys]
     return {**seen, "status": {**status, "templates": [*kept_rows, *fresh]}}
+
+
+def _with_access(seen: Object, source: str, change: Callable[[SourceAccess], SourceAccess]) -> Object:
+    before = access_in(seen)
+    rows = [change(row) if row.source == source else row for row in before]
+    if rows == before:
+        return seen
+    status = seen.get("status")
+    status = status if isinstance(status, Mapping) else {}
+    return {**seen, "status": {**status, "access": _plain(rows)}}
+
+
+def _plain(rows: Iterable[SourceAccess]) -> list[object]:
+    return [msgspec.json.decode(msgspec.json.encode(row)) for row in rows]
 
 
 def _traces_text(traces: list[Trace]) -> str:

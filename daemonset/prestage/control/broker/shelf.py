@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 
-from prestage.api.artifacts import TemplateUse
-from prestage.control.broker.sources import Trace
+from prestage.api.artifacts import SourceAccess, TemplateUse
+from prestage.control.access import completed, revoked
+from prestage.control.broker.sources import Trace, named_as
 from prestage.kube.ports import Object, metadata_of, name_of, namespace_of
 
 _Outer = TypeVar("_Outer")
@@ -20,6 +22,11 @@ TRACES = "prestage.dev/sources"
 TRACES_MAX = 16
 REVISION = "prestage.dev/revision"
 """Annotation of an Artifact: the commit it is, where its origin has commits."""
+
+
+def object_name(digest: str) -> str:
+    """`sha256-<hex>`."""
+    return digest.replace(":", "-", 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,12 @@ class Kept:
     templates: tuple[TemplateUse, ...]
     traces: tuple[Trace, ...]
     revision: str | None = None
+    access: tuple[SourceAccess, ...] = ()
+    """For each trace, in their order."""
+
+    def revoked(self, source: str) -> SourceAccess | None:
+        """What blocks new mounts by this name; None: nothing does."""
+        return revoked(self.access, source)
 
     def use(self, uid: str, hash_: str, alias: str | None, ref: str | None) -> TemplateUse | None:
         """The record of a template; None for alias or ref: any."""
@@ -65,7 +78,19 @@ def kept(seen: Object) -> Kept:
         tuple(msgspec.convert(found, list[TemplateUse])) if found else (),
         traces_in(seen),
         _annotation(seen, REVISION),
+        tuple(access_in(seen)),
     )
+
+
+def access_in(seen: Object) -> list[SourceAccess]:
+    """A row for each of its traces. Without one yet: proved when the Artifact was made."""
+    status = seen.get("status")
+    found = status.get("access") if isinstance(status, Mapping) else None
+    try:
+        rows = msgspec.convert(found, list[SourceAccess]) if found else []
+    except msgspec.ValidationError:
+        rows = []  # of a later version: looked at anew
+    return completed(rows, [named_as(one) for one in traces_in(seen)], _created(seen))
 
 
 def trimmed(seen: Object) -> Object:
@@ -125,6 +150,11 @@ class Shelf:
         """In one namespace."""
         return self._by_namespace[namespace].get(digest) if namespace in self._by_namespace else None
 
+    def all(self) -> Iterator[Kept]:
+        """In every namespace."""
+        for held in self._by_digest.values():
+            yield from held.values()
+
     def of(self, namespace: str) -> tuple[Kept, ...]:
         """All of a namespace."""
         return tuple(self._by_namespace[namespace].values()) if namespace in self._by_namespace else ()
@@ -150,6 +180,13 @@ def _annotation(seen: Object, name: str) -> str | None:
     annotations = metadata_of(seen).get("annotations")
     value = annotations.get(name) if isinstance(annotations, Mapping) else None
     return value if isinstance(value, str) else None
+
+
+def _created(seen: Object) -> datetime.datetime:
+    try:
+        return datetime.datetime.fromisoformat(str(metadata_of(seen).get("creationTimestamp")))
+    except ValueError:
+        return datetime.datetime.fromtimestamp(0, datetime.UTC)
 
 
 def _number(value: object) -> int:

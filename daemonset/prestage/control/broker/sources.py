@@ -63,6 +63,18 @@ class Trace(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str | None = None
 
 
+def named_as(trace: Trace) -> str:
+    """As `Artifact.status.access` has it: `ref:NAME`, a ref, or `REF by SECRET`."""
+    if trace.model is not None:
+        return f"ref:{trace.model}"
+    return f"{trace.ref} by {trace.secret}" if trace.secret else trace.ref or ""
+
+
+def named_by(wish: Wish) -> str:
+    """The same of what a pod asks for, by whatever Secret it was resolved."""
+    return f"ref:{wish.model}" if wish.plain is None else shown_ref(wish.plain)
+
+
 def read_wish(alias: str, text: str, namespace: str) -> Wish:
     """Read what the annotation of `alias` says in `namespace`.
 

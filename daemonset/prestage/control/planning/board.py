@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from prestage.api.artifacts import SourceAccess
 from prestage.control.demand.collecting import Collected
 from prestage.control.demand.records import Line
 from prestage.control.demand.resolving import Failure
@@ -21,6 +22,8 @@ class Posted:
     nodes: tuple[NodeState, ...] = ()
     plan: Plan = field(default_factory=Plan)
     failures: Mapping[Line, Failure] = field(default_factory=dict)
+    blocked: Mapping[Line, SourceAccess] = field(default_factory=dict)
+    """What may not be mounted anew."""
 
 
 class Board:

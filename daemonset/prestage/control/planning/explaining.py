@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from prestage.api.artifacts import SourceAccess
 from prestage.control.demand.records import Line
 from prestage.control.demand.resolving import Failure
 from prestage.control.planning.board import Posted
@@ -69,6 +70,9 @@ def complaints(posted: Posted, models: Mapping[str, Subject]) -> list[Complaint]
     for line, failure in sorted(posted.failures.items()):
         if (subject := subjects.get(line.uid)) is not None:
             found[line.uid, line.alias] = _unresolved(subject, line, failure)
+    for line, row in sorted(posted.blocked.items(), key=lambda pair: pair[0]):
+        if (subject := subjects.get(line.uid)) is not None:
+            found[line.uid, line.alias] = _revoked(subject, line, row, posted.collected.known[line].namespace)
     for demand in posted.collected.demands:
         verdict, line = posted.plan.verdicts.get(demand.id), posted.collected.lines[demand.id]
         subject = subjects.get(line.uid)
@@ -82,6 +86,16 @@ def complaints(posted: Posted, models: Mapping[str, Subject]) -> list[Complaint]
 def _unresolved(subject: Subject, line: Line, failure: Failure) -> Complaint:
     what = f"{line.ref} ({failure.error_class}): {failure.text}"
     return Complaint(subject, line.alias, "NotResolved", f"model {line.alias}: {what}")
+
+
+def _revoked(subject: Subject, line: Line, row: SourceAccess, owner: str) -> Complaint:
+    """The owner's words are for the owner's people."""
+    name = f"model {line.alias} ({line.ref})"
+    if subject.namespace == owner:
+        said = f"{name} may not be read any more, and is not mounted anew: {row.message}; repair the credentials"
+    else:
+        said = f"{name} may not be read by its owner any more, and is not mounted anew; ask the people of {owner}"
+    return Complaint(subject, line.alias, "AccessRevoked", said)
 
 
 def _verdict(subject: Subject, line: Line, demand: Demand, verdict: Verdict) -> Complaint | None:

@@ -17,11 +17,12 @@ from prestage.control.demand.collecting import Collector, is_enabled
 from prestage.control.demand.resolving import Resolutions
 from prestage.control.demand.walls import wall_of
 from prestage.control.demand.world import World
+from prestage.control.planning.access import allowed, blocked, evicting, released
 from prestage.control.planning.board import Board, Posted
 from prestage.control.planning.states import Caches, States
 from prestage.control.planning.writing import Writer, writes
 from prestage.kube.ports import Object, metadata_of, name_of
-from prestage.kube.resources import CACHE_POLICIES, NAMESPACES, NODE_CACHES, NODES, STORE_POOLS
+from prestage.kube.resources import ARTIFACTS, CACHE_POLICIES, NAMESPACES, NODE_CACHES, NODES, STAGED_MODELS, STORE_POOLS
 from prestage.planner.demands import Wall
 from prestage.planner.plan import Rules, plan
 
@@ -104,10 +105,13 @@ class Planning:
         resolutions.want(collected.questions)
         nodes = self._states.of(world[NODES], caches, world[STORE_POOLS], sent)
         walls = walls_of(world[NAMESPACES], world[CACHE_POLICIES])
-        made = plan(collected.demands, nodes, self._now(), walls=walls, rules=self._rules)
+        stopped = blocked(world[ARTIFACTS], collected.known)
+        evicted = evicting(world[STAGED_MODELS], stopped)
+        made = plan(allowed(collected, stopped, evicted), nodes, self._now(), walls=walls, rules=self._rules)
+        made = released(made, nodes, collected.known, stopped, evicted)
         due = writes(made.nodes, caches, sent)
         self.timings.took(time.perf_counter() - began_s)
-        self._board.post(Posted(collected, tuple(nodes), made, dict(resolutions.failures)))
+        self._board.post(Posted(collected, tuple(nodes), made, dict(resolutions.failures), stopped))
         await self._writer.write(due)
 
 

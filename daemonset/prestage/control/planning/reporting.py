@@ -17,8 +17,10 @@ from prestage.api.reading import Invalid, read, written
 from prestage.api.values import Metadata, Stored
 from prestage.cacher.agent.logs import log
 from prestage.cacher.errors import PrestageError
+from prestage.control.broker.shelf import object_name
 from prestage.control.demand.collecting import is_enabled, model_line
 from prestage.control.demand.world import World
+from prestage.control.planning.access import rows_in
 from prestage.control.planning.board import Board, Posted
 from prestage.control.planning.explaining import complaints
 from prestage.control.planning.loop import labels_of
@@ -27,7 +29,7 @@ from prestage.control.planning.writing import MANAGER
 from prestage.kube.errors import Missing
 from prestage.kube.events import Recorder, Subject
 from prestage.kube.ports import Api, Object, Resource, name_of, namespace_of, uid_of, version_of
-from prestage.kube.resources import CACHE_POLICIES, NAMESPACES, NODES, STAGED_MODELS, STORE_POOLS
+from prestage.kube.resources import ARTIFACTS, CACHE_POLICIES, NAMESPACES, NODES, STAGED_MODELS, STORE_POOLS
 
 _EVERY_S: Final = 1.0
 Kind = TypeVar("Kind", bound=Stored)
@@ -85,7 +87,8 @@ class Reporting:
                 line = model_line(seen)
                 known = posted.collected.known.get(line)
                 spread = found.get(known.artifact, Spread()) if known is not None else Spread()
-                status = model_status(model, known, posted.failures.get(line), spread, now)
+                seen_artifact = world[ARTIFACTS].get(object_name(known.artifact), known.namespace) if known is not None else None
+                status = model_status(model, known, posted.failures.get(line), spread, now, access=rows_in(seen_artifact))
                 await self._apply(STAGED_MODELS, seen, _bare(model, status=status))
         labels = [labels_of(one) for one in enabled]
         for seen, policy in _each(CachePolicy, world[CACHE_POLICIES]):

@@ -1,7 +1,7 @@
 """What StagedModels, CachePolicies and StorePools say of themselves: from a plan and what it was made from. Pure.
 
 Resolved      the broker said which artifact it is; else its refusal
-Authorized    resolved with the namespace's own credentials; False where they were refused
+Authorized    resolved with the namespace's own credentials, and verified daily; False where they are refused
 Warm          on every node that should have it
 Ready         all of them (Warm only while somebody wants it)
 """
@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from prestage.api.artifacts import SourceAccess
 from prestage.api.conditions import summed, with_condition
 from prestage.api.models import ResolvedArtifact, StagedModel, StagedModelStatus
 from prestage.api.nodes import Action, ErrorClass, State
@@ -21,6 +22,7 @@ from prestage.api.values import Condition, ConditionStatus, NodeCounts
 from prestage.control.demand.records import Known
 from prestage.control.demand.resolving import Failure
 from prestage.control.demand.walls import selects
+from prestage.control.planning.access import authorized
 from prestage.planner.nodes import NodeState
 from prestage.planner.plans import Plan
 
@@ -61,9 +63,15 @@ def spreads(plan: Plan, nodes: Iterable[NodeState]) -> dict[str, Spread]:
 
 
 def model_status(
-    model: StagedModel, known: Known | None, failure: Failure | None, spread: Spread, now: datetime.datetime
+    model: StagedModel,
+    known: Known | None,
+    failure: Failure | None,
+    spread: Spread,
+    now: datetime.datetime,
+    *,
+    access: Sequence[SourceAccess] = (),
 ) -> StagedModelStatus:
-    """What it should say; equal to what it says where nothing is new."""
+    """What it should say; equal to what it says where nothing is new. `access`: of its Artifact."""
     before = model.status or StagedModelStatus()
     generation = model.metadata.generation
     conditions: Sequence[Condition] = before.conditions or ()
@@ -74,7 +82,7 @@ def model_status(
 
     if known is not None:
         say("Resolved", TRUE, "Resolved")
-        say("Authorized", TRUE, "ResolvedWithOwnCredentials")
+        say("Authorized", *authorized(access, f"ref:{model.metadata.name}", now))
     elif failure is not None:
         reason = failure.code or str(failure.error_class)
         say("Resolved", FALSE, reason, failure.text)

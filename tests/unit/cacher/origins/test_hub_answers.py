@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prestage.cacher.errors import Denied, Misconfigured, NotFound, PrestageError, Unavailable
 from prestage.cacher.manifest import FileEntry
 from prestage.cacher.net.ports import ResponseHead
-from prestage.cacher.origins.hub_answers import NotHub, Token, commit_of, next_link, refusal, tree_files
+from prestage.cacher.origins.hub_answers import NoRepository, NotHub, Token, commit_of, next_link, refusal, tree_files
 
 SHA1, SHA256 = "0123456789abcdef0123456789abcdef01234567", "ab" * 32
 JSON = st.recursive(
@@ -118,8 +118,8 @@ REFUSALS: dict[str, tuple[int, str, str, Token, type[PrestageError], str]] = {
     "gated, not let in": (403, "GatedRepo", "ask for access", GIVEN, Denied, "from HF_TOKEN"),
     "bad token": (401, "", "Invalid credentials in Authorization header", GIVEN, Denied, "not accepted"),
     "bad token for a repository": (401, "RepoNotFound", "Invalid credentials", GIVEN, Denied, "not accepted"),
-    "missing or private, no token": (401, "RepoNotFound", "Invalid username or password.", NONE, NotFound, "set HF_TOKEN"),
-    "missing or private, with token": (404, "RepoNotFound", "Repository not found", GIVEN, NotFound, "from HF_TOKEN"),
+    "missing or private, no token": (401, "RepoNotFound", "Invalid username or password.", NONE, NoRepository, "set HF_TOKEN"),
+    "missing or private, with token": (404, "RepoNotFound", "Repository not found", GIVEN, NoRepository, "from HF_TOKEN"),
     "no revision": (404, "RevisionNotFound", "Invalid rev id: x", GIVEN, NotFound, "no such revision"),
     "no file": (404, "EntryNotFound", "Entry not found", GIVEN, NotFound, "no such file"),
     "no hub at all": (404, "", "", NONE, NotFound, "no such repository"),

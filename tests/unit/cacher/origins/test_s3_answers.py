@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from prestage.cacher.errors import Denied, Misconfigured, NotFound, PrestageError, Unavailable
 from prestage.cacher.net.ports import ResponseHead
+from prestage.cacher.origins.answers import OurFault
 from prestage.cacher.origins.s3_answers import Listed, NotXml, Page, object_entry, other_region, read_page, refusal
 
 PAGE = """<?xml version="1.0" encoding="UTF-8"?>
@@ -147,7 +148,7 @@ REFUSALS: dict[str, tuple[int, bytes, type[PrestageError], str]] = {
     "wrong secret": (403, error("SignatureDoesNotMatch"), Denied, "belong together"),
     "bad token": (400, error("InvalidToken"), Denied, USED),
     "expired token": (400, error("ExpiredToken"), Denied, "expired"),
-    "clock": (403, error("RequestTimeTooSkewed"), Denied, "clock is 900 s off"),
+    "clock": (403, error("RequestTimeTooSkewed"), OurFault, "clock is 900 s off"),
     "unauthorized": (401, b"", Denied, USED),
     "archived": (403, error("InvalidObjectState"), Unavailable, "restore"),
     "elsewhere": (301, error("PermanentRedirect"), Misconfigured, "AWS_REGION"),
