@@ -20,7 +20,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools cluster torch test-gpu fuzz demo bench check style types imports unit test test-all slow integrations on-torch conformance vllm soak cycles api wire chart fmt clean
+.PHONY: help setup lock tools cluster bench-control rare-days frameworks torch test-gpu fuzz demo bench check style types imports unit test test-all slow integrations on-torch conformance vllm soak cycles api wire chart fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 14
@@ -100,6 +100,15 @@ cycles: setup ## 100,000 small artifacts staged and evicted, each another one (C
 
 soak: setup ## the agent under four clients and faults for two hours (SOAK_S=600: ten minutes); growth from the second quarter to the last fails it; prints a table
 	PYTHONPATH=cacher:tests $(BIN)/python -m agents.soak
+
+bench-control: setup ## the control plane with 500 fake nodes and 2,000 pods (root; ARGS="--nodes 50 --pods 200"); prints the table of `prestage bench control`
+	PYTHONPATH=cacher:daemonset:bench:loader-lib:tests $(BIN)/python -m cluster.fleet $(ARGS)
+
+rare-days: setup ## faults on an installed chart that take minutes: the kubelet's two minutes, a full disk, a reboot with an empty one, a Node deleted (root)
+	PRESTAGE_API_AWAY_S=60 $(PYTEST) -s -m slow tests/cluster/story/rare_days.py tests/cluster/story/test_rough_days.py
+
+frameworks: setup torch ## unmodified transformers in a pod on a real kubelet, by the Hugging Face layout, as uid 1000 (root)
+	$(PYTEST) -s -m slow tests/cluster/story/frameworks.py
 
 torch: setup $(TORCH)/.ready ## a venv of its own with torch (4.6 GB) that sees .venv too: for the loader's torch tests
 

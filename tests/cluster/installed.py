@@ -1,7 +1,7 @@
 """Prestage as its users have it: by helm, from an image, as pods of a real kubelet with the privileges of the chart and no more.
 
-There is no DNS in the test cluster: the broker's name is an alias of its Service's fixed address. The store lies on a mount of
-its own, which the chart insists on.
+There is no DNS in the test cluster: the broker's name is an alias of its Service's fixed address. The store lies on a disk of its
+own, which the chart insists on: a small ext4 in a file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from cluster import kinds, rootfs
 from cluster.network import run
+from cluster.node import Node
 from cluster.whole import Cluster
 from servers.programs import find
 
@@ -23,23 +24,31 @@ IMAGE = "localhost/prestage"
 NAMESPACE = "prestage"
 ROOT = "/mnt/prestage/store"
 PRESTAGE_START_S = 90.0
+DISK_BYTES = 640 << 20
+_DISK = f"""
+rm -f /var/disk
+truncate -s {DISK_BYTES} /var/disk
+mkfs.ext4 -q -F -E nodiscard,lazy_itable_init=1,lazy_journal_init=1 /var/disk
+mkdir -p /mnt/prestage
+mount -o loop /var/disk /mnt/prestage
+mkdir -p {ROOT}
+"""
 
 
 class Installed:
-    """On every node of `cluster`. `s3`: the default origin of s3:// refs (docs/kubernetes-api.md, Origin)."""
+    """On every node of `cluster`. `origins`: by name, each the default of its type (docs/kubernetes-api.md, Origin)."""
 
-    def __init__(self, cluster: Cluster, folder: Path, *, s3: Mapping[str, object]) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, *, origins: Mapping[str, Mapping[str, object]]) -> None:
         self.cluster = cluster
         self._folder = folder
-        self._s3 = s3
+        self._origins = origins
         self.image = rootfs.write(folder / "prestage.tar", f"{IMAGE}:test")
 
     def install(self) -> None:
         """Image, disk, kinds, chart; returns when all of it is ready."""
         for node in self.cluster.nodes:
             node.import_image(self.image)
-            disk = "mkdir -p /var/disk/store /mnt/prestage; mount --bind /var/disk /mnt/prestage"
-            run(*node.enter("/bin/sh", "-ec", disk))
+            self.mount_disk(node)
         kinds.install(self.cluster.api)
         self.cluster.kubectl("create", "namespace", NAMESPACE)
         self.cluster.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=privileged")
@@ -47,6 +56,10 @@ class Installed:
         values.write_text(json.dumps(self.values()))
         self.helm("install", "prestage", CHART, "--values", values)
         self.all_ready()
+
+    def mount_disk(self, node: Node) -> None:
+        """An empty one, where the chart looks for it."""
+        run(*node.enter("/bin/sh", "-ec", _DISK))
 
     def all_ready(self) -> None:
         """Every workload of the chart."""
@@ -67,7 +80,7 @@ class Installed:
             "planner": small,
             "admission": small,
             "hostAliases": [{"ip": address, "hostnames": [f"prestage-broker.{NAMESPACE}.svc"]}],
-            "origins": {"s3": {"type": "S3", "default": True, **self._s3}},
+            "origins": {name: {"default": True, **said} for name, said in self._origins.items()},
         }
 
     def ready(self, workload: str) -> None:

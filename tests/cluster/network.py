@@ -47,15 +47,15 @@ class Network:
         run("ip", "link", "set", self.interface, "up")
 
     def plug(self, number: int, pid: int, ip: str) -> None:
-        """Give the node with first process `pid` an eth0 with `ip`."""
+        """Give the node with first process `pid` an eth0 with `ip`. A port of one that was switched off may still be going."""
         port = f"p{number}"
         plugged = f"ip link add {port} type veth peer name eth0 netns {pid}; ip link set {port} master br0 up"
-        inside(self._switch, "sh", "-ec", plugged)
+        inside(self._switch, "sh", "-ec", f"ip link del {port} 2>/dev/null || true; {plugged}")
         inside(pid, "sh", "-ec", f"ip link set lo up; ip addr add {ip}/24 dev eth0; ip link set eth0 up")
 
     def route(self, pods: str, via: str, others: Sequence[int]) -> None:
         """The caller and the nodes with first processes `others` reach `pods` by `via`."""
-        run("ip", "route", "add", pods, "via", via)
+        run("ip", "route", "replace", pods, "via", via)
         for pid in others:
             inside(pid, "ip", "route", "add", pods, "via", via)
 

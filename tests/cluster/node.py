@@ -10,7 +10,7 @@ import json
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cluster import cgroups
@@ -35,9 +35,24 @@ class Node:
 
     def start(self, others: list[Node], *, pause: Path, kubelet: Mapping[str, object]) -> None:
         """Returns once containerd serves and the pause image is there; `ready` says when the node is."""
-        cgroup = f"/{self._network.interface}/{self.name}"
-        cgroups.make(cgroup)
-        self._write_settings(cgroup, kubelet)
+        cgroups.make(self._cgroup)
+        self._write_settings(self._cgroup, kubelet)
+        self._boot(others)
+        self.import_image(pause)
+
+    @property
+    def _cgroup(self) -> str:
+        return f"/{self._network.interface}/{self.name}"
+
+    def reboot(self, *, between: Callable[[], None] = lambda: None) -> None:
+        """Everything that ran or was mounted on it is gone, /var is still there. `between`: what happens while it is off."""
+        self._api.processes.kill(self.name)
+        self._api.processes.wait_for(lambda: not Path(f"/proc/{self.pid}").exists(), what="the node off")
+        (self.folder / "containerd.log").write_text("")
+        between()
+        self._boot([])
+
+    def _boot(self, others: list[Node]) -> None:
         processes = self._api.processes
         env = {"D": str(self.folder), "BIN": str(self._api.binary), "NODE": self.name, "NODE_IP": self.ip}
         argv = ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", str(_INIT)]
@@ -45,7 +60,7 @@ class Node:
         own_namespace(processes, outer.pid)
         children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
         self.pid = int(processes.wait_for(children.read_text, what="the node's first process"))
-        for folder in cgroups.make(cgroup + "-system"):  # one everywhere, else the kubelet reads no statistics
+        for folder in cgroups.make(self._cgroup + "-system"):  # one everywhere, else the kubelet reads no statistics
             (folder / "cgroup.procs").write_text(str(self.pid))
         self._network.plug(self._number, self.pid, self.ip)
         self._network.route(self.pods, self.ip, [other.pid for other in others])
@@ -56,7 +71,6 @@ class Node:
         outer.stdin.flush()
         log = self.folder / "containerd.log"
         processes.wait_for(lambda: "serving..." in log.read_text(), what="containerd serving")
-        self.import_image(pause)
 
     def enter(self, *argv: str | Path) -> list[str]:
         """The argv that runs `argv` on the node (give absolute paths: it starts in /)."""
@@ -82,9 +96,16 @@ class Node:
 
     def ready(self) -> bool:
         """The API server's word for it."""
+        return self._condition().get("status") == "True"
+
+    def heartbeat(self) -> str:
+        """When its kubelet last said so."""
+        return self._condition().get("lastHeartbeatTime", "")
+
+    def _condition(self) -> dict[str, str]:
         seen = self._api.ask(f"/api/v1/nodes/{self.name}")
         status = seen.get("status", {}) if isinstance(seen, dict) else {}
-        return any(one["type"] == "Ready" and one["status"] == "True" for one in status.get("conditions", []))
+        return next((one for one in status.get("conditions", []) if one["type"] == "Ready"), {})
 
     def _write_settings(self, cgroup: str, kubelet: Mapping[str, object]) -> None:
         user = f"system:node:{self.name}"

@@ -43,6 +43,12 @@ class Audit:
         policy.write_text(json.dumps(_POLICY))
         self.flags: Sequence[str] = (f"--audit-policy-file={policy}", f"--audit-log-path={self._log}")
 
+    def count(self, part: str, verbs: Sequence[str], *, leave_out: Sequence[str] = ()) -> int:
+        """Requests of a part that were answered."""
+        events = (json.loads(line) for line in self._log.read_text().splitlines())
+        ours = [one for one in events if one["user"]["username"] == _USER + part and one["verb"] in verbs]
+        return sum(one.get("objectRef", {}).get("resource") not in leave_out for one in ours)
+
     def seen(self) -> tuple[set[Right], set[Right]]:
         """What was done, and what was refused each time: a right that came a moment after its pod is no lack of it."""
         done, refused = set[Right](), set[Right]()

@@ -7,7 +7,7 @@ or an origin of a test listens on `cluster.ip` or 127.0.0.1 (API server), pods r
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -102,6 +102,18 @@ class Cluster:
             api.processes.wait_for(node.ready, what=f"{node.name} Ready", timeout_s=90)
         account = "/api/v1/namespaces/default/serviceaccounts/default"
         api.processes.wait_for(lambda: api.ask(account), what="the default service account", timeout_s=90)
+
+    def reboot(self, node: Node, *, between: Callable[[], None] = lambda: None) -> None:
+        """See Node.reboot; returns when it is Ready again."""
+        if self._services:
+            self.api.processes.kill(f"{node.name}-proxy")
+        before = node.heartbeat()
+        node.reboot(between=between)
+        if self._services:
+            self._start_proxy(self.api, node)
+        self.api.processes.wait_for(
+            lambda: node.heartbeat() != before and node.ready(), what=f"{node.name} Ready again", timeout_s=90
+        )
 
     def _start_controllers(self, api: ApiServer) -> None:
         folder, authority = api.folder, api.authority

@@ -73,7 +73,8 @@ class Seen:
 class Hub:
     """See the module."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, host: str = "127.0.0.1") -> None:
+        self._host = host
         self.faults = HubFaults()
         self.log: list[Seen] = []
         self.endpoint = ""
@@ -116,9 +117,9 @@ class Hub:
         ports = []
         for runner in runners:
             await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            await web.TCPSite(runner, self._host, 0).start()
             ports.append(runner.addresses[0][1])
-        self.endpoint, self.cdn = (f"http://127.0.0.1:{port}" for port in ports)
+        self.endpoint, self.cdn = (f"http://{self._host}:{port}" for port in ports)
         started.set()
         await self._stop.wait()
         for runner in runners:

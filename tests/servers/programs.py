@@ -24,6 +24,7 @@ SOURCES = {
     "toxiproxy-server": "a Go toolchain and `make tools`",
     "csi-sanity": "a Go toolchain and `make tools`",
     "helm": "a Go toolchain and `make tools`",
+    "kwok": "a Go toolchain and `make tools`",
     "kubeconform": "a Go toolchain and `make tools`",
     "nginx": "`apt-get install nginx-light`",
     "mkfs.xfs": "`apt-get install xfsprogs`",

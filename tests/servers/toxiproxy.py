@@ -20,16 +20,16 @@ from servers.programs import Program, free_port
 
 
 class Route:
-    """A port on loopback that leads to another one."""
+    """A port of `host` that leads to another one."""
 
-    def __init__(self, api: Toxiproxy, name: str, port: int) -> None:
-        self._api = api
+    def __init__(self, api: Toxiproxy, name: str, port: int, host: str) -> None:
+        self._api, self._host = api, host
         self._name = name
         self._toxics = 0
         self.port = port
 
     def url(self, path: str = "/") -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"http://{self._host}:{self.port}{path}"
 
     def add(
         self, kind: str, *, stream: Literal["downstream", "upstream"] = "downstream", toxicity: float = 1.0, **attributes: int
@@ -66,13 +66,13 @@ class Toxiproxy:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def route(self, upstream_port: int) -> Route:
-        """A new route to `upstream_port` on loopback, without toxics."""
+    def route(self, upstream_port: int, *, host: str = "127.0.0.1") -> Route:
+        """A new route to `upstream_port`, without toxics; both on `host`."""
         self._routes += 1
-        name, port = f"route-{self._routes}", free_port()
-        addresses = {"listen": f"127.0.0.1:{port}", "upstream": f"127.0.0.1:{upstream_port}"}
+        name, port = f"route-{self._routes}", free_port(host)
+        addresses = {"listen": f"{host}:{port}", "upstream": f"{host}:{upstream_port}"}
         self.call("POST", "/proxies", {"name": name, "enabled": True, **addresses})
-        return Route(self, name, port)
+        return Route(self, name, port, host)
 
     def call(self, method: str, path: str, body: dict[str, object] | None = None) -> None:
         data = None if body is None else json.dumps(body).encode()

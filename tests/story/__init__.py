@@ -8,15 +8,21 @@ import random
 import struct
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.installed import IMAGE, Installed
+from cluster.installed import IMAGE, ROOT, Installed
+from cluster.network import run
+from cluster.node import Node
 from cluster.rights import Audit
 from cluster.whole import Cluster
+from servers.hub import Hub
+from servers.toxiproxy import Route
 from servers.versitygw import Versitygw
 
 REF = "s3://models/llama/v1/"
+NEXT = "s3://models/llama/v2/"
 SIZE_BYTES = 48 << 20
 SERVER = """
 import hashlib, http.server, json, os, pathlib
@@ -41,13 +47,22 @@ http.server.HTTPServer(("", 8000), Handler).serve_forever()
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """Everything. `sums`: SHA-256 of the model's files by name."""
+    """Everything. `sums`, `next_sums`: SHA-256 of the files of REF and NEXT by name. `wire`: the way to the origin."""
 
     cluster: Cluster
     origin: Versitygw
+    wire: Route
+    hub: Hub
     installed: Installed
     audit: Audit
     sums: dict[str, str]
+    next_sums: dict[str, str]
+
+    @property
+    def node(self) -> Node:
+        """The only one."""
+        [node] = self.cluster.nodes
+        return node
 
     def pods(self, app: str) -> list[dict[str, Any]]:
         """Of namespace demo, oldest first."""
@@ -71,6 +86,26 @@ class Story:
         assert done.returncode == 0, f"{done.stderr}\n{self.explained(app)}"
         return time.monotonic() - started_s
 
+    def gone(self, app: str, *, timeout_s: int = 60) -> None:
+        """The Deployment is deleted, and its pods have ended."""
+        kubectl = self.cluster.kubectl
+        kubectl("delete", "deployment", app, "-n", "demo", "--ignore-not-found", f"--timeout={timeout_s}s")
+        kubectl("wait", "pod", "-n", "demo", "-l", f"app={app}", "--for=delete", f"--timeout={timeout_s}s")
+
+    def told(self, question: Callable[[], object], what: str, *, timeout_s: float = 60) -> None:
+        """Wait until it is so."""
+        self.cluster.api.processes.wait_for(question, what=what, timeout_s=timeout_s)
+
+    def trees(self) -> list[str]:
+        """What pods hold mounted, by the store's own folders."""
+        return run(*self.node.enter("/bin/ls", f"{ROOT}/mounts")).split()
+
+    def states(self) -> list[str]:
+        """Of each artifact in the node's status: state and class of an error."""
+        said = json.loads(self.cluster.kubectl("get", "nodecache", self.node.name, "-o", "json"))
+        listed = said.get("status", {}).get("artifacts", [])
+        return [f"{one['state']} {one.get('errorClass', '')}".strip() for one in listed]
+
     def answer(self, pod: dict[str, Any]) -> dict[str, Any]:
         """What the server in it says it read."""
         with urllib.request.urlopen(f"http://{pod['status']['podIP']}:8000/", timeout=10) as answer:
@@ -78,22 +113,25 @@ class Story:
         return said
 
 
-def uploaded(origin: Versitygw) -> dict[str, str]:
-    """A model in the bucket `models`; its files' SHA-256."""
-    values = random.Random(7).randbytes(SIZE_BYTES)
-    header = json.dumps({"w": {"dtype": "U8", "shape": [SIZE_BYTES], "data_offsets": [0, SIZE_BYTES]}}).encode()
+def uploaded(origin: Versitygw, ref: str = REF, *, size_bytes: int = SIZE_BYTES) -> dict[str, str]:
+    """A model in the bucket `models`, another one for each ref; its files' SHA-256."""
+    values = random.Random(ref).randbytes(size_bytes)
+    header = json.dumps({"w": {"dtype": "U8", "shape": [size_bytes], "data_offsets": [0, size_bytes]}}).encode()
     files = {"config.json": b'{"model_type": "story"}', "model.safetensors": struct.pack("<Q", len(header)) + header + values}
     client = origin.client()
-    client.create_bucket(Bucket="models")
+    if "models" not in {one["Name"] for one in client.list_buckets()["Buckets"]}:
+        client.create_bucket(Bucket="models")
     for name, data in files.items():
-        client.put_object(Bucket="models", Key=f"llama/v1/{name}", Body=data)
+        client.put_object(Bucket="models", Key=ref.removeprefix("s3://models/") + name, Body=data)
     client.close()
     return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
 
-def deployment(app: str, *, replicas: int = 1, annotations: dict[str, str] | None = None) -> str:
-    """A server as a careful user writes it: nobody's uid, a root that is read-only, one line for the model."""
-    asked = {"model.prestage.dev/llama": REF, "prestage.dev/credentials": "s3"}
+def deployment(app: str, *, replicas: int = 1, ref: str = REF, **more: str) -> str:
+    """A server as a careful user writes it: nobody's uid, a root that is read-only, one line for the model. `more`: annotations
+    of ours by their last word."""
+    asked = {"model.prestage.dev/llama": ref, "prestage.dev/credentials": "s3"}
+    asked |= {f"prestage.dev/{word}": value for word, value in more.items()}
     container = {
         "name": "server",
         "image": f"{IMAGE}:test",
@@ -103,7 +141,7 @@ def deployment(app: str, *, replicas: int = 1, annotations: dict[str, str] | Non
         "securityContext": {"readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     spec = {"containers": [container], "securityContext": {"runAsUser": 1000}, "terminationGracePeriodSeconds": 1}
-    template = {"metadata": {"labels": {"app": app}, "annotations": asked if annotations is None else annotations}, "spec": spec}
+    template = {"metadata": {"labels": {"app": app}, "annotations": asked}, "spec": spec}
     return json.dumps(
         {
             "apiVersion": "apps/v1",

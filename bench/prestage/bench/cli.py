@@ -212,6 +212,33 @@ def pod(
     _show(result.to_json(), podding.pod_table(result), as_json=rest["as_json"])
 
 
+@bench.command()
+@click.option("-n", "--namespace", required=True, help="One that takes part: kubectl prestage enable.")
+@click.option("--refs", required=True, help="With {n} in it, a number from 0: hf://org/m{n}@main")
+@click.option("--part", "parts", multiple=True, required=True, metavar="NAME=URL", help="planner=http://HOST:8081/metrics; ...")
+@click.option("--nodes", default=500, show_default=True, type=click.IntRange(1, 5000))
+@click.option("--pods", default=2000, show_default=True, type=click.IntRange(1, 20_000))
+@click.option("--replicas", default=10, show_default=True, type=click.IntRange(1, 1000), help="Pods of each Deployment.")
+@click.option("--alone", default=20, show_default=True, type=click.IntRange(1, 1000), help="Deployments one after the other.")
+@click.option("--patience", "patience_s", default=300.0, show_default=True, help="Seconds that a step may take.")
+@click.option("--kubeconfig", type=click.Path(path_type=Path, dir_okay=False), help="Default: as kubectl.")
+@click.option("--context", help="Of the kubeconfig; default: its current one.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def control(namespace: str, parts: Sequence[str], kubeconfig: Path | None, context: str | None, **rest: Any) -> None:
+    """What the control plane needs for many nodes and pods: own time, CPU, memory, API writes. For a cluster to play with.
+
+    Makes fake nodes, which kwok must keep Ready, stands in for their agents, and takes all of it away again.
+    """
+    from prestage.bench import control as controlling
+    from prestage.bench.control_run import measure
+    from prestage.kubectl.asking import ask
+
+    as_json = rest.pop("as_json")
+    job = controlling.ControlJob(namespace, parts=controlling.parts_of(parts), **rest)
+    result = ask(kubeconfig, context, lambda api: measure(api, job, _tell))
+    _show(result.to_json(), controlling.control_table(result), as_json=as_json)
+
+
 @bench.command("make-model")
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--size", type=Size(), default=2 * _GB, help="Tensor bytes, e.g. 2G (default).")

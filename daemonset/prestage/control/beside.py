@@ -11,7 +11,7 @@ from prestage.control.gates.loop import Gates
 from prestage.control.gates.places import Places
 from prestage.control.gates.world import FOLLOWED, World
 from prestage.control.planning.board import Board
-from prestage.control.planning.together import Together
+from prestage.control.planning.together import UNMEASURED, Reacted, Together
 from prestage.control.warmth.condition import Refusals, Sources
 from prestage.control.warmth.reporting import Warmth
 from prestage.kube.events import Recorder
@@ -20,11 +20,13 @@ from prestage.kube.ports import Api, Resource
 from prestage.kube.resources import LEASES
 
 
-async def steer(api: Api, world: World, recorder: Recorder, sources: Sources | None = None) -> None:
+async def steer(
+    api: Api, world: World, recorder: Recorder, sources: Sources | None = None, *, reacted: Reacted = UNMEASURED
+) -> None:
     """For ever. The caller keeps `world` fed, and runs `recorder`."""
-    warmth = Warmth(api, world, recorder, sources or Sources())
+    warmth = Warmth(api, world, recorder, sources or Sources(), reacted=reacted("condition"))
     async with asyncio.TaskGroup() as group:
-        for service in (warmth, Places(api, world), Gates(api, world, retired=warmth.released)):
+        for service in (warmth, Places(api, world), Gates(api, world, retired=warmth.released, reacted=reacted("gate"))):
             group.create_task(service.run())
 
 
@@ -45,7 +47,7 @@ async def steering(together: Together) -> None:
                 for seen in world.mirrors[resource]:
                     world.note(resource, Appeared(seen))
             world.note(resource, Synced())
-        await steer(together.api, world, together.recorder, Sources(refusals=_refusals(together.board)))
+        await steer(together.api, world, together.recorder, Sources(refusals=_refusals(together.board)), reacted=together.reacted)
     finally:
         fed.clear()
 

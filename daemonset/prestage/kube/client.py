@@ -10,6 +10,7 @@ import asyncio
 import random
 import ssl
 import urllib.parse
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -76,6 +77,8 @@ class _Ask:
     body: object = None
     media: str = _JSON
     safe: bool = True
+    about: str = ""
+    """Plural and subresource, for counting."""
 
     @property
     def doing(self) -> str:
@@ -89,8 +92,8 @@ class KubeApi:
     def __init__(self, configuration: _Configuration, rest: _Rest, settings: KubeSettings) -> None:
         self._configuration, self._rest, self._settings = configuration, rest, settings
         self._backoff = Backoff(cap_s=5.0)
-        self.requests = 0
-        """Requests sent, retries included: the figures of `bench control` count writes by it."""
+        self.requests = Counter[tuple[str, str]]()
+        """Requests sent, retries included, by method and what they were about ("pods/status")."""
 
     @classmethod
     async def connect(cls, settings: KubeSettings) -> KubeApi:
@@ -132,11 +135,11 @@ class KubeApi:
 
     async def get(self, resource: Resource, name: str, *, namespace: str | None = None, subresource: str | None = None) -> Object:
         """See ports.Api."""
-        return await self._object(_Ask("GET", resource.path(namespace, name, subresource)))
+        return await self._object(_Ask("GET", resource.path(namespace, name, subresource), about=_about(resource, subresource)))
 
     async def document(self, path: str) -> Object:
         """What lies at a path that is no resource's: /version, /apis/GROUP/VERSION."""
-        return await self._object(_Ask("GET", path))
+        return await self._object(_Ask("GET", path, about="document"))
 
     async def page(
         self, resource: Resource, selection: Selection = EVERYTHING, *, limit: int | None = None, rest: str | None = None
@@ -147,7 +150,7 @@ class KubeApi:
             query["limit"] = str(limit)
         if rest is not None:
             query["continue"] = rest
-        listed = await self._object(_Ask("GET", resource.path(selection.namespace), query))
+        listed = await self._object(_Ask("GET", resource.path(selection.namespace), query, about=resource.plural))
         head, items = listed.get("metadata"), listed.get("items")
         if not isinstance(head, dict) or not isinstance(items, list | None):
             raise Unreachable(f"list {resource.plural}: the answer is no list")
@@ -166,7 +169,7 @@ class KubeApi:
             "resourceVersion": since,
             "timeoutSeconds": str(max(1, round(lasting_s))),
         }
-        ask = _Ask("GET", resource.path(selection.namespace), query)
+        ask = _Ask("GET", resource.path(selection.namespace), query, about=resource.plural)
         settings = self._settings
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_s, sock_read=settings.idle_s)
         lines = Lines()
@@ -191,12 +194,12 @@ class KubeApi:
     ) -> Object:
         """See ports.Api."""
         path = resource.path(namespace or namespace_of(body), name, subresource)
-        return await self._object(_Ask("POST", path, body=body, safe=False))
+        return await self._object(_Ask("POST", path, body=body, safe=False, about=_about(resource, subresource)))
 
     async def replace(self, resource: Resource, body: Object, *, subresource: str | None = None) -> Object:
         """See ports.Api."""
         path = resource.path(namespace_of(body), name_of(body), subresource)
-        return await self._object(_Ask("PUT", path, body=body, safe=False))
+        return await self._object(_Ask("PUT", path, body=body, safe=False, about=_about(resource, subresource)))
 
     async def patch(
         self,
@@ -210,7 +213,9 @@ class KubeApi:
     ) -> Object:
         """See ports.Api."""
         path = resource.path(namespace, name, subresource)
-        return await self._object(_Ask("PATCH", path, body=body, media=str(type), safe=False))
+        return await self._object(
+            _Ask("PATCH", path, body=body, media=str(type), safe=False, about=_about(resource, subresource))
+        )
 
     async def apply(
         self, resource: Resource, body: Object, *, manager: str, force: bool = False, subresource: str | None = None
@@ -219,7 +224,7 @@ class KubeApi:
         path = resource.path(namespace_of(body), name_of(body), subresource)
         query = {"fieldManager": manager, "force": "true" if force else "false"}
         typed = {"apiVersion": resource.group_version, "kind": resource.kind, **body}
-        return await self._object(_Ask("PATCH", path, query, typed, _APPLY))
+        return await self._object(_Ask("PATCH", path, query, typed, _APPLY, about=_about(resource, subresource)))
 
     async def delete(
         self, resource: Resource, name: str, *, namespace: str | None = None, uid: str | None = None, grace_s: int | None = None
@@ -230,7 +235,7 @@ class KubeApi:
             options["preconditions"] = {"uid": uid}
         if grace_s is not None:
             options["gracePeriodSeconds"] = grace_s
-        await self._object(_Ask("DELETE", resource.path(namespace, name), body=options))
+        await self._object(_Ask("DELETE", resource.path(namespace, name), body=options, about=resource.plural))
 
     async def _object(self, ask: _Ask) -> Object:
         return object_of(await self._answer(ask), ask.doing)
@@ -274,7 +279,7 @@ class KubeApi:
         url = self._configuration.host.rstrip("/") + urllib.parse.quote(ask.path)
         if ask.query:
             url += "?" + urllib.parse.urlencode(ask.query)
-        self.requests += 1
+        self.requests[ask.method, ask.about] += 1
         wrapped = await self._rest.request(ask.method, url, headers, ask.body, _request_timeout=limits)
         response = wrapped.response
         try:
@@ -307,6 +312,10 @@ def _rest_of(configuration: object) -> _Rest:
             return session
 
     return cast(_Rest, Rest(configuration))
+
+
+def _about(resource: Resource, subresource: str | None) -> str:
+    return f"{resource.plural}/{subresource}" if subresource else resource.plural
 
 
 def _selecting(selection: Selection) -> dict[str, str]:

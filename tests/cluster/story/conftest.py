@@ -6,33 +6,35 @@ from collections.abc import Iterator
 
 import pytest
 from click.testing import CliRunner
-from story import Story, uploaded
+from story import NEXT, Story, uploaded
 
 from cluster.installed import Installed
 from cluster.rights import Audit
 from cluster.whole import Cluster
 from prestage.kubectl.cli import kubectl_prestage
 from servers.fixtures import require
+from servers.hub import Hub
+from servers.toxiproxy import Toxiproxy
 from servers.versitygw import Versitygw
 
 
 @pytest.fixture(scope="package")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    require("kubernetes-node", "helm", "versitygw")
+    require("kubernetes-node", "helm", "versitygw", "toxiproxy-server")
     folder = tmp_path_factory.mktemp("story")
     audit = Audit(folder / "audit")
     with (
         Cluster(folder / "cluster", services=True, flags=audit.flags) as cluster,
         Versitygw(folder / "s3", host=cluster.ip) as origin,
+        Toxiproxy(folder / "toxiproxy") as toxiproxy,
+        Hub(folder / "hub", host=cluster.ip) as hub,
     ):
-        sums = uploaded(origin)
-        s3 = {
-            "endpoint": origin.url,
-            "region": origin.region,
-            "pathStyle": True,
-            "allowedCIDRs": [f"{cluster.ip}/32"],
-        }
-        installed = Installed(cluster, folder, s3=s3)
+        sums, next_sums = uploaded(origin), uploaded(origin, NEXT)
+        wire = toxiproxy.route(origin.port, host=cluster.ip)
+        near = {"allowedCIDRs": [f"{cluster.ip}/32"]}
+        s3 = {"type": "S3", "endpoint": wire.url(""), "region": origin.region, "pathStyle": True, **near}
+        huggingface = {"type": "HuggingFace", "endpoint": hub.endpoint, **near}
+        installed = Installed(cluster, folder, origins={"s3": s3, "huggingface": huggingface})
         installed.install()
         enabled = CliRunner().invoke(kubectl_prestage, ["enable", "demo", "--secret", "s3"]).output
         cluster.kubectl("apply", "--server-side", "-f", "-", stdin=enabled)
@@ -41,4 +43,4 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             f"--from-literal=AWS_SECRET_ACCESS_KEY={origin.secret_key}",
         )
         cluster.kubectl("create", "secret", "generic", "s3", "-n", "demo", *keys)
-        yield Story(cluster, origin, installed, audit, sums)
+        yield Story(cluster, origin, wire, hub, installed, audit, sums, next_sums)

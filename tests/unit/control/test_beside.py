@@ -37,7 +37,8 @@ def test_the_leader_steers_over_its_own_mirrors_and_the_next_term_begins_anew() 
         recorder = Recorder(api, controller="c", instance="i")
         following = asyncio.create_task(world.run())
         await world.synced()
-        together = Together(api, world, board, recorder, "prestage")
+        told = dict[str, list[float]]()
+        together = Together(api, world, board, recorder, "prestage", reacted=lambda write: told.setdefault(write, []).append)
         for name in ("first", "second"):
             await made(api, PODS, pod(name=name, gpus=1, spec={"schedulingGates": [GATE]}))
             term = asyncio.create_task(steering(together))
@@ -57,5 +58,8 @@ def test_the_leader_steers_over_its_own_mirrors_and_the_next_term_begins_anew() 
             )
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
+        assert len(told["gate"]) == 2
+        assert told.keys() == {"gate", "condition"}
+        assert all(0 < seconds < 5 for seconds in (*told["gate"], *told["condition"]))
 
     asyncio.run(asyncio.wait_for(test(), 30))

@@ -16,6 +16,7 @@ from prestage.control.admission.authorities import Bundles
 from prestage.control.admission.judgement import Judge
 from prestage.control.admission.metrics import AdmissionMetrics
 from prestage.control.admission.server import Webhook
+from prestage.control.asked import Asked
 from prestage.control.certificates import Serving, Terms
 from prestage.control.gates.loop import Gates
 from prestage.control.gates.world import World
@@ -62,6 +63,7 @@ async def serve(config: AdmissionConfig) -> None:
 
 async def _serve(api: KubeApi, config: AdmissionConfig) -> None:
     metrics = AdmissionMetrics()
+    metrics.registry.register(Asked(api.requests))
     world = World(config.namespace)
     bundles = Bundles(api)
     serving = Serving(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from prestage.control.gates.decision import Verdict
 
@@ -11,7 +11,8 @@ class AdmissionMetrics:
     """With a registry of its own: two may live in one process."""
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self._answers = Counter(
             "prestage_admission_answers",
             "Reviews by how they were answered: patched, passed, refused, failed (let through), unreadable.",
@@ -39,4 +40,4 @@ class AdmissionMetrics:
 
     def text(self) -> bytes:
         """As Prometheus reads it."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)

@@ -18,6 +18,7 @@ from aiohttp import web
 from prestage.cacher.agent.logs import log
 from prestage.cacher.errors import Misconfigured, PrestageError
 from prestage.control.access import AccessTerms
+from prestage.control.asked import Asked
 from prestage.control.broker.claims import Claims
 from prestage.control.broker.counts import Counts
 from prestage.control.broker.handing import Hander
@@ -75,9 +76,11 @@ async def serve(config: BrokerConfig, environ: Mapping[str, str]) -> None:
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, stop.set)
+    counts = Counts()
     async with await KubeApi.connect(config.kube) as api:
+        counts.registry.register(Asked(api.requests))
         try:
-            await run(api, config, environ, stop)
+            await run(api, config, environ, stop, counts=counts)
         except* PrestageError as group:
             failure = _first(group)
         else:
@@ -91,13 +94,15 @@ async def run(
     environ: Mapping[str, str],
     stop: asyncio.Event,
     started: asyncio.Future[Running] | None = None,
+    *,
+    counts: Counts | None = None,
 ) -> None:
     """Serve until `stop` is set. `started` is told once it does."""
     async with AsyncExitStack() as ending:
         folder = ending.enter_context(tempfile.TemporaryDirectory(prefix="prestage-broker-"))
         pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="prestage-broker")
         ending.callback(pool.shutdown, cancel_futures=True)
-        counts, view = Counts(), View(api)
+        counts, view = counts or Counts(), View(api)
         is_serving = False
         health_port = await _listen(ending, health(counts.registry, lambda: is_serving, otherwise="not yet"), config.health)
         group = await ending.enter_async_context(asyncio.TaskGroup())

@@ -15,6 +15,7 @@ from typing import Final
 from prestage.control.demand import trimming
 from prestage.kube.following import Follower, Pace
 from prestage.kube.mirror import Change, Changed, Mirror, Synced, without_managed_fields
+from prestage.kube.news import News
 from prestage.kube.ports import Api, Object, Resource
 from prestage.kube.resources import (
     ARTIFACTS,
@@ -65,7 +66,7 @@ class World:
         self._followers = {kept.resource: Follower(api, kept.resource, keep=kept.keep, pace=pace) for kept in KEPT}
         self._matter = {kept.resource: kept.matter for kept in KEPT}
         self._listeners: list[Listener] = []
-        self._news: list[asyncio.Event] = []
+        self._news: list[News] = []
         self._unsynced = {kept.resource for kept in KEPT}
         self._synced = asyncio.Event()
 
@@ -92,9 +93,9 @@ class World:
         """Kinds that were never listed: the API server does not answer, or RBAC forbids."""
         return sorted(resource.plural for resource in self._unsynced)
 
-    def news(self) -> asyncio.Event:
+    def news(self) -> News:
         """An event that is set at each change that may change a plan. Whoever waits clears it."""
-        made = asyncio.Event()
+        made = News()
         self._news.append(made)
         return made
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -65,6 +66,8 @@ class Gates:
     api: Api
     world: World
     retired: Callable[[Step], None] = lambda step: None
+    reacted: Callable[[float], None] = lambda seconds: None
+    """Told how many seconds after the change that it answers each patch is sent."""
     only_when_unwell: bool = False
     """The guard beside admission: takes all gates off while nobody leads, else does nothing."""
     _alone_s: dict[str, float] = field(default_factory=dict)
@@ -74,16 +77,18 @@ class Gates:
     async def run(self) -> None:
         """For ever."""
         woken = self.world.subscription()
+        since_s = None
         while True:
             if self.world.whole:
-                await self.take(self.steps())
+                await self.take(self.steps(), since_s=since_s)
             try:
                 async with asyncio.timeout(_LOOK_S):
                     await woken.wait()
             except TimeoutError:
                 pass
-            woken.clear()
             await asyncio.sleep(_LEAST_S)
+            since_s = woken.since_s if woken.is_set() else None
+            woken.clear()
 
     def steps(self) -> list[Step]:
         """What is to be done now, oldest pods first."""
@@ -137,12 +142,14 @@ class Gates:
                 found.setdefault(one.node, []).append(one.pod)
         return found
 
-    async def take(self, steps: Sequence[Step]) -> None:
-        """Carry them out, some at a time: a rollout's pods are released together."""
+    async def take(self, steps: Sequence[Step], *, since_s: float | None = None) -> None:
+        """Carry them out, some at a time: a rollout's pods are released together. `since_s` (time.monotonic): their cause."""
         at_once = asyncio.Semaphore(_AT_ONCE)
 
         async def one(step: Step) -> None:
             async with at_once:
+                if since_s is not None:
+                    self.reacted(time.monotonic() - since_s)
                 await self._take(step)
 
         await asyncio.gather(*map(one, steps))

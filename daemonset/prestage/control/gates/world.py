@@ -27,6 +27,7 @@ from prestage.control.templates import controller_of, template_of
 from prestage.kube.following import Follower
 from prestage.kube.leases import renewed_ago_s
 from prestage.kube.mirror import Appeared, Change, Changed, Key, Mirror, Synced, Vanished, key_of, without_managed_fields
+from prestage.kube.news import News
 from prestage.kube.ports import Api, Object, Resource, Selection, metadata_of, name_of, namespace_of
 from prestage.kube.resources import ARTIFACTS, DEPLOYMENTS, LEASES, NODE_CACHES, NODES, PODS, REPLICA_SETS
 
@@ -109,7 +110,7 @@ class World:
     gated: set[Key] = field(default_factory=set)
     asking: set[Key] = field(default_factory=set)
     """Pods that name models."""
-    _woken: list[asyncio.Event] = field(default_factory=list)
+    _woken: list[News] = field(default_factory=list)
     _holdings: dict[str, Holding] = field(default_factory=dict)
     _since: dict[str, dict[str, tuple[State, float]]] = field(default_factory=dict)
     _records: dict[tuple[str, str, str, str], list[_Record]] = field(default_factory=dict)
@@ -121,9 +122,9 @@ class World:
     _renewed_s: float | None = None
     sizes: dict[str, int] = field(default_factory=dict)
 
-    def subscription(self) -> asyncio.Event:
+    def subscription(self) -> News:
         """Set whenever anything changed; the subscriber clears it."""
-        woken = asyncio.Event()
+        woken = News()
         self._woken.append(woken)
         return woken
 

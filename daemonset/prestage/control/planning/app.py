@@ -20,6 +20,7 @@ from typing import Final
 from aiohttp import web
 
 from prestage.cacher.agent.logs import log
+from prestage.control.asked import Asked
 from prestage.control.beside import steering
 from prestage.control.demand.resolving import Broker, Resolutions
 from prestage.control.demand.world import World
@@ -75,7 +76,9 @@ class Planner:
         self.recorder = Recorder(api, controller=CONTROLLER, instance=self.me)
         self.tally = Tally(unsynced=lambda: self.world.unsynced)
         self.meters = Meters(self.board, self.tally)
-        self.writer = Writer(api, writes=self.tally.writes, again=lambda: self.planning.wake_later())
+        self.writer = Writer(
+            api, writes=self.tally.writes, again=lambda: self.planning.wake_later(), reacted=self.meters.reacted("nodecache")
+        )
         self.resolutions = Resolutions(broker, told=lambda: self.planning.wake(), asking=self.tally.asking)
         self.planning = Planning(self.world, self.writer, self.resolutions, self.board, rules=config.rules)
         self.planning.timings.told = self.meters.planned
@@ -107,7 +110,7 @@ class Planner:
     async def _lead(self) -> None:
         self.writer.forget()
         self._leading_since_s = asyncio.get_running_loop().time()
-        together = Together(self._api, self.world, self.board, self.recorder, self._config.namespace)
+        together = Together(self._api, self.world, self.board, self.recorder, self._config.namespace, reacted=self.meters.reacted)
         self.tally.is_leading = True
         try:
             async with asyncio.TaskGroup() as group:
@@ -131,6 +134,7 @@ async def serve(config: PlannerConfig) -> None:
         loop.add_signal_handler(sign, stop.set)
     async with await KubeApi.connect(config.kube) as api, BrokerClient(config.broker) as broker:
         planner = Planner(api, broker, config)
+        planner.meters.registry.register(Asked(api.requests))
         await run(planner, config.health, stop)
 
 

@@ -90,12 +90,13 @@ class Planning:
             least_s, most_s = _DEBOUNCE_S
             last_s = self.timings.seconds[-1] if self.timings.seconds else 0.0
             await asyncio.sleep(min(most_s, max(least_s, last_s)))
+            since_s = self._news.since_s
             self._news.clear()
-            await self.step()
+            await self.step(since_s)
             self.last_at_s = loop.time()
 
-    async def step(self) -> None:
-        """One plan, carried out."""
+    async def step(self, since_s: float | None = None) -> None:
+        """One plan, carried out. `since_s`: when its cause was read."""
         began_s = time.perf_counter()
         world, resolutions = self._world, self._resolutions
         caches = self._caches.look(world[NODE_CACHES])
@@ -112,7 +113,7 @@ class Planning:
         due = writes(made.nodes, caches, sent)
         self.timings.took(time.perf_counter() - began_s)
         self._board.post(Posted(collected, tuple(nodes), made, dict(resolutions.failures), stopped))
-        await self._writer.write(due)
+        await self._writer.write(due, since_s=since_s)
 
 
 def walls_of(namespaces: Iterable[Object], policies: Iterable[Object]) -> dict[str, Wall]:

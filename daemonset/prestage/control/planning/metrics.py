@@ -20,6 +20,8 @@ from prestage.control.planning.board import Board
 from prestage.planner.demands import Trust
 from prestage.planner.plans import Outcome
 
+REACTION_BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
+
 
 @dataclass(slots=True)
 class Tally:
@@ -92,6 +94,18 @@ class Meters:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
             registry=self.registry,
         )
+
+        self._reactions = Histogram(
+            "prestage_reaction_seconds",
+            "From the first change not acted on, as it was read, to the request that acts on it, by what is written.",
+            ["write"],
+            buckets=REACTION_BUCKETS_S,
+            registry=self.registry,
+        )
+
+    def reacted(self, write: str) -> Callable[[float], None]:
+        """Where the seconds of that kind of write go."""
+        return self._reactions.labels(write).observe
 
     def planned(self, seconds: float) -> None:
         """One plan."""

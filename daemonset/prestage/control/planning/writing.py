@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -62,10 +63,17 @@ def writes(plans: Mapping[str, NodePlan], caches: Mapping[str, SeenCache], sent:
 
 class Writer:
     """`sent` tells the next plan: what was decided stands before the API server shows it. `again`: called when a write failed.
-    `writes`: where they are counted."""
+    `writes`: where they are counted; `reacted`: told how many seconds after its cause each is sent."""
 
-    def __init__(self, api: Api, *, writes: Counter[str] | None = None, again: Callable[[], None] = lambda: None) -> None:
-        self._api, self._again = api, again
+    def __init__(
+        self,
+        api: Api,
+        *,
+        writes: Counter[str] | None = None,
+        again: Callable[[], None] = lambda: None,
+        reacted: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self._api, self._again, self._reacted = api, again, reacted
         self._sent: dict[str, tuple[NodePlan, float]] = {}
         self._writes = Counter[str]() if writes is None else writes
 
@@ -86,8 +94,8 @@ class Writer:
         """A new time of leading begins: what another leader wrote meanwhile is the truth."""
         self._sent.clear()
 
-    async def write(self, due: Writes) -> None:
-        """All of it, several at once; each failure is logged, and the rest goes on."""
+    async def write(self, due: Writes, *, since_s: float | None = None) -> None:
+        """All of it, several at once; each failure is logged, and the rest goes on. `since_s` (time.monotonic): its cause."""
         limit = asyncio.Semaphore(_AT_ONCE)
 
         async def limited(work: Awaitable[None]) -> None:
@@ -98,9 +106,11 @@ class Writer:
             for name, uid in due.foreign:
                 group.create_task(limited(self._delete(name, uid)))
             for made in due.apply:
-                group.create_task(limited(self._apply(made)))
+                group.create_task(limited(self._apply(made, since_s)))
 
-    async def _apply(self, made: NodePlan) -> None:
+    async def _apply(self, made: NodePlan, since_s: float | None) -> None:
+        if since_s is not None:
+            self._reacted(time.monotonic() - since_s)
         try:
             await self._api.apply(NODE_CACHES, body_of(made), manager=MANAGER, force=True)
         except PrestageError as exc:

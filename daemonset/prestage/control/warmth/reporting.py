@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -55,25 +56,29 @@ class Warmth:
     world: World
     recorder: Recorder
     sources: Sources = field(default_factory=Sources)
+    reacted: Callable[[float], None] = lambda seconds: None
+    """Told how many seconds after the change that it answers each patch is sent."""
     _not_before_s: dict[str, float] = field(default_factory=dict)
     _lives: dict[str, _Life] = field(default_factory=dict)
 
     async def run(self) -> None:
         """For ever."""
         woken = self.world.subscription()
+        since_s = None
         while True:
             if self.world.whole:
-                await self.look()
+                await self.look(since_s=since_s)
             try:
                 async with asyncio.timeout(_LOOK_S):
                     await woken.wait()
             except TimeoutError:
                 pass
-            woken.clear()
             await asyncio.sleep(_PAUSE_S)
+            since_s = woken.since_s if woken.is_set() else None
+            woken.clear()
 
-    async def look(self) -> None:
-        """At every pod that names models, once."""
+    async def look(self, *, since_s: float | None = None) -> None:
+        """At every pod that names models, once. `since_s` (time.monotonic): what it answers."""
         seen, memory, news = set[str](), Memory(), list[tuple[Object, Told, _Life | None]]()
         for key in list(self.world.asking):
             pod = self.world.pod(key)
@@ -91,6 +96,8 @@ class Warmth:
 
         async def one(pod: Object, now: Told, life: _Life | None) -> None:
             async with at_once:
+                if since_s is not None:
+                    self.reacted(time.monotonic() - since_s)
                 await self._tell(pod, now, life)
 
         await asyncio.gather(*(one(*piece) for piece in news))

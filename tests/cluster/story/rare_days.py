@@ -1,0 +1,192 @@
+"""Days that take minutes: a publish past the kubelet's patience, a full disk, a reboot with an empty SSD, a Node deleted, a node
+at rest. Run by hand: `make rare-days`; what was seen is printed, and stands in docs/node.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from story import Story, deployment, uploaded
+
+from cluster.installed import ROOT
+from cluster.network import run
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.needs("kubernetes-node", "helm", "versitygw", "toxiproxy-server"),
+    pytest.mark.timeout(600),
+]
+REST_S = 180
+TICKS_PER_S = 100
+
+
+def events(story: Story, name: str) -> list[dict[str, Any]]:
+    """About a pod, oldest first."""
+    said = json.loads(
+        story.cluster.kubectl("get", "events", "-n", "demo", f"--field-selector=involvedObject.name={name}", "-o", "json")
+    )
+    return sorted(said["items"], key=lambda one: one["metadata"]["creationTimestamp"])
+
+
+def test_a_publish_that_waits_longer_than_the_kubelet_does_ends_in_a_mount(story: Story) -> None:
+    ref = "s3://models/llama/patient/"
+    sums = uploaded(story.origin, ref)
+    slow = story.wire.add("bandwidth", rate=350)  # KB/s: 140 s
+    began_s = time.monotonic()
+    try:
+        story.cluster.kubectl("apply", "-f", "-", stdin=deployment("patient", ref=ref, wait="Mount"))
+        story.available("patient", timeout_s=400)
+    finally:
+        story.wire.remove(slow)
+    [pod] = story.pods("patient")
+    told = [one["message"] for one in events(story, pod["metadata"]["name"]) if one["reason"] == "FailedMount"]
+    print(f"\nran after {time.monotonic() - began_s:.0f} s; FailedMount: {told}")
+    assert any("Staging" in words for words in told)
+    assert story.answer(pod)["sums"] == sums
+    story.gone("patient")
+
+
+def test_a_full_disk_is_said_and_room_that_comes_is_used(story: Story) -> None:
+    ref, foreign = "s3://models/llama/full/", f"{ROOT}/../foreign"
+    sums = uploaded(story.origin, ref)
+    story.cluster.kubectl("apply", "-f", "-", stdin=deployment("steady"))
+    story.available("steady")
+    fill = f"fallocate -l $(( $(df --output=avail -B1 {ROOT} | tail -n 1) - (20 << 20) )) {foreign}"
+    run(*story.node.enter("/bin/sh", "-ec", fill))
+    try:
+        story.cluster.kubectl("apply", "-f", "-", stdin=deployment("late", ref=ref, wait="Mount"))
+        began_s = time.monotonic()
+        story.told(lambda: "Failed Full" in story.states(), "the node says Full")
+        print(f"\nFull after {time.monotonic() - began_s:.1f} s: {story.states()}")
+        [steady], [late] = story.pods("steady"), story.pods("late")
+        assert story.answer(steady)["sums"] == story.sums, "what is mounted stays"
+        story.told(
+            lambda: any("room" in one["message"] for one in events(story, late["metadata"]["name"])), "an Event about room"
+        )
+    finally:
+        run(*story.node.enter("/bin/rm", foreign))
+    began_s = time.monotonic()
+    story.available("late", timeout_s=240)
+    print(f"ran {time.monotonic() - began_s:.1f} s after there was room")
+    [late] = story.pods("late")
+    assert story.answer(late)["sums"] == sums
+    story.gone("late")
+    story.gone("steady")
+
+
+def test_after_a_reboot_with_an_empty_disk_pods_come_back_with_the_same_files(story: Story) -> None:
+    story.cluster.kubectl("apply", "-f", "-", stdin=deployment("steady", replicas=2))
+    story.available("steady")
+    uids = {pod["metadata"]["uid"] for pod in story.pods("steady")}
+    state = json.loads(story.cluster.kubectl("get", "nodecache", story.node.name, "-o", "json"))["status"]["storeID"]
+    story.cluster.reboot(story.node)
+    # the new disk of a node whose old one is gone: made empty, mounted before the agent looks
+    story.installed.mount_disk(story.node)
+    began_s = time.monotonic()
+    story.installed.all_ready()
+
+    def answers() -> bool:
+        return [story.answer(pod)["sums"] for pod in story.pods("steady")] == [story.sums] * 2
+
+    story.told(answers, "both pods serve again", timeout_s=200)
+    after = json.loads(story.cluster.kubectl("get", "nodecache", story.node.name, "-o", "json"))["status"]["storeID"]
+    print(f"\nserved again {time.monotonic() - began_s:.0f} s after the disk was there; store {state[:8]} -> {after[:8]}")
+    assert after != state
+    assert {pod["metadata"]["uid"] for pod in story.pods("steady")} == uids, "the same pods"
+    story.gone("steady")
+
+
+def test_a_node_that_was_deleted_and_comes_back_has_a_new_plan_and_its_old_bytes(story: Story) -> None:
+    kubectl = story.cluster.kubectl
+    kubectl("apply", "-f", "-", stdin=deployment("steady"))
+    story.available("steady")
+    before = json.loads(kubectl("get", "nodecache", story.node.name, "-o", "json"))
+    story.origin.program.pause()
+    try:
+        kubectl("delete", "node", story.node.name, "--timeout=60s")
+        story.told(
+            lambda: story.node.name not in kubectl("get", "nodecaches", "-o", "name"), "its NodeCache is gone", timeout_s=30
+        )
+        story.node.kill("kubelet")  # which registers it again
+        story.told(story.node.ready, "the node is Ready", timeout_s=90)
+        story.installed.all_ready()
+        story.available("steady", timeout_s=180)
+    finally:
+        story.origin.program.resume()
+    after = json.loads(kubectl("get", "nodecache", story.node.name, "-o", "json"))
+    assert after["spec"]["nodeUID"] != before["spec"]["nodeUID"]
+    assert after["status"]["storeID"] == before["status"]["storeID"]
+    [pod] = story.pods("steady")
+    assert story.answer(pod)["sums"] == story.sums, "not a byte was fetched: the origin stood still"
+    story.gone("steady")
+
+
+def test_a_node_at_rest_costs_little(story: Story) -> None:
+    story.cluster.kubectl("apply", "-f", "-", stdin=deployment("steady"))
+    story.available("steady")
+    time.sleep(15)
+    processes = _processes(story)
+    before, written = {name: _cpu_s(pid) for name, pid in processes.items()}, _writes(story)
+    time.sleep(REST_S)
+    used = {name: _cpu_s(pid) - before[name] for name, pid in processes.items()}
+    writes_a_minute = (_writes(story) - written) / REST_S * 60
+    share = sum(used.values()) / REST_S
+    resident = {name: _resident_bytes(pid) / 2**20 for name, pid in processes.items()}
+    print(f"\nat rest for {REST_S} s: {share:.2%} of a core ({used}), {writes_a_minute:.1f} writes a minute, MiB {resident}")
+    assert writes_a_minute <= 1.4, "one a minute, and what a window's ends add"
+    assert max(resident.values()) <= 150
+    assert share < 0.005
+    story.gone("steady")
+
+
+def _processes(story: Story) -> dict[str, int]:
+    """Agent and driver, as the machine numbers them."""
+    found = json.loads(
+        story.cluster.kubectl("get", "pods", "-n", "prestage", "-l", "app.kubernetes.io/component=node", "-o", "json")
+    )
+    [pod] = found["items"]
+    table = run(*story.node.enter(shutil.which("ctr") or "ctr", "-n", "k8s.io", "tasks", "ls"))
+    inner = dict(line.split()[:2] for line in table.splitlines()[1:])
+    ids = {one["name"]: one["containerID"].removeprefix("containerd://") for one in pod["status"]["containerStatuses"]}
+    return {name: _outer(story, int(inner[one])) for name, one in ids.items()}
+
+
+def _outer(story: Story, inner: int) -> int:
+    """A pid of the node's namespace, in ours."""
+    space = Path(f"/proc/{story.node.pid}/ns/pid").readlink()
+    for status in Path("/proc").glob("[0-9]*/status"):
+        found = re.search(r"^NSpid:\t(.*)$", status.read_text(), re.MULTILINE)
+        numbers = found.group(1).split() if found else []
+        if len(numbers) >= 2 and numbers[1] == str(inner) and _below(int(status.parent.name), story.node.pid):
+            return int(status.parent.name)
+    raise AssertionError(f"no process {inner} in {space}")
+
+
+def _below(pid: int, top: int) -> bool:
+    while pid > 1:
+        if pid == top:
+            return True
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return False
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def _resident_bytes(pid: int) -> int:
+    found = re.search(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found.group(1)) * 1024
+
+
+def _writes(story: Story) -> int:
+    """Of the node's account, by the API server's own log; reviews store nothing."""
+    return story.audit.count("node", ("create", "update", "patch", "delete"), leave_out=("tokenreviews",))
