@@ -1,10 +1,10 @@
-"""Demand: a statement that an artifact will be needed. Where it came from is told by nothing but its trust."""
+"""Demand: a statement that an artifact will be needed: how surely, from when, until when, on how many nodes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 
 class Trust(IntEnum):
@@ -20,6 +20,23 @@ class Trust(IntEnum):
     """A burst has begun."""
     STANDING = 5
     """Its template runs: more pods of it may come. Keeps what is warm, stages nothing."""
+
+
+class ToldBy(StrEnum):
+    """What said it. For people: nothing is decided by it."""
+
+    POD = "Pod"
+    TEMPLATE = "Template"
+    READY_SCHEDULE = "ReadySchedule"
+    """The annotation of a workload."""
+    STAGING_SCHEDULE = "StagingSchedule"
+    CRON_JOB = "CronJob"
+    AUTOSCALER = "Autoscaler"
+    """A floor of HPA or KEDA."""
+    ROLLOUT = "Rollout"
+    """A new template, before its pods."""
+    FOLLOW_ON = "FollowOn"
+    NEW_NODE = "NewNode"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +57,14 @@ class Demand:
     count: int = 1
     """How many wait."""
     ready_by: float | None = None
-    """None: now."""
+    """When its window begins: it is to be warm by then. None: now."""
+    until: float | None = None
+    """When its window ends: after that it wants nothing. None: nobody knows."""
+    source: ToldBy = ToldBy.POD
+    copies: int | None = None
+    """On how many nodes it is to be warm. None: on so many as have place for `count`."""
+    chance: float = 1.0
+    """How likely it is that pods come: by the record of what told it. For what is kept, never for whether it is staged."""
     gpus: int = 0
     """That are idle until it is there."""
     priority: int = 0

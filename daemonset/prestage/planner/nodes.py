@@ -19,6 +19,15 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class RateWindow:
+    """Another limit at times: the node takes no more than this from origins. Windows that meet: the least of them holds."""
+
+    begins: float
+    ends: float
+    rate_bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class NodeState:
     """`planned`: its last plan, so that a choice once made stands while it is as good as another."""
 
@@ -30,13 +39,19 @@ class NodeState:
     """False: cordoned, going, or without an agent. Bound pods are staged for nevertheless."""
     rate_bytes_per_s: float | None = None
     """What nine of ten stages beat; None: not measured yet."""
+    rate_windows: tuple[RateWindow, ...] = ()
+    """Those that are open now or will be."""
+    is_leaving: bool = False
+    """It will be gone soon: what is warm there is no copy to count on."""
+    used_bytes: int | None = None
+    """At rest there, wanted or not, and promised to stages that run. None: it did not say."""
     held: Mapping[str, Held] = field(default_factory=dict)
     planned: Mapping[str, Assignment] = field(default_factory=dict)
 
     @property
     def takes_more(self) -> bool:
         """Whether something may be staged there for a pod that is not there yet."""
-        return self.is_accepting and self.budget_bytes is not None
+        return self.is_accepting and not self.is_leaving and self.budget_bytes is not None
 
     def is_warm(self, artifact: str) -> bool:
         """Whole and verified there."""

@@ -31,6 +31,8 @@ class Assignment:
     """Higher first; the class of its demand is in it."""
     ready_by: float | None = None
     sources: tuple[Source, ...] = ()
+    not_before: float | None = None
+    """When the node will be told. None: it is told now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class NodePlan:
     assignments: tuple[Assignment, ...] = ()
     ready_at: Mapping[str, float | None] = field(default_factory=dict)
     """When each staged artifact will be warm, by the node's own rate; None: nobody can tell."""
+    later: tuple[Assignment, ...] = ()
+    """What the node will be told to stage if nothing changes, soonest first: it is not told yet."""
 
     def says_what(self, other: NodePlan) -> bool:
         """Whether it says the same about the same node, in whatever order."""
@@ -93,6 +97,34 @@ class Reason(StrEnum):
     """Nothing is asked for but to keep what is warm."""
 
 
+class Remedy(StrEnum):
+    """What would help a demand that is late or impossible."""
+
+    NOTICE = "Notice"
+    """Say it earlier: by `amount` seconds."""
+    RATE = "Rate"
+    """A faster link to its node: `amount` bytes a second."""
+    ORIGIN_RATE = "OriginRate"
+    """More from the origins for the whole cluster: `amount` bytes a second."""
+    ROOM = "Room"
+    """A larger store on one node: `amount` bytes more."""
+    NODES = "Nodes"
+    """Nodes on which it may run, with an agent: `amount` more."""
+    QUOTA = "Quota"
+    """A wider wall: `amount` bytes more."""
+    SOURCE = "Source"
+    """Its source, or what may read it, is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """One thing that by itself would make it on time. `amount`: see the remedy; None: nobody can tell."""
+
+    remedy: Remedy
+    amount: float | None = None
+    node: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Of one demand."""
@@ -109,6 +141,10 @@ class Verdict:
     """After ready_by; None: nobody can tell."""
     error: tuple[str, str] | None = None
     """Class and code of a stage that failed."""
+    start_by: float | None = None
+    """The latest safe start of the node that has to begin first; None: all of it is there, or nobody can tell."""
+    fix: Fix | None = None
+    """Of what is late or impossible, where something is known to help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +153,5 @@ class Plan:
 
     nodes: Mapping[str, NodePlan] = field(default_factory=dict)
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    again_at: float | None = None
+    """When it will say something else though nothing happened: something is to start. None: not by itself."""
