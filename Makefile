@@ -105,10 +105,10 @@ bench-control: setup ## the control plane with 500 fake nodes and 2,000 pods (ro
 	PYTHONPATH=cacher:daemonset:bench:loader-lib:tests $(BIN)/python -m cluster.fleet $(ARGS)
 
 rare-days: setup ## faults on an installed chart that take minutes: the kubelet's two minutes, a full disk, a reboot with an empty one, a Node deleted (root)
-	PRESTAGE_API_AWAY_S=60 $(PYTEST) -s -m slow tests/cluster/story/rare_days.py tests/cluster/story/test_rough_days.py
+	PRESTAGE_API_AWAY_S=60 $(PYTEST) -s tests/cluster/story/rare_days.py tests/cluster/story/test_rough_days.py
 
 frameworks: setup torch ## unmodified transformers in a pod on a real kubelet, by the Hugging Face layout, as uid 1000 (root)
-	$(PYTEST) -s -m slow tests/cluster/story/frameworks.py
+	$(PYTEST) -s tests/cluster/story/frameworks.py
 
 torch: setup $(TORCH)/.ready ## a venv of its own with torch (4.6 GB) that sees .venv too: for the loader's torch tests
 

@@ -19,7 +19,6 @@ from cluster.installed import IMAGE
 from prestage.bench.minilm import model_folder
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.needs("kubernetes-node", "helm", "versitygw", "toxiproxy-server"),
 ]

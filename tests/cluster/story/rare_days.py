@@ -18,7 +18,6 @@ from cluster.installed import ROOT
 from cluster.network import run
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.needs("kubernetes-node", "helm", "versitygw", "toxiproxy-server"),
     pytest.mark.timeout(600),
 ]
