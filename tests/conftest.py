@@ -15,7 +15,7 @@ from leaks import held, leaked_since
 # A shell's background jobs ignore it, and so would their children: tests interrupt theirs.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["servers.fixtures", "cluster.fixtures"]
+pytest_plugins = ["servers.fixtures", "stores.fixtures", "cluster.fixtures"]
 
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -54,14 +55,26 @@ class Artifacts:
 
     def __init__(self, layout: Layout, disk: Disk, now: Callable[[], float] = time.time) -> None:
         self._layout, self._disk, self._now = layout, disk, now
+        self.on_change: Callable[[ArtifactId], None] = lambda _: None
+        """Told of every manifest and binding that is written or removed, before and after."""
 
     def put_manifest(self, manifest: Manifest) -> ArtifactId:
         """Idempotent; a damaged file of that name is replaced."""
         raw, artifact = manifest.to_bytes(), manifest.artifact
         path = self._layout.manifest(artifact)
         if not path.exists() or path.read_bytes() != raw:
-            write_file(self._disk, path, raw)
+            with self._telling(artifact):
+                write_file(self._disk, path, raw)
         return artifact
+
+    @contextmanager
+    def _telling(self, artifact: ArtifactId) -> Iterator[None]:
+        """Also of a write that failed: nobody knows how far it came."""
+        self.on_change(artifact)
+        try:
+            yield
+        finally:
+            self.on_change(artifact)
 
     def manifest(self, artifact: ArtifactId) -> Manifest:
         """Raises NotFound, or Corrupt when its bytes are not what its name says."""
@@ -108,7 +121,8 @@ class Artifacts:
                 )
         if (merged := {**known, **files}) != known:
             document = {"format": FORMAT, "artifact": artifact, "files": dict(sorted(merged.items()))}
-            write_file(self._disk, self._layout.binding(artifact), json.dumps(document).encode())
+            with self._telling(artifact):
+                write_file(self._disk, self._layout.binding(artifact), json.dumps(document).encode())
 
     def record_ref(self, name: str, patterns: Patterns, artifact: ArtifactId) -> None:
         """Remember what a ref stands for; the newest answer wins."""
@@ -173,9 +187,10 @@ class Artifacts:
             if hex_of(artifact).encode() in path.read_bytes():
                 self._disk.unlink(path)
         self._disk.sync_directory(self._layout.refs)
-        self._disk.unlink(self._layout.binding(artifact))
-        self._disk.unlink(self._layout.manifest(artifact))
-        self._disk.sync_directory(self._layout.manifests)
+        with self._telling(artifact):
+            self._disk.unlink(self._layout.binding(artifact))
+            self._disk.unlink(self._layout.manifest(artifact))
+            self._disk.sync_directory(self._layout.manifests)
 
 
 def _read_ref(path: Path) -> KnownRef | None:

@@ -27,6 +27,7 @@ from prestage.cacher.store.holds import Holds, described
 from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.locks import gate
 from prestage.cacher.store.trees import Trees
+from prestage.cacher.store.uses import Uses
 from prestage.cacher.store.views import Views
 
 QUARANTINED = re.compile(r"[0-9a-f]{64}\.[0-9]+(\.why)?")
@@ -49,6 +50,7 @@ class Parts:
     views: Views
     holds: Holds
     trees: Trees
+    uses: Uses
     now: Callable[[], float]
 
 
@@ -83,9 +85,8 @@ class Evictor:
     ) -> int:
         """Everything of an evict but its beginning; idempotent. Returns the bytes of what was removed."""
         parts = self._parts
-        mine = self._blobs_of(artifact)
-        others = (other for other in parts.artifacts.all() if other != artifact)
-        shared = {blob for other in others for blob in self._blobs_of(other)} if mine else set()
+        mine = set(parts.uses.of(artifact))
+        shared = parts.uses.shared(artifact, mine)
         removed = sum(parts.blobs.remove(blob) for blob in sorted(mine - shared) if blob not in claimed)
         folders = [folder for folder in self._ingests(artifact) if folder.name not in busy]
         parts.artifacts.forget(artifact)
@@ -97,19 +98,6 @@ class Evictor:
             # Were it brought back by a power cut, what is staged anew meanwhile would be let go of.
             parts.disk.sync_directory(parts.layout.views)
         return removed
-
-    def _blobs_of(self, artifact: ArtifactId) -> set[BlobId]:
-        """What its binding names; for a file that it does not name, what may be its: a binding that was cut off or damaged."""
-        parts = self._parts
-        binding = parts.artifacts.binding(artifact)
-        found = set(binding.values())
-        with suppress(NotFound, Corrupt, Misconfigured):
-            manifest = parts.artifacts.manifest(artifact)
-            for file in manifest.files:
-                if file.path not in binding:
-                    found.update(parts.blobs.named(ingests.identity(manifest, file)))
-                    found.update(parts.blobs.named(file.digest or ""))
-        return found
 
     def _ingests(self, artifact: ArtifactId) -> Iterator[Path]:
         """Where files of `artifact` are being fetched."""
@@ -146,7 +134,7 @@ class Evictor:
         fetched: set[str] = set()
         found: list[Candidate] = []
         for artifact in parts.artifacts.all():
-            mine = {hex_of(blob) for blob in self._blobs_of(artifact)}
+            mine = {hex_of(blob) for blob in parts.uses.of(artifact)}
             folders = {folder.name: ingests.allocated_bytes(folder) for folder in self._ingests(artifact)}
             bound |= mine
             fetched |= folders.keys()

@@ -40,6 +40,7 @@ from prestage.cacher.store.sharing import LocalFile
 from prestage.cacher.store.sources import Sources
 from prestage.cacher.store.states import Listing, listings, state_of
 from prestage.cacher.store.trees import Terms, Tree, Trees
+from prestage.cacher.store.uses import Uses
 from prestage.cacher.store.verify import VerifyReport
 from prestage.cacher.store.views import Views
 from prestage.cacher.store.wishes import Wishes
@@ -103,7 +104,7 @@ class Store:
             artifacts, holds = Artifacts(layout, disk, now), Holds(layout, disk, Clocks(now))
             views = Views(layout, disk, blobs)
             trees = Trees(layout, disk, blobs, artifacts, views=views, holds=holds)
-            parts = Parts(layout, disk, blobs, artifacts, views, holds, trees, now)
+            parts = Parts(layout, disk, blobs, artifacts, views, holds, trees, Uses(artifacts, blobs), now)
             evictor = Evictor(parts)
             warnings = recover(parts, evictor) if own else []
             blobs.count()

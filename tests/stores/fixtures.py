@@ -1,4 +1,4 @@
-"""Where the store's crash tests keep their stores: in memory, since a kill takes nothing from the page cache."""
+"""Where crash tests keep their stores: in memory, since a kill takes nothing from the page cache."""
 
 from __future__ import annotations
 
