@@ -32,7 +32,7 @@ def test_thousands_of_stages_and_evicts_leave_nothing_growing(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """Beside the rest of the slow tier (tests/lanes.py): its clients rest, and leave the others half a core and more."""
-    run = soak(tmp_path, seconds=float(os.environ.get("SOAK_S", "600")), rest_s=0.2)
+    run = soak(tmp_path, seconds=float(os.environ.get("SOAK_S", "600")), rest_s=0.15)
     record_property("growth", run.table())
     assert run.ended.total() > 1000, run.ended
 
