@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prestage.cacher.digests import ArtifactId
+from prestage.cacher.store.composing import Part
 from prestage.cacher.store.disk import disk_errors
 from prestage.cacher.store.eviction import Parts
 from prestage.cacher.store.holds import HoldId, boot_id
+from prestage.cacher.store.hub_layout import repository_of
 from prestage.cacher.store.trees import Tree
+
+KNOWN_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,8 @@ class Mounted:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._repositories: dict[ArtifactId, str | None] = {}
+        """By what never changes: a pod's volume does not read a thousand files' names for it."""
 
     @disk_errors()
     def all(self) -> Sequence[MountTree]:
@@ -39,5 +46,26 @@ class Mounted:
         return found
 
     def path(self, hold: HoldId) -> Path:
-        """Where the tree of a hold is, or would be."""
+        """Where what is under a hold is, or would be."""
         return self._parts.layout.mount(hold)
+
+    @disk_errors()
+    def part(self, name: str, artifact: ArtifactId, *, repo: str | None, revision: str | None) -> Part:
+        """One of a pod's tree: in the repository and at the revision that are given, else in those that it came from.
+
+        Raises:
+            NotFound: not staged here.
+            Corrupt: its manifest is damaged: stage it again.
+        """
+        repo = repo or self._repository(artifact)
+        if repo is None:
+            return Part(name, artifact)
+        return Part(name, artifact, repo, revision or self._parts.artifacts.revision_of(artifact, artifact))
+
+    def _repository(self, artifact: ArtifactId) -> str | None:
+        if artifact not in self._repositories:
+            repository = repository_of(self._parts.artifacts.manifest(artifact))
+            if len(self._repositories) >= KNOWN_MAX:
+                self._repositories.clear()
+            self._repositories[artifact] = repository
+        return self._repositories[artifact]
