@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -222,7 +223,8 @@ def _check_modes(tree: Path) -> None:
 def _check_hub(repository: Path, revision: str | None, files: Mapping[str, bytes]) -> Path:
     """The small files of a model repository say what is there. Returns its snapshot."""
     assert len((repository / "refs" / "main").read_text()) == 40
-    commit = (repository / "refs" / (revision or "main")).read_text()
+    named = revision is not None and not re.fullmatch("[0-9a-f]{40}", revision)  # a commit names itself
+    commit = (repository / "refs" / (revision if named and revision else "main")).read_text()
     listed = json.loads((repository / "trees" / f"{commit}.json").read_bytes())["files"]
     assert {name: listed[name]["size"] for name in files} == {name: len(data) for name, data in files.items()}
     sums = json.loads((repository / ".prestage" / "sums").read_bytes())["files"]

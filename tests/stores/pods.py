@@ -103,7 +103,29 @@ def _check_heal_pods(store: Store, acks: Acks) -> None:
     check_heal(store, acks)
 
 
+ONE = (Part("llama", SMALL.artifact, "org/name", "main"),)
+
+
+def _prepare_ready(store: Store) -> None:
+    staged(SMALL, SHARING)(store)
+    store.mounted.prepare(SMALL.artifact)
+
+
+def _act_take_what_is_ready(store: Store, steps: Steps) -> None:
+    tree = store.compose(ONE, for_pod(1))
+    steps.ack(f"hold {tree.hold}")
+
+
+def _check_take_what_is_ready(store: Store, acks: Acks) -> None:
+    tree = store.compose(ONE, for_pod(1))
+    assert (tree.path / "llama" / "config.json").read_bytes() == SMALL.contents["config.json"]
+    assert sorted(path.name for path in tree.path.iterdir()) == [".hf", ".prestage", "llama"]
+    assert check_trees(store.root, KNOWN) == 1
+    assert is_held(store, SMALL)
+
+
 POD_SCENARIOS = (
+    Scenario("take what is ready", _prepare_ready, _act_take_what_is_ready, _check_take_what_is_ready),
     Scenario("compose for pods", staged(SMALL, SHARING), _act_compose_for_pods, _check_compose_for_pods),
     Scenario("drop a pod's", _prepare_pods, _act_drop_a_pod, _check_drop_a_pod),
     Scenario("evict what pods showed", _prepare_pods, _act_evict_what_pods_showed, _check_evict_what_pods_showed),

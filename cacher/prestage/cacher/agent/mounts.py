@@ -15,7 +15,7 @@ from prestage.cacher.agent.history import History
 from prestage.cacher.agent.logs import log
 from prestage.cacher.agent.messages import SocketRequest, TreePart, TreeRequest, TreeView
 from prestage.cacher.agent.shown import tree_view
-from prestage.cacher.digests import artifact_id
+from prestage.cacher.digests import ArtifactId, artifact_id
 from prestage.cacher.errors import NotFound, PrestageError
 from prestage.cacher.store.composing import SIDE, Part
 from prestage.cacher.store.holds import HoldId, Mount
@@ -46,8 +46,24 @@ class Mounts:
     def __init__(self, store: Store, history: History, blocking: Blocking) -> None:
         self._store, self._history, self._blocking = store, history, blocking
         self._turn = asyncio.Lock()
+        self.is_ahead = False
+        """Pods will come: compose what they share as soon as an artifact is staged."""
+        self._preparing: set[asyncio.Task[None]] = set()
         self.sockets: NarrowSockets
         """Set by the composition root: narrow sockets answer by the very service that this belongs to."""
+
+    def staged(self, artifact: ArtifactId) -> None:
+        """What its first pod would wait for is done now, if this is a node of pods."""
+        if self.is_ahead:
+            task = asyncio.create_task(self._prepare(artifact), name=f"preparing {artifact}")
+            self._preparing.add(task)
+            task.add_done_callback(self._preparing.discard)
+
+    async def _prepare(self, artifact: ArtifactId) -> None:
+        try:
+            await self._blocking(lambda: self._store.mounted.prepare(artifact))
+        except PrestageError as exc:  # the first pod composes it, or is told why not
+            log("not_prepared", fields={"artifact": artifact, "message": exc.message})
 
     async def start(self) -> None:
         """Listen again for those that are mounted."""

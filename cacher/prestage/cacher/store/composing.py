@@ -19,7 +19,7 @@ from prestage.cacher.digests import ArtifactId, artifact_id
 from prestage.cacher.errors import Misconfigured
 from prestage.cacher.store import sums
 from prestage.cacher.store.holds import HoldId, Mount
-from prestage.cacher.store.hub_layout import Leaves, Revision, check_repository, check_revision, folder_of, lay_out
+from prestage.cacher.store.hub_layout import Leaves, Revision, check_repository, check_revision, folder_of, is_main, lay_out
 from prestage.cacher.store.sums import Content
 
 FORMAT = 1
@@ -134,6 +134,15 @@ def _folder(plan: Plan, part: Part) -> str:
 def key_of(plan: Plan) -> str:
     """Names what is not one client's own: 64 hex digits. Plans with one key show the same."""
     return hashlib.sha256(rfc8785.dumps([plan.is_flat, [_row(part) for part in plan.parts]])).hexdigest()
+
+
+def differ_by_name(one: Plan, other: Plan) -> bool:
+    """They show the same but for the one folder's name, if that."""
+    if len(one.parts) != 1 or len(other.parts) != 1 or one.is_flat or other.is_flat:
+        return False
+    mine, theirs = one.parts[0], other.parts[0]
+    same = (mine.artifact, mine.repo) == (theirs.artifact, theirs.repo)
+    return same and all(part.revision is None or is_main(part.revision) for part in (mine, theirs))
 
 
 def _hub(parts: Sequence[Part], contents: Mapping[ArtifactId, Content], *, verifiable: bool) -> Leaves:

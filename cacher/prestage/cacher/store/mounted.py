@@ -12,9 +12,12 @@ from prestage.cacher.store.disk import disk_errors
 from prestage.cacher.store.eviction import Parts
 from prestage.cacher.store.holds import HoldId, boot_id
 from prestage.cacher.store.hub_layout import repository_of
+from prestage.cacher.store.locks import gate
 from prestage.cacher.store.trees import Tree
 
 KNOWN_MAX = 1000
+NAME = "model"
+"""Of the folder, until a pod gives it another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,18 @@ class Mounted:
         if repo is None:
             return Part(name, artifact)
         return Part(name, artifact, repo, revision or self._parts.artifacts.revision_of(artifact, artifact))
+
+    @disk_errors()
+    def prepare(self, artifact: ArtifactId) -> None:
+        """Compose what pods with this one artifact will share, before the first asks.
+
+        Raises:
+            NotFound: not staged here.
+            Corrupt: damaged.
+        """
+        part = self.part(NAME, artifact, repo=None, revision=None)
+        with gate(self._parts.layout.gate):
+            self._parts.trees.prepare(Part(part.name, part.artifact, part.repo))
 
     def _repository(self, artifact: ArtifactId) -> str | None:
         if artifact not in self._repositories:

@@ -1,6 +1,6 @@
 """What pods with equal volumes see, composed once: trees/<key>/, bound read-only under each of them.
 
-    .new-<key> -> renamed                 made by the first pod that asks for it
+    .new-<key> -> renamed                 by the first pod that asks: composed, or one that no pod shows and that has another name
     renamed to .gone-<key> -> removed     with its artifact, or as one of many that no pod shows
 
 Invariants: one is complete or absent; nothing in it tells of a pod; none is there whose artifact could be evicted, but for those
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,18 @@ from pathlib import Path
 from prestage.cacher.digests import ArtifactId, BlobId
 from prestage.cacher.errors import Corrupt, NotFound, PrestageError
 from prestage.cacher.store.building import Builder
-from prestage.cacher.store.composing import RECORD, Plan, key_of, parse_boot, parse_record, shared_leaves
-from prestage.cacher.store.disk import Disk, make_directories, remove_tree
+from prestage.cacher.store.composing import (
+    RECORD,
+    SIDE,
+    Plan,
+    differ_by_name,
+    key_of,
+    parse_boot,
+    parse_record,
+    shared_leaves,
+    shared_record,
+)
+from prestage.cacher.store.disk import Disk, make_directories, new_file, remove_tree
 from prestage.cacher.store.holds import boot_id
 from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.views import GONE, NEW
@@ -51,22 +61,24 @@ class SharedTrees:
         """Where that of a plan is, or would be."""
         return self._layout.shared(key_of(plan))
 
-    def make(self, plan: Plan) -> Path:
+    def make(self, plan: Plan, shown: Callable[[], Collection[str]]) -> Path:
         """It is there on return.
 
         Raises:
             NotFound, Corrupt: an artifact is not staged, or damaged.
         """
         path = self.path(plan)
-        if path.is_dir():
-            self._builder.check(plan)
-        else:
-            leaves = shared_leaves(plan, self._builder.contents(plan, said=True), boot=boot_id())
+        self._builder.check(plan)
+        if not path.is_dir():
             make_directories(self._disk, self._layout.trees, above=self._layout.root)
             new = self._layout.trees / f"{NEW}{path.name}"
             try:
                 remove_tree(self._disk, new)  # what a killed process left
-                self._builder.build(new, leaves, synced=False)
+                if (like := self._like(plan, shown)) is not None:
+                    self._rename(like, plan, new)
+                else:
+                    leaves = shared_leaves(plan, self._builder.contents(plan, said=True), boot=boot_id())
+                    self._builder.build(new, leaves, synced=False)
                 self._disk.rename(new, path)
             except BaseException:
                 with suppress(PrestageError, OSError):
@@ -75,6 +87,30 @@ class SharedTrees:
         with suppress(PrestageError):
             self._disk.touch(path, time.time())
         return path
+
+    def is_ready_for(self, artifact: ArtifactId, shown: Collection[str]) -> bool:
+        """There is one of this artifact alone that no pod shows."""
+        idle = (tree.plan.parts for tree in self.all() if tree.key not in shown)
+        return any(len(parts) == 1 and parts[0].artifact == artifact for parts in idle)
+
+    def _like(self, plan: Plan, shown: Callable[[], Collection[str]]) -> SharedTree | None:
+        """One that no pod shows, and that differs from `plan` by the folder's name at most."""
+        if differ_by_name(plan, plan):
+            used = shown()
+            for tree in self.all():
+                if tree.key not in used and differ_by_name(tree.plan, plan):
+                    return tree
+        return None
+
+    def _rename(self, like: SharedTree, plan: Plan, new: Path) -> None:
+        self._disk.rename(like.path, new)
+        for folder in (new, new / SIDE):
+            self._disk.set_mode(folder, 0o755)
+        if (before := new / like.plan.parts[0].name) != (after := new / plan.parts[0].name):
+            self._disk.rename(before, after)
+        self._disk.unlink(new / RECORD)
+        new_file(self._disk, new / RECORD, shared_record(plan, like.boot), synced=False)
+        self._builder.seal((new, new / SIDE), synced=False)
 
     def all(self) -> Iterator[SharedTree]:
         """Those that are there."""

@@ -123,10 +123,19 @@ class Trees:
         return Tree(hold, self._layout.mount(hold), plan)
 
     def _make_own(self, plan: Plan, terms: Terms) -> Tree:
-        hold, path = self._holds.fresh(terms.kind), self._shared.make(plan)
+        hold, path = self._holds.fresh(terms.kind), self._shared.make(plan, self._shown)
         with self._making(hold, plan, terms) as new:
             self._build_own(new, hold, plan)
         return Tree(hold, path, plan, self._layout.mount(hold))
+
+    def prepare(self, part: Part) -> None:
+        """What the first pod with a volume of this one artifact would wait for; nothing where there is such a tree.
+
+        Raises:
+            NotFound, Corrupt: it is not staged, or damaged.
+        """
+        if not self._shared.is_ready_for(part.artifact, self._shown()):
+            self._shared.make(Plan((part,)), self._shown)
 
     @contextmanager
     def _making(self, hold: HoldId, plan: Plan, terms: Terms) -> Iterator[Path]:
@@ -174,7 +183,7 @@ class Trees:
         if not self.is_live(tree) or not all(self._views.exists(part.artifact) for part in tree.parts):
             return False
         if tree.own is not None:
-            return self._shared.make(tree.plan) == tree.path and self._has_own(tree)
+            return self._shared.make(tree.plan, self._shown) == tree.path and self._has_own(tree)
         return self._builder.is_right(tree.path, leaves_of(tree.hold, tree.plan, self._builder.contents(tree.plan)))
 
     def _has_own(self, tree: Tree) -> bool:

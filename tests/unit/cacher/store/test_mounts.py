@@ -163,11 +163,37 @@ def test_a_healed_blob_is_in_what_pods_share(store: Store) -> None:
     check_invariants(store.root, KNOWN)
 
 
+@pytest.mark.parametrize("revision", ["main", "1" * 40, None])
+def test_the_first_pod_takes_what_was_composed_ahead_and_gives_it_its_name(store: Store, revision: str | None) -> None:
+    store.mounted.prepare(SMALL.artifact)
+    [ready] = (store.root / "trees").iterdir()
+    inode = ready.stat().st_ino
+    store.mounted.prepare(SMALL.artifact)
+    tree = store.compose([Part("llama", SMALL.artifact, "org/name", revision)], another(1))
+    assert tree.path.stat().st_ino == inode
+    assert [path.name for path in (store.root / "trees").iterdir()] == [tree.path.name]
+    assert (tree.path / "llama" / "config.json").read_bytes() == SMALL.contents["config.json"]
+    check_invariants(store.root, KNOWN)
+    other = store.compose([Part("mine", SMALL.artifact, "org/name", revision)], another(2))
+    assert other.path != tree.path, "a pod shows it"
+    check_invariants(store.root, KNOWN)
+
+
+@pytest.mark.parametrize(
+    "part", [Part("m", SMALL.artifact, "org/name", "v1"), Part("m", SMALL.artifact, "my/name"), Part("m", SMALL.artifact)]
+)
+def test_what_was_composed_ahead_and_shows_something_else_is_not_taken(store: Store, part: Part) -> None:
+    store.mounted.prepare(SMALL.artifact)
+    store.compose([part], another(1))
+    assert len(list((store.root / "trees").iterdir())) == 2
+    check_invariants(store.root, KNOWN)
+
+
 def test_what_no_pod_shows_is_kept_for_the_next_but_not_without_end(store: Store) -> None:
     kept = store.compose([Part("kept", SMALL.artifact)], another(0))
     paths = []
     for number in range(SPARE_MAX + 3):
-        tree = store.compose([Part(f"n{number}", SMALL.artifact)], another(1))
+        tree = store.compose([Part("m", SMALL.artifact, "org/name", f"v{number}")], another(1))
         os.utime(tree.path, (number, number))
         paths.append(tree.path)
         store.drop_tree(tree.hold)
