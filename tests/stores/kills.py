@@ -42,9 +42,9 @@ def calls_of(scenario: Scenario, base: Path, target: Path) -> int:
     return disk.calls
 
 
-def kills(scenario: Scenario, base: Path, target: Path) -> Iterator[Crash]:
-    """A crash before and after every call of the operation."""
-    for number in range(calls_of(scenario, base, target)):
+def kills(scenario: Scenario, base: Path, target: Path, *, every: int = 1) -> Iterator[Crash]:
+    """A crash before and after every call of the operation, or every so many."""
+    for number in range(0, calls_of(scenario, base, target), every):
         for after in (False, True):
             disk = KillingDisk(number, after=after)
             yield killed(scenario, copied(base, target), disk, f"{'after' if after else 'before'} call {number}")

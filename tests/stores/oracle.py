@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
+import rfc8785
 import xxhash
 
 from prestage.cacher.digests import CHUNK_BYTES, PIECE_BYTES
 from prestage.cacher.store import journal
 from stores.making import blob_of
 
-FOLDERS = ("blobs", "ingest", "manifests", "refs", "views", "mounts", "holds", "quarantine")
+FOLDERS = ("blobs", "ingest", "manifests", "refs", "views", "trees", "mounts", "holds", "quarantine")
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def check_invariants(
@@ -53,8 +58,49 @@ def _check_trees(
 ) -> int:
     trees = [path for path in (root / "mounts").iterdir() if not path.name.startswith((".new-", ".gone-"))]
     for tree in trees:
-        _check_tree(root, tree, known, blobs, damaged=damaged)
+        if (tree / ".tree.json").exists():
+            _check_own(root, tree, known)
+        else:
+            _check_tree(root, tree, known, blobs, damaged=damaged)
+    for path in (root / "trees").iterdir() if (root / "trees").exists() else ():
+        if not path.name.startswith((".new-", ".gone-")):
+            _check_shared(path, known, blobs, damaged=damaged)
     return len(trees)
+
+
+def _check_own(root: Path, own: Path, known: Mapping[str, Mapping[str, bytes]]) -> None:
+    """What is a pod's own is complete and held, and what it shares with others is there, but after the end of its boot."""
+    account = json.loads((own / ".tree.json").read_bytes())
+    assert account["hold"] == own.name
+    boots = set()
+    for part in account["parts"]:
+        artifact = part["artifact"]
+        hold = json.loads((root / "holds" / artifact.partition(":")[2] / f"{own.name}.json").read_bytes())
+        assert (hold["tree"], hold["artifact"], hold["pod"]) == (True, artifact, account["mount"]["pod"])
+        boots.add(hold["boot"])
+        side = own if account.get("flat") else own / part["name"]
+        assert hashlib.sha256((side / "manifest.json").read_bytes()).hexdigest() == artifact.partition(":")[2]
+        assert json.loads((side / "sums").read_bytes())["files"] == sums_of(known[artifact])
+    assert (root / "trees" / _key(account)).is_dir() or boots != {BOOT.read_text().strip()}
+    _check_modes(own)
+
+
+def _key(account: Mapping[str, Any]) -> str:
+    """As docs/format.md has it."""
+    return hashlib.sha256(rfc8785.dumps([account.get("flat", False), account["parts"]])).hexdigest()
+
+
+def _check_shared(
+    tree: Path, known: Mapping[str, Mapping[str, bytes]], blobs: Mapping[str, Path], *, damaged: Collection[str]
+) -> None:
+    """It is complete, immutable, nothing leads out of it, and nothing in it tells of a pod."""
+    account = json.loads((tree / ".prestage" / ".tree.json").read_bytes())
+    assert account.keys() <= {"format", "boot", "parts", "flat"}
+    assert _key(account) == tree.name
+    assert [path.name for path in (tree / ".prestage").iterdir()] == [".tree.json"]
+    for part in account["parts"]:
+        _check_files(tree, part, known, blobs, is_damaged=part["artifact"] in damaged, is_flat="flat" in account)
+    _check_modes(tree)
 
 
 def _check_blobs(root: Path, rotten: Collection[str]) -> dict[str, Path]:
@@ -141,17 +187,33 @@ def _check_tree(
         assert (hold["tree"], hold["artifact"]) == (True, artifact)
         side = tree / ".prestage" / part["name"]
         assert hashlib.sha256((side / "manifest.json").read_bytes()).hexdigest() == artifact.partition(":")[2]
-        files = known[artifact]
-        places = {name: tree / part["name"] / name for name in files}
-        assert json.loads((side / "sums").read_bytes())["files"] == sums_of(files)
-        if part["repo"]:
-            snapshot = _check_hub(tree / ".hf" / f"models--{part['repo'].replace('/', '--')}", part["revision"], files)
-            places |= {f"hub {name}": snapshot / name for name in files}
-        for name, place in places.items():
-            assert place.resolve().is_relative_to(tree), f"{place} leads out of the tree"
-            if artifact not in damaged:
-                assert place.read_bytes() == files[name.removeprefix("hub ")]
-                assert _is_blob(place, blobs), f"{place} is no published blob"
+        assert json.loads((side / "sums").read_bytes())["files"] == sums_of(known[artifact])
+        _check_files(tree, part, known, blobs, is_damaged=artifact in damaged)
+    _check_modes(tree)
+
+
+def _check_files(
+    tree: Path,
+    part: Mapping[str, Any],
+    known: Mapping[str, Mapping[str, bytes]],
+    blobs: Mapping[str, Path],
+    *,
+    is_damaged: bool,
+    is_flat: bool = False,
+) -> None:
+    files = known[part["artifact"]]
+    places = {name: (tree if is_flat else tree / part["name"]) / name for name in files}
+    if part["repo"] and not is_flat:
+        snapshot = _check_hub(tree / ".hf" / f"models--{part['repo'].replace('/', '--')}", part["revision"], files)
+        places |= {f"hub {name}": snapshot / name for name in files}
+    for name, place in places.items():
+        assert place.resolve().is_relative_to(tree), f"{place} leads out of the tree"
+        if not is_damaged:
+            assert place.read_bytes() == files[name.removeprefix("hub ")]
+            assert _is_blob(place, blobs), f"{place} is no published blob"
+
+
+def _check_modes(tree: Path) -> None:
     for path in tree.rglob("*"):
         assert path.is_symlink() or stat.S_IMODE(path.stat().st_mode) == (0o555 if path.is_dir() else 0o444)
         assert not path.is_symlink() or not path.readlink().is_absolute()
@@ -161,7 +223,8 @@ def _check_tree(
 def _check_hub(repository: Path, revision: str | None, files: Mapping[str, bytes]) -> Path:
     """The small files of a model repository say what is there. Returns its snapshot."""
     assert len((repository / "refs" / "main").read_text()) == 40
-    commit = (repository / "refs" / (revision or "main")).read_text()
+    named = revision is not None and not re.fullmatch("[0-9a-f]{40}", revision)  # a commit names itself
+    commit = (repository / "refs" / (revision if named and revision else "main")).read_text()
     listed = json.loads((repository / "trees" / f"{commit}.json").read_bytes())["files"]
     assert {name: listed[name]["size"] for name in files} == {name: len(data) for name, data in files.items()}
     sums = json.loads((repository / ".prestage" / "sums").read_bytes())["files"]

@@ -18,11 +18,14 @@ import hashlib
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prestage.cacher.store import holds
 from prestage.cacher.store.disk import Disk
+from stores import oracle
 
 SECTOR_BYTES = 512
 NOT_RECORDED = ("index.db", "index.db-journal", "owner", "gate")
@@ -30,6 +33,22 @@ NOT_RECORDED = ("index.db", "index.db-journal", "owner", "gate")
 
 _AT_ONCE = -1
 """Stands for an inode that is synced after each change."""
+
+
+@contextmanager
+def another_boot(folder: Path) -> Iterator[None]:
+    """What comes after a power cut."""
+    boot = folder / "boot_id"
+    boot.write_text("another\n")
+    before = holds.BOOT
+    holds.BOOT = oracle.BOOT = boot
+    holds.boot_id.cache_clear()
+    try:
+        yield
+    finally:
+        holds.BOOT = oracle.BOOT = before
+        holds.boot_id.cache_clear()
+        boot.unlink()
 
 
 @dataclass(slots=True)

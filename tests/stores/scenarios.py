@@ -56,7 +56,7 @@ def _nothing(store: Store) -> None:
     assert store.list() == []
 
 
-def _staged(*models: Model) -> Callable[[Store], None]:
+def staged(*models: Model) -> Callable[[Store], None]:
     def prepare(store: Store) -> None:
         for model in models:
             stage(store, model)
@@ -139,7 +139,7 @@ def _prepare_bound(store: Store) -> None:
         fetch(store, SMALL, path)
 
 
-def _act_publish(store: Store, steps: Steps) -> None:
+def act_publish(store: Store, steps: Steps) -> None:
     store.publish_view(SMALL.artifact)
     steps.ack("view")
 
@@ -198,7 +198,7 @@ def _prepare_healable(store: Store) -> None:
     fetch(store, SMALL, "sub/dir/weights.bin")
 
 
-def _check_heal(store: Store, acks: Acks) -> None:
+def check_heal(store: Store, acks: Acks) -> None:
     assert (store.root / "views" / hex_of(SMALL.artifact) / "current").is_dir(), "a heal took the view away"
     if acks:
         assert is_whole(store, SMALL)
@@ -213,7 +213,7 @@ def _act_evict(store: Store, steps: Steps) -> None:
     steps.ack("evicted")
 
 
-def _check_evict(store: Store, acks: Acks) -> None:
+def check_evict(store: Store, acks: Acks) -> None:
     """All of it is there, or nothing; what shares a blob with it is untouched."""
     assert is_whole(store, SHARING)
     listed = {row.artifact: row.state for row in store.list()}
@@ -329,7 +329,7 @@ def is_held(store: Store, model: Model) -> bool:
 
 
 def _prepare_composed(store: Store) -> None:
-    _staged(SMALL, SHARING)(store)
+    staged(SMALL, SHARING)(store)
     store.compose(PARTS, Terms("pin"))
 
 
@@ -362,7 +362,7 @@ def _check_heal_tree(store: Store, acks: Acks) -> None:
     data = SMALL.contents["sub/dir/weights.bin"]
     assert (tree.path / "one" / "sub/dir/weights.bin").read_bytes() == data
     assert (tree.path / "two" / "weights.bin").read_bytes() == data
-    _check_heal(store, acks)
+    check_heal(store, acks)
 
 
 def _act_evict_after_tree(store: Store, steps: Steps) -> None:
@@ -374,7 +374,7 @@ def _act_evict_after_tree(store: Store, steps: Steps) -> None:
 
 def _check_evict_after_tree(store: Store, acks: Acks) -> None:
     assert not store.trees()
-    _check_evict(store, acks)
+    check_evict(store, acks)
 
 
 def _check_create(store: Store, acks: Acks) -> None:
@@ -408,7 +408,7 @@ SCENARIOS = (
     Scenario("stage", _nothing, lambda store, steps: stage(store, SMALL, steps), _check_stage),
     Scenario("journal", _prepare_two_pieces, _act_journal, _check_journal),
     Scenario("publish a blob", _prepare_journaled, _act_finish, _check_finish),
-    Scenario("publish a view", _prepare_bound, _act_publish, _check_publish),
+    Scenario("publish a view", _prepare_bound, act_publish, _check_publish),
     Scenario(
         "quarantine",
         _prepare_damaged,
@@ -425,16 +425,16 @@ SCENARIOS = (
         damaged=(SMALL.artifact, SHARING.artifact),
         rotten=(blob_of(SMALL.contents["sub/dir/weights.bin"]),),
     ),
-    Scenario("heal", _prepare_healable, _act_publish, _check_heal, damaged=(SMALL.artifact, SHARING.artifact)),
-    Scenario("evict", _staged(SMALL, SHARING), _act_evict, _check_evict),
-    Scenario("stage what was evicted", _staged(SMALL), _act_stage_anew, _check_stage),
-    Scenario("hold", _staged(SMALL), _act_hold, _check_hold),
+    Scenario("heal", _prepare_healable, act_publish, check_heal, damaged=(SMALL.artifact, SHARING.artifact)),
+    Scenario("evict", staged(SMALL, SHARING), _act_evict, check_evict),
+    Scenario("stage what was evicted", staged(SMALL), _act_stage_anew, _check_stage),
+    Scenario("hold", staged(SMALL), _act_hold, _check_hold),
     Scenario("unpin", _prepare_pinned, _act_unpin, _check_unpin),
-    Scenario("compose", _staged(SMALL, SHARING), _act_compose, _check_compose),
+    Scenario("compose", staged(SMALL, SHARING), _act_compose, _check_compose),
     Scenario("drop a tree", _prepare_composed, _act_drop_tree, _check_drop_tree),
-    Scenario("heal a tree", _prepare_healable_tree, _act_publish, _check_heal_tree, damaged=(SMALL.artifact, SHARING.artifact)),
-    Scenario("evict what a dead tree shows", _staged(SMALL, SHARING), _act_evict_after_tree, _check_evict_after_tree),
-    Scenario("record a ref", _staged(SMALL, SHARING), _act_record_ref, _check_record_ref),
+    Scenario("heal a tree", _prepare_healable_tree, act_publish, _check_heal_tree, damaged=(SMALL.artifact, SHARING.artifact)),
+    Scenario("evict what a dead tree shows", staged(SMALL, SHARING), _act_evict_after_tree, _check_evict_after_tree),
+    Scenario("record a ref", staged(SMALL, SHARING), _act_record_ref, _check_record_ref),
     Scenario("import", _nothing, _act_import, _check_import),
     Scenario("keep a wish", _nothing, wishes.act_keep_wish, wishes.check_keep_wish),
     Scenario("drop a wish", wishes.prepare_wish, wishes.act_drop_wish, wishes.check_drop_wish),

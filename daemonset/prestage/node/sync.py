@@ -103,6 +103,7 @@ class NodeSync:
         policy = AddressPolicy.tenant_from_environ({PRIVATE: "refuse", **os.environ})
         self._senders = Senders(NetConfig.from_environ(os.environ), policy, self._kept.folder)
         service.on_change = self._store_changed
+        service.mounts.is_ahead = True
 
     async def run(self, api: Api) -> None:
         """Until cancelled."""

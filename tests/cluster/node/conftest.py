@@ -15,6 +15,7 @@ from nodes import NodeParts
 from cluster import images
 from cluster.kinds import install
 from cluster.whole import Cluster
+from prestage.node.csi.mountinfo import parse
 from servers.broker import Broker
 from servers.hostile import Hostile
 
@@ -86,9 +87,9 @@ class World:
         self.cluster.kubectl("delete", "pod", name, "--timeout=60s")
 
     def mounts(self) -> list[str]:
-        """Of ours, on the node."""
+        """Of ours, on the node: two of a pod."""
         table = Path(f"/proc/{self.cluster.nodes[0].pid}/mountinfo").read_text()
-        return [line.split(" ")[4] for line in table.splitlines() if "/mounts/mount-" in line.split(" ")[3]]
+        return [point.target for point in parse(table) if point.is_ours]
 
 
 @pytest.fixture(scope="module")

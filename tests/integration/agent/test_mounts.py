@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from agents import Agent
 from agents.contract import UnixConnection
@@ -30,17 +32,17 @@ def test_a_tree_is_composed_once_outlives_the_agent_and_is_dropped(agent: Agent,
     agent.start()
     [seen] = agent.ask("GET", "/v1/trees").good
     assert (seen["hold"], seen["pod"], seen["target"], seen["this_boot"]) == (tree["hold"], "uid", "/target", True)
-    assert resolved_in(Path(tree["path"])) == (200, "/models/m")  # its socket is open again
+    assert resolved_in(tree) == (200, "/models/m")  # its socket is open again
     for _ in range(2):
         assert agent.ask("DELETE", f"/v1/trees/{tree['hold']}").status == 204
     assert agent.ask("GET", "/v1/trees").good == []
     assert agent.ask("POST", "/v1/evict", {"ref": artifact}).status == 200
 
 
-def resolved_in(tree: Path) -> tuple[int, str]:
+def resolved_in(tree: Mapping[str, Any]) -> tuple[int, str]:
     """As a pod asks: by a name that is short enough, wherever the tree is."""
-    fd = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
-    connection = UnixConnection(Path(f"/proc/self/fd/{fd}/.prestage/pod.sock"))
+    fd = os.open(tree["own"], os.O_RDONLY | os.O_DIRECTORY)
+    connection = UnixConnection(Path(f"/proc/self/fd/{fd}/pod.sock"))
     try:
         connection.request("GET", "/v1/resolve?ref=m")
         response = connection.getresponse()
@@ -54,7 +56,18 @@ def test_a_flat_tree_is_seen_at_the_mount_itself(agent: Agent, origin: Hostile, 
     artifact = agent.stage(origin.url(MODEL))["artifact"]
     tree = agent.ask("POST", "/v1/trees", asked(artifact, flat=True)).good
     assert (Path(tree["path"]) / "model.safetensors").read_bytes() == data
-    assert resolved_in(Path(tree["path"])) == (200, "/models")
+    assert resolved_in(tree) == (200, "/models")
+
+
+def test_pods_of_equal_volumes_share_a_tree_and_have_a_socket_each(agent: Agent, origin: Hostile) -> None:
+    artifact = agent.stage(origin.url(MODEL))["artifact"]
+    one, two = (agent.ask("POST", "/v1/trees", asked(artifact, f"/{name}", pod=name)).good for name in ("one", "two"))
+    assert one["path"] == two["path"]
+    assert one["own"] != two["own"]
+    assert agent.ask("DELETE", f"/v1/trees/{one['hold']}").status == 204
+    assert resolved_in(two) == (200, "/models/m")
+    assert not Path(one["own"]).exists()
+    assert agent.ask("POST", "/v1/evict", {"ref": artifact}).status == 423
 
 
 def test_what_is_not_staged_is_not_put_together(agent: Agent) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from prestage.cacher.agent.messages import TreeView
 from prestage.cacher.errors import Bug, Busy, Corrupt, Denied, Full, Misconfigured, NotFound, PrestageError, Unavailable
+from prestage.node.csi import binding
 from prestage.node.csi.errors import MESSAGE_MAX, answered
 from prestage.node.csi.mountinfo import mount_table, parse
 from prestage.node.csi.progress import Progress
@@ -31,6 +33,37 @@ def test_a_line_says_whose_tree_is_where() -> None:
     assert (gone.hold, gone.is_gone) == (HOLD, True)
     [other] = parse(LINE.replace(HOLD, "pin-0123456789abcdef"))
     assert other.hold is None
+    assert (point.is_ours, gone.is_ours, other.is_ours) == (True, True, False)
+    [shared] = parse(LINE.replace(f"mounts/{HOLD}", f"trees/{'0f' * 32}"))
+    assert (shared.is_ours, shared.hold, shared.is_gone) == (True, None, False)
+
+
+def test_a_target_is_whole_once_a_pods_own_lies_over_what_it_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Path("/pods/a/mount")
+    shared, own = f"/cache/trees/{'0f' * 32}", f"/cache/mounts/{HOLD}"
+
+    def seen(*mounts: tuple[str, str, str]) -> binding.Bound | None:
+        text = "\n".join(f"36 35 98:0 {root} {where} {how} - ext4 /dev/sda1 rw" for root, where, how in mounts)
+        monkeypatch.setattr(binding, "mount_table", lambda: list(parse(text)))
+        return binding.bound(target)
+
+    assert seen() is None
+    assert seen((own, "/pods/b/mount/.prestage", "ro")) is None
+    half = seen((shared, str(target), "ro"))
+    assert half is not None
+    assert (half.is_ours, half.hold, half.is_whole) == (True, None, False)
+    whole = seen((shared, str(target), "ro"), (own, f"{target}/.prestage", "rw"))
+    assert whole is not None
+    assert (whole.hold, whole.is_whole, whole.writable()) == (HOLD, True, [target / ".prestage"])
+    gone = seen((shared, str(target), "ro"), (f"{own}//deleted", f"{target}/.prestage", "ro"))
+    assert gone is not None
+    assert (gone.hold, gone.is_whole) == (HOLD, False)
+    before = seen((own, str(target), "ro"))  # of the version before: all of it is one pod's
+    assert before is not None
+    assert (before.hold, before.is_whole, before.writable()) == (HOLD, True, [])
+    foreign = seen(("/elsewhere", str(target), "ro"))
+    assert foreign is not None
+    assert not foreign.is_ours
 
 
 @given(st.text())

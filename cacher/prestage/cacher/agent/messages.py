@@ -254,6 +254,8 @@ class TreeView(msgspec.Struct):
     this_boot: bool
     """It was asked for since the machine was booted."""
     held_s: float
+    own: str = ""
+    """What is to be bound over `.prestage/` in it, read-only: this pod's own. Empty: all of it is."""
 
 
 class Reported(msgspec.Struct):

@@ -129,6 +129,8 @@ class Service:
         self.tally.stage(outcome)
         if isinstance(outcome, Staged):
             fetched = sum(n for source, n in outcome.bytes_by_source.items() if source not in ("store", "journal"))
+            if self.is_ready:
+                self.mounts.staged(outcome.artifact)
             self.history.add(
                 "staged", artifact=outcome.artifact, ref=ref, seconds=round(outcome.seconds, 3), fetched_bytes=fetched
             )

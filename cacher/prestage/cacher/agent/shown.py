@@ -43,6 +43,7 @@ def tree_view(found: MountTree) -> TreeView:
         parts=[TreePart(part.name, part.artifact, part.repo or "", part.revision or "") for part in tree.parts],
         this_boot=found.this_boot,
         held_s=round(found.held_s, 1),
+        own="" if tree.own is None else str(tree.own),
     )
 
 

@@ -104,6 +104,8 @@ class Blobs:
         self._lock = threading.Lock()
         self.allocated_bytes = 0
         """What all blobs take on disk; kept by the owner from `count` on."""
+        self.lost: int | None = None if index is None else 0
+        """How often one went out of use: as long as it stays, what was whole is. None where another process may be the owner."""
 
     def has(self, blob: BlobId) -> bool:
         """Published and not quarantined."""
@@ -240,6 +242,8 @@ class Blobs:
 
     def _gone(self, blob: BlobId, size: int) -> None:
         self.allocated_bytes -= size
+        if self.lost is not None:
+            self.lost += 1
         if self._index is not None:
             self._index.drop(hex_of(blob))
 

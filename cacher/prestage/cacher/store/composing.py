@@ -1,25 +1,34 @@
-"""What a client's tree is made of and where each thing lies in it; see docs/format.md, "mounts". Pure.
+"""What a client's tree is made of and where each thing lies in it; see docs/format.md, "mounts" and "trees". Pure.
 
 parts (name, artifact, repository, revision)  ->  links to blobs, symlinks, small files, by path from the tree's top
+
+A pod's tree is two: what every pod with such a volume sees, and over its `.prestage/` what is this pod's own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import rfc8785
 
 from prestage.cacher.digests import ArtifactId, artifact_id
 from prestage.cacher.errors import Misconfigured
 from prestage.cacher.store import sums
 from prestage.cacher.store.holds import HoldId, Mount
-from prestage.cacher.store.hub_layout import Leaves, Revision, check_repository, check_revision, folder_of, lay_out
+from prestage.cacher.store.hub_layout import Leaves, Revision, check_repository, check_revision, folder_of, is_main, lay_out
 from prestage.cacher.store.sums import Content
 
 FORMAT = 1
+FORMAT_OWN = 2
+"""Of a pod's own account: unlike the first it lies apart from the tree."""
 HUB = ".hf"
-RECORD = ".prestage/.tree.json"
+SIDE = ".prestage"
+OWN_RECORD = ".tree.json"
+RECORD = f"{SIDE}/{OWN_RECORD}"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -85,19 +94,55 @@ def leaves_of(hold: HoldId, plan: Plan, contents: Mapping[ArtifactId, Content], 
     Raises:
         Misconfigured: two parts claim one revision of one repository.
     """
+    leaves = shared_leaves(plan, contents, verifiable=verifiable)
+    for part in plan.parts if verifiable else ():
+        side = sums.side_files(contents[part.artifact])
+        leaves.files.update({f"{SIDE}/{_folder(plan, part)}{name}": raw for name, raw in side.items()})
+    leaves.files[RECORD] = record(hold, plan)
+    return leaves
+
+
+def shared_leaves(plan: Plan, contents: Mapping[ArtifactId, Content], *, boot: str = "", verifiable: bool = True) -> Leaves:
+    """As `leaves_of`, but for what is one client's own: in `.prestage/` there is only the tree's account of itself.
+
+    Raises:
+        Misconfigured: as `leaves_of`.
+    """
     parts = plan.parts
-    leaves = Leaves(files={RECORD: record(hold, plan)})
+    leaves = Leaves(files={RECORD: shared_record(plan, boot)})
     for part in parts:
-        content = contents[part.artifact]
-        folder = "" if plan.is_flat else f"{part.name}/"
-        leaves.links.update({f"{folder}{path}": blob for path, blob in content.binding.items()})
-        side = sums.side_files(content) if verifiable else {}
-        leaves.files.update({f".prestage/{folder}{name}": raw for name, raw in side.items()})
+        folder = _folder(plan, part)
+        leaves.links.update({f"{folder}{path}": blob for path, blob in contents[part.artifact].binding.items()})
     if plan.is_flat:
         return leaves
     if shown := [part for part in parts if part.repo is not None]:
         leaves.add(_hub(shown, contents, verifiable=verifiable), below=HUB)
     return leaves
+
+
+def own_links(plan: Plan) -> Iterator[tuple[str, ArtifactId, str]]:
+    """What a pod's own `.prestage/` shows of the views of its artifacts: path, artifact, name in the view's."""
+    for part in plan.parts:
+        for name in sums.SIDE_FILES:
+            yield f"{_folder(plan, part)}{name}", part.artifact, name
+
+
+def _folder(plan: Plan, part: Part) -> str:
+    return "" if plan.is_flat else f"{part.name}/"
+
+
+def key_of(plan: Plan) -> str:
+    """Names what is not one client's own: 64 hex digits. Plans with one key show the same."""
+    return hashlib.sha256(rfc8785.dumps([plan.is_flat, [_row(part) for part in plan.parts]])).hexdigest()
+
+
+def differ_by_name(one: Plan, other: Plan) -> bool:
+    """They show the same but for the one folder's name, if that."""
+    if len(one.parts) != 1 or len(other.parts) != 1 or one.is_flat or other.is_flat:
+        return False
+    mine, theirs = one.parts[0], other.parts[0]
+    same = (mine.artifact, mine.repo) == (theirs.artifact, theirs.repo)
+    return same and all(part.revision is None or is_main(part.revision) for part in (mine, theirs))
 
 
 def _hub(parts: Sequence[Part], contents: Mapping[ArtifactId, Content], *, verifiable: bool) -> Leaves:
@@ -127,20 +172,48 @@ def _hub_sums(revisions: Sequence[Revision], contents: Mapping[ArtifactId, Conte
 
 def record(hold: HoldId, plan: Plan) -> bytes:
     """The tree's own account of itself."""
-    rows = [{"name": part.name, "artifact": part.artifact, "repo": part.repo, "revision": part.revision} for part in plan.parts]
-    document: dict[str, object] = {"format": FORMAT, "hold": hold, "parts": rows}
-    if plan.is_flat:
-        document["flat"] = True
+    return _record(FORMAT, hold, plan)
+
+
+def own_record(hold: HoldId, plan: Plan) -> bytes:
+    """What the part of a pod's tree that is its own says of it."""
+    return _record(FORMAT_OWN, hold, plan)
+
+
+def _record(version: int, hold: HoldId, plan: Plan) -> bytes:
+    document: dict[str, object] = {"format": version, "hold": hold, **_said(plan)}
     if (mount := plan.mount) is not None:
         document["mount"] = {"pod": mount.pod, "target": mount.target, "mount_path": mount.mount_path}
     return json.dumps(document).encode()
+
+
+def shared_record(plan: Plan, boot: str) -> bytes:
+    """What a tree that pods share says of itself: nothing of any of them."""
+    return json.dumps({"format": FORMAT_OWN, "boot": boot, **_said(plan)}).encode()
+
+
+def parse_boot(raw: bytes) -> str:
+    """In which boot a shared tree was made; empty where its account does not say."""
+    try:
+        return str(json.loads(raw)["boot"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
+def _said(plan: Plan) -> dict[str, object]:
+    rows = [_row(part) for part in plan.parts]
+    return {"parts": rows, "flat": True} if plan.is_flat else {"parts": rows}
+
+
+def _row(part: Part) -> dict[str, str | None]:
+    return {"name": part.name, "artifact": part.artifact, "repo": part.repo, "revision": part.revision}
 
 
 def parse_record(raw: bytes) -> Plan | None:
     """What a tree is of; None where its account is damaged."""
     try:
         document = json.loads(raw)
-        if document["format"] != FORMAT:
+        if document["format"] not in (FORMAT, FORMAT_OWN):
             return None
         mount = document.get("mount")
         plan = Plan(

@@ -24,12 +24,13 @@ HoldId = NewType("HoldId", str)
 Kind = Literal["pin", "ttl", "run", "mount"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FORMAT = 1
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @cache
 def boot_id() -> str:
     """This boot of the kernel."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return BOOT.read_text().strip()
 
 
 def started_ticks(pid: int) -> str | None:

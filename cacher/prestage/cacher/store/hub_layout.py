@@ -85,6 +85,11 @@ def check_revision(name: str) -> None:
     check_path(name)
 
 
+def is_main(name: str) -> bool:
+    """The revision of that name has no file in refs/ but refs/main: a commit has none of its own."""
+    return name == DEFAULT_REVISION or _COMMIT.fullmatch(name) is not None
+
+
 def folder_of(repo: str) -> str:
     """`models--org--name`."""
     return f"models--{repo.replace('/', '--')}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prestage.cacher.digests import ArtifactId, BlobId, hex_of
 
-FOLDERS = ("blobs", "ingest", "manifests", "refs", "views", "mounts", "holds", "wishes", "quarantine")
+FOLDERS = ("blobs", "ingest", "manifests", "refs", "views", "trees", "mounts", "holds", "wishes", "quarantine")
 ABOVE = "node"
 """What the node's agent keeps beside the store: theirs, and left alone."""
 LOCKS = ("owner", "gate", "successor")
@@ -77,8 +77,13 @@ class Layout:
         return self.root / "views"
 
     @property
+    def trees(self) -> Path:
+        """What pods with equal volumes see, each once."""
+        return self.root / "trees"
+
+    @property
     def mounts(self) -> Path:
-        """Clients' trees of several artifacts."""
+        """Clients' trees of several artifacts; of a pod, what is its own."""
         return self.root / "mounts"
 
     @property
@@ -129,8 +134,12 @@ class Layout:
         """What the loader verifies an old generation of the tree against."""
         return self.view(artifact) / ".prestage" / generation
 
+    def shared(self, key: str) -> Path:
+        """What any number of pods see."""
+        return self.trees / key
+
     def mount(self, hold: str) -> Path:
-        """The tree of one hold."""
+        """The tree of one hold; of a pod's, what is its own."""
         return self.mounts / hold
 
     def hold(self, artifact: ArtifactId) -> Path:

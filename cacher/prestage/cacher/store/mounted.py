@@ -6,10 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prestage.cacher.digests import ArtifactId
+from prestage.cacher.store.composing import Part
 from prestage.cacher.store.disk import disk_errors
 from prestage.cacher.store.eviction import Parts
 from prestage.cacher.store.holds import HoldId, boot_id
+from prestage.cacher.store.hub_layout import repository_of
+from prestage.cacher.store.locks import gate
 from prestage.cacher.store.trees import Tree
+
+KNOWN_MAX = 1000
+NAME = "model"
+"""Of the folder, until a pod gives it another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,8 @@ class Mounted:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._repositories: dict[ArtifactId, str | None] = {}
+        """By what never changes: a pod's volume does not read a thousand files' names for it."""
 
     @disk_errors()
     def all(self) -> Sequence[MountTree]:
@@ -39,5 +49,38 @@ class Mounted:
         return found
 
     def path(self, hold: HoldId) -> Path:
-        """Where the tree of a hold is, or would be."""
+        """Where what is under a hold is, or would be."""
         return self._parts.layout.mount(hold)
+
+    @disk_errors()
+    def part(self, name: str, artifact: ArtifactId, *, repo: str | None, revision: str | None) -> Part:
+        """One of a pod's tree: in the repository and at the revision that are given, else in those that it came from.
+
+        Raises:
+            NotFound: not staged here.
+            Corrupt: its manifest is damaged: stage it again.
+        """
+        repo = repo or self._repository(artifact)
+        if repo is None:
+            return Part(name, artifact)
+        return Part(name, artifact, repo, revision or self._parts.artifacts.revision_of(artifact, artifact))
+
+    @disk_errors()
+    def prepare(self, artifact: ArtifactId) -> None:
+        """Compose what pods with this one artifact will share, before the first asks.
+
+        Raises:
+            NotFound: not staged here.
+            Corrupt: damaged.
+        """
+        part = self.part(NAME, artifact, repo=None, revision=None)
+        with gate(self._parts.layout.gate):
+            self._parts.trees.prepare(Part(part.name, part.artifact, part.repo))
+
+    def _repository(self, artifact: ArtifactId) -> str | None:
+        if artifact not in self._repositories:
+            repository = repository_of(self._parts.artifacts.manifest(artifact))
+            if len(self._repositories) >= KNOWN_MAX:
+                self._repositories.clear()
+            self._repositories[artifact] = repository
+        return self._repositories[artifact]

@@ -32,6 +32,7 @@ _KNOWN = {
     "holds": _HEX,
     "wishes": re.compile(r"[0-9a-f]{16}\.json|paused"),
     "mounts": HOLD,
+    "trees": _HEX,
     "quarantine": QUARANTINED,
 }
 

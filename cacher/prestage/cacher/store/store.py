@@ -21,6 +21,7 @@ from prestage.cacher.store import ingest as ingests
 from prestage.cacher.store.artifacts import Artifacts, KnownRef, Patterns
 from prestage.cacher.store.blobs import BlobMeta, Blobs
 from prestage.cacher.store.budget import LeastRecentlyUsed, Policy
+from prestage.cacher.store.building import Builder
 from prestage.cacher.store.composing import Part
 from prestage.cacher.store.damage import Damage
 from prestage.cacher.store.disk import Disk, disk_errors
@@ -103,7 +104,7 @@ class Store:
             blobs = Blobs(layout, disk, index)
             artifacts, holds = Artifacts(layout, disk, now), Holds(layout, disk, Clocks(now))
             views = Views(layout, disk, blobs)
-            trees = Trees(layout, disk, blobs, artifacts, views=views, holds=holds)
+            trees = Trees(layout, disk, artifacts, Builder(layout, disk, blobs, artifacts, views), views, holds)
             parts = Parts(layout, disk, blobs, artifacts, views, holds, trees, Uses(artifacts, blobs), now)
             evictor = Evictor(parts)
             warnings = recover(parts, evictor) if own else []

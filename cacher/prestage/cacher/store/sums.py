@@ -10,6 +10,8 @@ from prestage.cacher.digests import CHUNK_BYTES, ArtifactId, BlobId
 from prestage.cacher.manifest import Manifest
 
 FORMAT = 1
+SIDE_FILES = ("manifest.json", "sums")
+"""What lies beside an artifact's files."""
 Table = Mapping[str, Mapping[str, object]]
 
 

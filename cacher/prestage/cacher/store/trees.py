@@ -3,6 +3,9 @@
     under the gate:   holds -> .new-<hold>, synced -> renamed      made
                       renamed to .gone-<hold> -> holds -> removed  let go
 
+A pod's tree is one that it shares with every pod of an equal volume (`shared.py`), and under its hold what is its own: to be
+bound over the other's `.prestage/`.
+
 Invariants: a tree is complete or absent, and lives as long as its hold. Nothing in it leads out of it. Its files are hardlinks:
 they take no room, and none is there whose artifact could be evicted. Any process of the store's user makes and drops trees;
 the owner heals them, file by file, by a rename over what is wrong: whoever has that mapped keeps it.
@@ -12,22 +15,33 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prestage.cacher.digests import ArtifactId, BlobId
 from prestage.cacher.errors import Corrupt, Misconfigured, NotFound, PrestageError
 from prestage.cacher.store.artifacts import Artifacts
-from prestage.cacher.store.blobs import Blobs
-from prestage.cacher.store.composing import HUB, RECORD, Part, Plan, check_plan, leaves_of, parse_record
+from prestage.cacher.store.building import Builder
+from prestage.cacher.store.composing import (
+    HUB,
+    OWN_RECORD,
+    RECORD,
+    Part,
+    Plan,
+    check_plan,
+    key_of,
+    leaves_of,
+    own_links,
+    own_record,
+    parse_record,
+)
 from prestage.cacher.store.disk import Disk, make_directories, new_file, remove_tree
 from prestage.cacher.store.holds import HoldId, Holds, Kind, Mount, boot_id
 from prestage.cacher.store.hub_layout import Leaves
 from prestage.cacher.store.layout import Layout
-from prestage.cacher.store.sums import Content
+from prestage.cacher.store.shared import SharedTrees
 from prestage.cacher.store.views import GONE, NEW, Views
 
 HOLD = re.compile(r"[a-z]+-[0-9a-f]{16}")
@@ -42,6 +56,8 @@ class Tree:
     path: Path
     """Absolute."""
     plan: Plan
+    own: Path | None = None
+    """Of a pod: what is its own, to be seen over the `.prestage/` of what it shares with others. None: there is but `path`."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -69,9 +85,10 @@ class Terms:
 class Trees:
     """The trees of one store. Every call but `all` and `get` is to be made inside the gate, by one thread at a time."""
 
-    def __init__(self, layout: Layout, disk: Disk, blobs: Blobs, artifacts: Artifacts, *, views: Views, holds: Holds) -> None:
-        self._layout, self._disk, self._blobs = layout, disk, blobs
-        self._artifacts, self._views, self._holds = artifacts, views, holds
+    def __init__(self, layout: Layout, disk: Disk, artifacts: Artifacts, builder: Builder, views: Views, holds: Holds) -> None:
+        self._layout, self._disk, self._artifacts, self._builder = layout, disk, artifacts, builder
+        self._views, self._holds = views, holds
+        self._shared = SharedTrees(layout, disk, builder)
 
     def make(self, parts: Sequence[Part], terms: Terms, *, is_flat: bool = False) -> Tree:
         """Hold the artifacts of `parts` and put them together. Durable on return; on failure nothing is left. One mount has one
@@ -85,35 +102,66 @@ class Trees:
         """
         plan = Plan(tuple(parts), terms.mount, is_flat)
         check_plan(plan)
-        if terms.kind == "ttl" and terms.expires_at is None:
-            raise Misconfigured("a ttl hold needs a time at which it ends", hint="give expires_at")
-        if terms.kind == "run" and terms.pid is None:
-            terms = replace(terms, pid=os.getpid())
-        if (terms.kind == "mount") != (terms.mount is not None):
-            raise Misconfigured("a mount says whom it is for, and nothing else does", hint="give pod and target")
-        before = [] if terms.mount is None else self._of_target(terms.mount.target)
+        terms = _checked(terms)
+        if plan.mount is None:
+            return self._make_whole(plan, terms)
+        before = self._of_target(plan.mount.target)
         for tree in before:
             if tree.plan == plan and self._is_right(tree):
                 self._hold(tree.hold, plan, terms)  # anew: of this boot
                 return tree
+        made = self._make_own(plan, terms)
+        for tree in before:
+            self.remove(tree.hold)
+        return made
+
+    def _make_whole(self, plan: Plan, terms: Terms) -> Tree:
         hold = self._holds.fresh(terms.kind)
-        leaves = self._leaves(hold, plan)
+        leaves = leaves_of(hold, plan, self._builder.contents(plan))
+        with self._making(hold, plan, terms) as new:
+            self._builder.build(new, leaves)
+        return Tree(hold, self._layout.mount(hold), plan)
+
+    def _make_own(self, plan: Plan, terms: Terms) -> Tree:
+        hold, path = self._holds.fresh(terms.kind), self._shared.make(plan, self._shown)
+        with self._making(hold, plan, terms) as new:
+            self._build_own(new, hold, plan)
+        return Tree(hold, path, plan, self._layout.mount(hold))
+
+    def prepare(self, part: Part) -> None:
+        """What the first pod with a volume of this one artifact would wait for; nothing where there is such a tree.
+
+        Raises:
+            NotFound, Corrupt: it is not staged, or damaged.
+        """
+        if not self._shared.is_ready_for(part.artifact, self._shown()):
+            self._shared.make(Plan((part,)), self._shown)
+
+    @contextmanager
+    def _making(self, hold: HoldId, plan: Plan, terms: Terms) -> Iterator[Path]:
+        """Held before anything is there; on failure nothing is left."""
         new = self._layout.mounts / f"{NEW}{hold}"
         make_directories(self._disk, self._layout.mounts, above=self._layout.root)
         try:
             self._hold(hold, plan, terms)
-            self._build(new, leaves, synced=terms.mount is None)
+            yield new
             self._disk.rename(new, self._layout.mount(hold))
-            if terms.mount is None:
+            if plan.mount is None:
                 self._disk.sync_directory(self._layout.mounts)
         except BaseException:
             with suppress(PrestageError, OSError):
                 remove_tree(self._disk, new)
                 self.remove(hold)
             raise
-        for tree in before:
-            self.remove(tree.hold)
-        return Tree(hold, self._layout.mount(hold), plan)
+
+    def _build_own(self, new: Path, hold: HoldId, plan: Plan) -> None:
+        folders = {new, *((new / name).parent for name, _, _ in own_links(plan))}
+        for folder in sorted(folders):
+            self._disk.make_directory(folder, 0o755)
+        for name, artifact, side in own_links(plan):
+            self._disk.link(self._layout.side(artifact) / side, new / name)
+        new_file(self._disk, new / OWN_RECORD, own_record(hold, plan), synced=False)
+        self._builder.seal(folders, synced=False)
 
     def _hold(self, hold: HoldId, plan: Plan, terms: Terms) -> None:
         for artifact in dict.fromkeys(part.artifact for part in plan.parts):
@@ -134,97 +182,66 @@ class Trees:
         """It is held, and shows what it should."""
         if not self.is_live(tree) or not all(self._views.exists(part.artifact) for part in tree.parts):
             return False
-        leaves = self._leaves(tree.hold, tree.plan)
-        return self._shows(tree, leaves)
+        if tree.own is not None:
+            return self._shared.make(tree.plan, self._shown) == tree.path and self._has_own(tree)
+        return self._builder.is_right(tree.path, leaves_of(tree.hold, tree.plan, self._builder.contents(tree.plan)))
 
-    def _shows(self, tree: Tree, leaves: Leaves) -> bool:
-        if any(not (tree.path / name).is_symlink() for name in leaves.symlinks):
-            return False
-        return not self._wrong(tree.path, leaves)
+    def _has_own(self, tree: Tree) -> bool:
+        """As far as one need look: it is not written to. Its socket comes and goes."""
+        own = self._layout.mount(tree.hold)
+        return all(_is_as(own / name, self._layout.side(artifact) / side) for name, artifact, side in own_links(tree.plan))
 
     def renew(self) -> None:
         """What a power cut took from trees of mounts of an earlier boot, which are bound nowhere. For an owner that starts."""
+        bound: set[str] = set()
         for tree in list(self.all()):
             documents = [self._holds.all(artifact).get(tree.hold, {}) for artifact in self._holds.of(tree.hold)]
             if any(document.get("kind") == "mount" and document.get("boot") != boot_id() for document in documents):
                 self._renew(tree)
+            elif tree.own is not None:
+                bound.add(key_of(tree.plan))
+        self._shared.renew(bound)
 
     def _renew(self, tree: Tree) -> None:
         if not tree.parts:
             self.remove(tree.hold)  # what it was of is lost: whoever mounts asks again
             return
         try:
-            leaves = self._leaves(tree.hold, tree.plan)
+            contents = self._builder.contents(tree.plan)
         except (NotFound, Corrupt):
             return  # staged again, it is healed
-        if not self._shows(tree, leaves):
-            new = self._layout.mounts / f"{NEW}{tree.hold}"
-            self._build(new, leaves)
-            remove_tree(self._disk, tree.path)
-            self._disk.rename(new, tree.path)
-
-    def _leaves(self, hold: HoldId, plan: Plan) -> Leaves:
-        for part in plan.parts:
-            if not self._views.exists(part.artifact):
-                raise NotFound(f"{part.artifact} is not staged", hint="stage it first: prestage stage REF")
-            if not self._is_whole(part.artifact):
-                raise Corrupt(f"{part.artifact} is damaged on disk", hint="stage it again: only the damaged files are fetched")
-        contents = {}
-        for part in plan.parts:
-            manifest, binding = self._artifacts.manifest(part.artifact), self._artifacts.binding(part.artifact)
-            contents[part.artifact] = self._views.content(manifest, binding)
-        return leaves_of(hold, plan, contents)
-
-    def _is_whole(self, artifact: ArtifactId) -> bool:
-        binding = self._artifacts.binding(artifact)
-        files = {file.path for file in self._artifacts.manifest(artifact).files}
-        return binding.keys() == files and all(self._blobs.has(blob) for blob in binding.values())
-
-    def _links(self, tree: Tree) -> Leaves:
-        """What a tree shows, as far as its blobs are here, without what a loader verifies against."""
-        contents = {}
-        for part in tree.parts:
-            manifest, binding = self._artifacts.manifest(part.artifact), self._artifacts.binding(part.artifact)
-            contents[part.artifact] = Content(manifest, binding, {})
-        leaves = leaves_of(tree.hold, tree.plan, contents, verifiable=False)
-        leaves.links = {path: blob for path, blob in leaves.links.items() if self._blobs.has(blob)}
-        return leaves
-
-    def _build(self, top: Path, leaves: Leaves, *, synced: bool = True) -> None:
-        names = {""}
-        for path in (*leaves.links, *leaves.symlinks, *leaves.files):
-            while (path := path.rpartition("/")[0]) not in names:
-                names.add(path)
-        folders = [top / name for name in names]
-        for folder in sorted(folders):
-            self._disk.make_directory(folder, 0o755)
-        for name, blob in leaves.links.items():
-            self._disk.link(self._layout.blob(blob), top / name)
-        for name, target in leaves.symlinks.items():
-            self._disk.symlink(target, top / name)
-        for name, raw in leaves.files.items():
-            new_file(self._disk, top / name, raw, synced=synced)
-        for folder in sorted(folders, reverse=True):
-            self._disk.set_mode(folder, 0o555)
-            if synced:
-                self._disk.sync_directory(folder)
+        leaves = leaves_of(tree.hold, tree.plan, contents)
+        if self._has_own(tree) if tree.own is not None else self._builder.is_right(tree.path, leaves):
+            return
+        new = self._layout.mounts / f"{NEW}{tree.hold}"
+        if tree.own is not None:
+            self._build_own(new, tree.hold, tree.plan)
+        else:
+            self._builder.build(new, leaves)
+        remove_tree(self._disk, self._layout.mount(tree.hold))
+        self._disk.rename(new, self._layout.mount(tree.hold))
 
     def all(self) -> Iterator[Tree]:
         """Those that are there, whether held or not. One whose account of itself is damaged has no parts."""
         with suppress(FileNotFoundError):
             for path in sorted(self._layout.mounts.iterdir()):
                 if HOLD.fullmatch(path.name):
-                    yield Tree(HoldId(path.name), path, self._plan(path))
+                    yield self._read(path)
 
     def get(self, hold: HoldId) -> Tree | None:
         """The tree of `hold`, if it has one."""
         path = self._layout.mount(hold)
-        return Tree(hold, path, self._plan(path)) if HOLD.fullmatch(hold) and path.is_dir() else None
+        return self._read(path) if HOLD.fullmatch(hold) and path.is_dir() else None
 
-    def _plan(self, path: Path) -> Plan:
-        with suppress(OSError):
-            return parse_record((path / RECORD).read_bytes()) or Plan(())
-        return Plan(())
+    def _read(self, path: Path) -> Tree:
+        hold = HoldId(path.name)
+        if (plan := _plan(path / OWN_RECORD)) is not None:
+            return Tree(hold, self._shared.path(plan), plan, path)
+        return Tree(hold, path, _plan(path / RECORD) or Plan(()))
+
+    def _shown(self) -> dict[str, Plan]:
+        """Of trees that pods share: which are shown, by key."""
+        return {key_of(tree.plan): tree.plan for tree in self.all() if tree.own is not None}
 
     def is_live(self, tree: Tree) -> bool:
         """Each of its artifacts is held by the hold of its name; without an account of itself: any."""
@@ -261,6 +278,7 @@ class Trees:
         for hold in self._holds.of_trees():
             if not self._layout.mount(hold).exists():
                 self.remove(hold)
+        self._shared.sweep(self._shown())
         return gone
 
     def _restore(self, tree: Tree) -> None:
@@ -273,72 +291,58 @@ class Trees:
         for tree in list(self.all()):
             if any(part.artifact == artifact for part in tree.parts) and not self.is_live(tree) and tree.plan.mount is None:
                 self.remove(tree.hold)
+        self._shared.remove_showing(artifact, self._shown())
 
-    def heal(self, blobs: Collection[BlobId] | None = None) -> list[HoldId]:
+    def heal(self, blobs: Collection[BlobId] | None = None) -> None:
         """Put right what is not as it should be in any tree, as far as the bytes are here; with `blobs`, only trees that show
-        one of these. Which trees were healed.
+        one of these.
         """
-        return [tree.hold for tree in list(self.all()) if self._concerns(tree, blobs) and self._heal(tree)]
+        for tree in list(self.all()):
+            if tree.parts and (blobs is None or self._builder.shows(tree.plan, blobs)):
+                self._heal(tree)
+        self._shared.heal(self._shown(), blobs)
 
-    def _concerns(self, tree: Tree, blobs: Collection[BlobId] | None) -> bool:
-        if blobs is None:
-            return True
-        shown = (self._artifacts.binding(part.artifact) for part in tree.parts)
-        return any(blob in blobs for binding in shown for blob in binding.values())
-
-    def _heal(self, tree: Tree) -> bool:
-        """Not synced: what a power cut takes back is healed again at the next start."""
-        if not tree.parts:
-            return False
+    def _heal(self, tree: Tree) -> None:
+        builder, plan = self._builder, tree.plan
+        if tree.own is not None:
+            self._heal_own(tree)
+            return
         try:
-            whole = all(self._is_whole(part.artifact) for part in tree.parts)
-            leaves = self._leaves(tree.hold, tree.plan) if whole else self._links(tree)
+            if builder.is_whole(plan):
+                leaves = leaves_of(tree.hold, plan, builder.contents(plan))
+            else:
+                leaves = builder.present(leaves_of(tree.hold, plan, builder.known(plan), verifiable=False))
         except (NotFound, Corrupt, KeyError):
-            return False  # a manifest, binding or meta is damaged: staging it again writes it, and heals again
-        wrong = self._wrong(tree.path, leaves)
-        for folder in dict.fromkeys((tree.path / name).parent for name in wrong):
-            self._disk.set_mode(folder, 0o755)
-            for name, blob in wrong.items():
-                if (tree.path / name).parent == folder:
-                    self._replace(tree.path / name, blob)
-        self._seal(tree.path)
-        return bool(wrong)
+            return  # a manifest, binding or meta is damaged: staging it again writes it, and heals again
+        builder.put_right(tree.path, leaves)
 
-    def _wrong(self, top: Path, leaves: Leaves) -> Mapping[str, BlobId | bytes]:
-        """What is not as it should be, and what should be there."""
-        wrong: dict[str, BlobId | bytes] = {}
-        for name, blob in leaves.links.items():
-            if not _is_same(top / name, self._layout.blob(blob)):
-                wrong[name] = blob
-        for name, raw in leaves.files.items():
-            if not _holds(top / name, raw):
-                wrong[name] = raw
-        return wrong
-
-    def _replace(self, path: Path, right: BlobId | bytes) -> None:
-        beside = self._layout.mounts / f"{NEW}{secrets.token_hex(8)}"
-        if isinstance(right, bytes):
-            new_file(self._disk, beside, right)
-        else:
-            self._disk.link(self._layout.blob(right), beside)
-        self._disk.rename(beside, path)
-
-    def _seal(self, top: Path) -> None:
-        """A heal that was cut off leaves a folder writable to its owner."""
-        for folder in (top, *(path for path in top.rglob("*") if path.is_dir() and not path.is_symlink())):
-            if folder.stat().st_mode & 0o777 != 0o555:
-                self._disk.set_mode(folder, 0o555)
+    def _heal_own(self, tree: Tree) -> None:
+        """What a loader verifies against, if the view's is another by now."""
+        own, files = self._layout.mount(tree.hold), {}
+        for name, artifact, side in own_links(tree.plan):
+            with suppress(OSError):
+                files[name] = (self._layout.side(artifact) / side).read_bytes()
+        self._builder.put_right(own, Leaves(files=files))
 
 
-def _is_same(path: Path, blob: Path) -> bool:
+def _checked(terms: Terms) -> Terms:
+    if terms.kind == "ttl" and terms.expires_at is None:
+        raise Misconfigured("a ttl hold needs a time at which it ends", hint="give expires_at")
+    if (terms.kind == "mount") != (terms.mount is not None):
+        raise Misconfigured("a mount says whom it is for, and nothing else does", hint="give pod and target")
+    return replace(terms, pid=os.getpid()) if terms.kind == "run" and terms.pid is None else terms
+
+
+def _plan(path: Path) -> Plan | None:
+    """By the account there; None where it is damaged, or none is."""
     try:
-        return not path.is_symlink() and path.samefile(blob)
+        return parse_record(path.read_bytes())
     except OSError:
-        return False
+        return None
 
 
-def _holds(path: Path, raw: bytes) -> bool:
+def _is_as(path: Path, other: Path) -> bool:
     try:
-        return path.read_bytes() == raw
+        return path.samefile(other) or path.read_bytes() == other.read_bytes()
     except OSError:
         return False

@@ -10,12 +10,13 @@ tree and exchanges the two names; the old tree goes with its last hold. An evict
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from prestage.cacher.digests import ArtifactId, BlobId, hex_of
+from prestage.cacher.digests import CHUNK_BYTES, CHUNK_SUM_BYTES, ArtifactId, BlobId, chunk_count, hex_of
 from prestage.cacher.errors import Bug, PrestageError
 from prestage.cacher.manifest import Manifest
 from prestage.cacher.store.blobs import Blobs
@@ -151,6 +152,25 @@ class Views:
         """
         metas = {blob: self._blobs.meta(blob) for blob in set(binding.values())}
         return Content(manifest, binding, {blob: (meta.size_bytes, meta.chunk_sums) for blob, meta in metas.items()})
+
+    def said_content(self, manifest: Manifest, binding: Mapping[str, BlobId]) -> Content:
+        """The same, read off the view's own sums: one file instead of a thousand. Where these are damaged, from the metas.
+
+        Raises:
+            Corrupt: as `content`.
+        """
+        try:
+            document = json.loads((self._layout.side(manifest.artifact) / "sums").read_bytes())
+            chunks = {
+                binding[file.path]: (file.size_bytes, bytes.fromhex(document["files"][file.path]["chunks"]))
+                for file in manifest.files
+            }
+            whole = all(len(sums) == CHUNK_SUM_BYTES * chunk_count(size) for size, sums in chunks.values())
+            if whole and document["artifact"] == manifest.artifact and document["chunk_bytes"] == CHUNK_BYTES:
+                return Content(manifest, binding, chunks)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            pass
+        return self.content(manifest, binding)
 
     def side_files(self, manifest: Manifest, binding: Mapping[str, BlobId]) -> dict[str, bytes]:
         """What lies in .prestage/current/."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from prestage.cacher.errors import Busy, Misconfigured, Unavailable
+from prestage.cacher.store.composing import SIDE
 from prestage.node.csi.mountinfo import MountPoint, mount_table
 
 _RDONLY, _NOSUID, _NODEV, _REMOUNT, _BIND = 1, 2, 4, 32, 4096  # linux/mount.h
@@ -16,9 +18,55 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _STACK_MAX = 32
 
 
-def at(target: str) -> MountPoint | None:
-    """What is mounted there, on top."""
-    return next((one for one in reversed(mount_table()) if one.target == target), None)
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What a target shows: a tree, and over its `.prestage/` the pod's own. Of the version before: a tree that is all its own."""
+
+    tree: MountPoint
+    own: MountPoint | None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether we bound it, in part or as a whole."""
+        return self.tree.is_ours
+
+    @property
+    def hold(self) -> str | None:
+        """Whose it is; None: it is bound by half."""
+        return self.own.hold if self.own is not None else self.tree.hold
+
+    @property
+    def is_whole(self) -> bool:
+        """All is bound, and nothing of it was removed."""
+        points = [self.tree] if self.own is None else [self.tree, self.own]
+        return self.hold is not None and not any(point.is_gone for point in points)
+
+    def writable(self) -> list[Path]:
+        """What was to be read-only, and is not yet: whoever bound it was killed."""
+        points = [self.tree] if self.own is None else [self.tree, self.own]
+        return [Path(point.target) for point in points if "ro" not in point.options]
+
+
+def bound(target: Path) -> Bound | None:
+    """What is there now."""
+    table = {point.target: point for point in mount_table()}
+    tree = table.get(str(target))
+    return None if tree is None else Bound(tree, table.get(str(target / SIDE)))
+
+
+def show(tree: Path, own: Path | None, target: Path) -> None:
+    """Make `target` show `tree`, and over its `.prestage/` what is the pod's `own`. All of it or nothing.
+
+    Raises:
+        Misconfigured, Unavailable: what the kernel said.
+    """
+    bind(tree, target)
+    if own is not None:
+        try:
+            bind(own, target / SIDE)
+        except BaseException:
+            _LIBC.umount2(os.fsencode(target), _NOFOLLOW)
+            raise
 
 
 def bind(source: Path, target: Path) -> None:
@@ -42,15 +90,17 @@ def seal(target: Path) -> None:
 
 
 def release(target: Path) -> None:
-    """Unmount whatever is there, and remove the folder. Idempotent.
+    """Unmount whatever is there, what lies above first, and remove the folder. Idempotent.
 
     Raises:
         Busy: somebody is in there.
     """
+    ours = (str(target), str(target / SIDE))
     for _ in range(_STACK_MAX):
-        if at(str(target)) is None:
+        top = next((point for point in reversed(mount_table()) if point.target in ours), None)
+        if top is None:
             break
-        if _LIBC.umount2(os.fsencode(target), _NOFOLLOW):
+        if _LIBC.umount2(os.fsencode(top.target), _NOFOLLOW):
             number = ctypes.get_errno()
             if number == errno.EBUSY:
                 raise Busy(f"{target} is in use", hint="the kubelet asks again")

@@ -1,7 +1,8 @@
 """The mount table, read: os.path.ismount misses a bind mount within one file system. Pure but for the one reading.
 
-36 35 98:0 /cache/mounts/mount-0123456789abcdef /pods/…/mount ro,nosuid,nodev … - ext4 /dev/sda1 rw
-           root: what of its file system is shown   where       how
+36 35 98:0 /cache/trees/<64 hex digits>         /pods/…/mount           ro,nosuid,nodev … - ext4 /dev/sda1 rw
+37 36 98:0 /cache/mounts/mount-0123456789abcdef /pods/…/mount/.prestage ro,nosuid,nodev … - ext4 /dev/sda1 rw
+           root: what of its file system is shown   where                   how
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _HOLD = re.compile(r"/mounts/(mount-[0-9a-f]{16})(//deleted)?$")
+_SHARED = re.compile(r"/trees/[0-9a-f]{64}(//deleted)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +27,14 @@ class MountPoint:
 
     @property
     def hold(self) -> str | None:
-        """Whose tree it shows; None: it is none of ours."""
+        """Whose it is; None: nobody's alone."""
         found = _HOLD.search(self.root)
         return found[1] if found else None
+
+    @property
+    def is_ours(self) -> bool:
+        """It shows what is in a store: a pod's own, or what pods share."""
+        return self.hold is not None or _SHARED.search(self.root) is not None
 
     @property
     def is_gone(self) -> bool:

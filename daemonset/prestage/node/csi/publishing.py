@@ -112,20 +112,20 @@ class Publisher:
 
     def _is_published(self, target: Path, pod: str) -> bool:
         """For that pod. What we bound for another, or what is gone, is taken away; what is not ours stays."""
-        there = binding.at(str(target))
+        there = binding.bound(target)
         if there is None:
             return False
-        if there.hold is None:
+        if not there.is_ours:
             raise Misconfigured(f"something that is not ours is mounted at {target}", hint="unmount it")
-        if not there.is_gone and pod_of(target) == pod:
-            if "ro" not in there.options:
-                binding.seal(target)
+        if there.is_whole and pod_of(target) == pod:
+            for path in there.writable():
+                binding.seal(path)
             return True
         binding.release(target)
         return False
 
     def _bind(self, tree: TreeView, target: Path) -> None:
-        binding.bind(Path(tree.path), target)
+        binding.show(Path(tree.path), Path(tree.own) if tree.own else None, target)
         if pod_of(target) != tree.pod:  # it was dropped in between: an empty directory is worse than none
             binding.release(target)
             raise Unavailable("the tree went while it was bound", hint="the kubelet asks again")
@@ -173,8 +173,8 @@ class Publisher:
             Busy, Unavailable: it cannot be unmounted.
         """
         async with self._turn(str(target)):
-            there = await asyncio.to_thread(binding.at, str(target))
-            if there is not None and there.hold is None:
+            there = await asyncio.to_thread(binding.bound, target)
+            if there is not None and not there.is_ours:
                 raise Misconfigured(f"something that is not ours is mounted at {target}", hint="unmount it")
             await _finished(asyncio.to_thread(binding.release, target))
             try:

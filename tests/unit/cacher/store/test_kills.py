@@ -8,6 +8,7 @@ import pytest
 from stores.disks import KillingDisk
 from stores.kills import calls_of, copied, killed, killed_in_recovery, kills
 from stores.oracle import check_invariants
+from stores.pods import POD_SCENARIOS
 from stores.scenarios import CREATE, KNOWN, SCENARIOS, Scenario
 
 from prestage.cacher.store.store import Store
@@ -40,6 +41,16 @@ def test_a_kill_at_any_step_loses_nothing_acknowledged_and_leaves_nothing_half(
 ) -> None:
     count = 0
     for crash in kills(scenario, base, fast_path / "crashed"):
+        judge(scenario, crash.root, crash.acks, crash.point)
+        count += 1
+    assert count >= 4
+
+
+@pytest.mark.parametrize("every", [13, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scenario", POD_SCENARIOS, ids=str)
+def test_a_kill_among_pods_trees_leaves_nothing_half(scenario: Scenario, base: Path, fast_path: Path, every: int) -> None:
+    count = 0
+    for crash in kills(scenario, base, fast_path / "crashed", every=every):
         judge(scenario, crash.root, crash.acks, crash.point)
         count += 1
     assert count >= 4

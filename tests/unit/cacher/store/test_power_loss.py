@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from stores.making import Steps
 from stores.oracle import check_invariants, check_trees
-from stores.powerloss import Cut, RecordingDisk, cuts, distinct
+from stores.pods import POD_SCENARIOS
+from stores.powerloss import Cut, RecordingDisk, another_boot, cuts, distinct
 from stores.scenarios import CREATE, KNOWN, SCENARIOS, Scenario
 
 from prestage.cacher.errors import PrestageError
@@ -46,11 +47,12 @@ def judge(scenario: Scenario, states: Iterable[Cut], root: Path) -> int:
         subprocess.run(["rm", "-rf", str(root)], check=True)
         cut.tree.write(root)
         try:
-            with Store.open(root, own=True, budget_bytes=scenario.budget_bytes) as store:
-                check_invariants(root, KNOWN, damaged=scenario.damaged, rotten=scenario.rotten)
-                scenario.check(store, cut.acks)
-            with Store.open(root, own=True):
-                check_invariants(root, KNOWN, damaged=scenario.damaged)
+            with another_boot(root.parent):
+                with Store.open(root, own=True, budget_bytes=scenario.budget_bytes) as store:
+                    check_invariants(root, KNOWN, damaged=scenario.damaged, rotten=scenario.rotten)
+                    scenario.check(store, cut.acks)
+                with Store.open(root, own=True):
+                    check_invariants(root, KNOWN, damaged=scenario.damaged)
         except Exception as exc:
             exc.add_note(f"{scenario.name}: {cut.point}; acknowledged: {cut.acks}")
             raise
@@ -63,6 +65,13 @@ def test_a_power_cut_at_any_call_loses_nothing_acknowledged_and_leaves_nothing_h
     long = len(disk.log) > 60
     count = judge(scenario, cuts(disk, samples=2 if long else 4, seed=SEED, every=2 if long else 1), fast_path / "cut")
     assert count > 2 * len(disk.log) // 2
+
+
+@pytest.mark.parametrize("every", [19, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scenario", POD_SCENARIOS, ids=str)
+def test_a_power_cut_among_pods_trees_leaves_nothing_half(scenario: Scenario, every: int, fast_path: Path) -> None:
+    disk = recorded(scenario, fast_path / "run")
+    assert judge(scenario, cuts(disk, samples=2, seed=SEED, every=every), fast_path / "cut") > len(disk.log) // every
 
 
 @pytest.mark.slow
