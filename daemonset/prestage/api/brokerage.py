@@ -84,6 +84,8 @@ class ManifestAnswer(Message, frozen=True, kw_only=True):
     """Canonical JSON: its SHA-256 is the artifact's name, and the node checks that."""
 
     manifest: str
+    trust_digests: bool = False
+    """Its Origin is marked so: bytes of the stated digests that lie on the node already need not be fetched."""
 
 
 class FetchesRequest(Message, frozen=True, kw_only=True):
@@ -91,6 +93,8 @@ class FetchesRequest(Message, frozen=True, kw_only=True):
 
     artifact: str
     paths: list[str]
+    primary: bool = False
+    """From where it was resolved: a mirror's bytes did not do."""
 
 
 class Fetch(Message, frozen=True, kw_only=True):
@@ -118,6 +122,8 @@ class FetchesAnswer(Message, frozen=True, kw_only=True):
     """Networks that the URLs may resolve to beside public ones (Origin.spec.allowedCIDRs)."""
     ca: str | None = None
     """PEM of the origin's own CA, where it has one."""
+    is_mirror: bool = False
+    """They lead to a mirror of that authority: if anything is wrong with them, ask again with `primary`."""
 
 
 class PodIdentity(Message, frozen=True, kw_only=True):

@@ -98,6 +98,8 @@ def test_every_right_is_used_and_none_is_missing(hub: Hub, tmp_path: Path, monke
     cluster.put(SERVICE_ACCOUNTS, {"metadata": {"name": "prestage-fetcher", "namespace": "team-a"}})
     account = {"name": "prestage-fetcher", "roleARN": "arn:aws:iam::123456789012:role/r"}
     cluster.model("team-a", "by-role", source="s3://bucket/m/", credentials={"type": "ServiceAccount", "serviceAccount": account})
+    cluster.node("n1", gpu="h100")
+    cluster.pool("h100", {"gpu": "h100"}, {"hf://": "elsewhere"})
     secret = {"type": "Secret", "secretRef": {"name": "hf-token"}}
     cluster.model("team-a", "by-name", source="hf://meta/gated", revision="main", credentials=secret)
     cluster.put(SECRETS, {"metadata": {"name": "prestage-broker-tls", "namespace": HOME}, "data": {}})

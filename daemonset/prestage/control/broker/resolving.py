@@ -20,6 +20,7 @@ from prestage.api.artifacts import TemplateUse
 from prestage.api.brokerage import Resolved, ResolveRequest
 from prestage.api.models import StagedModel
 from prestage.api.nodes import ErrorClass
+from prestage.api.policies import Origin
 from prestage.cacher.manifest import Manifest
 from prestage.control.broker.claims import Claims
 from prestage.control.broker.credentials import credentials_of
@@ -71,7 +72,11 @@ class Places:
 
     async def of(self, source: Source) -> Place:
         """Raises No where there is none, or its CA is not there."""
-        place = self.origin_of(source)
+        return await self.at(self.origin_of(source).origin)
+
+    async def at(self, origin: Origin) -> Place:
+        """Raises No where its CA is not there."""
+        place = Place(origin)
         named = place.origin.spec.ca_bundle_ref
         if named is None:
             return place
