@@ -18,6 +18,7 @@ RULES: Final = (
     Rule("", "pods", ("get",), namespaced=False),
     Rule("apps", "replicasets", ("get",), namespaced=False),
     Rule(_OURS, "origins", _FOLLOW, namespaced=False),
+    Rule(_OURS, "origins/status", ("patch",), namespaced=False),
     Rule("", "nodes", ("get",), namespaced=False),
     Rule(_OURS, "storepools", _FOLLOW, namespaced=False),
     Rule(_OURS, "cachepolicies", _FOLLOW, namespaced=False),

@@ -92,6 +92,10 @@ class View:
             hint = f"kubectl label namespace {namespace} {ENABLED_LABEL}=true"
             raise denied("NotEnabled", f"namespace {namespace} has not opted in", hint)
 
+    def raw_origins(self) -> list[Object]:
+        """All of them."""
+        return list(self._mirror(ORIGINS))
+
     def origins(self) -> list[Origin]:
         """Those that can be read: a broken one serves nobody, and blocks nobody else."""
         found = []

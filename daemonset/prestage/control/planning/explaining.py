@@ -13,7 +13,7 @@ from prestage.api.artifacts import SourceAccess
 from prestage.control.demand.records import Line
 from prestage.control.demand.resolving import Failure
 from prestage.control.planning.board import Posted
-from prestage.control.planning.policies import UNREADABLE
+from prestage.control.unreadable import UNREADABLE
 from prestage.kube.events import EventType, Said, Subject
 from prestage.planner.demands import Demand, Trust
 from prestage.planner.plans import Outcome, Reason, Verdict

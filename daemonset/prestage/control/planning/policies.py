@@ -6,20 +6,15 @@ or were told to hold before, stays; nothing is released. The object comes from a
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
 
 from prestage.api.nodes import Action
 from prestage.api.policies import CachePolicy
 from prestage.api.reading import Invalid, read
-from prestage.api.values import ConditionStatus
 from prestage.kube.ports import Object, name_of
 from prestage.planner.nodes import NodeState
 from prestage.planner.plans import NodePlan, Plan
-
-UNREADABLE: Final = "Unreadable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,33 +55,3 @@ def _frozen(said: NodePlan, node: NodeState) -> NodePlan:
     kept = [one for one in said.assignments if one.artifact in there and one.action is not Action.RELEASE]
     kept += [node.planned[artifact] for artifact in sorted(before - {one.artifact for one in kept})]
     return replace(said, assignments=tuple(kept))
-
-
-def broken_status(why: str, seen: Object, now: datetime.datetime) -> dict[str, object]:
-    """The status of one that cannot be read."""
-    generation = _generation(seen)
-    observed = {} if generation is None else {"observedGeneration": generation}
-    said = {
-        "type": "Ready",
-        "status": str(ConditionStatus.FALSE),
-        "reason": UNREADABLE,
-        "message": f"{why}; nothing new is resolved or staged in any namespace until it is corrected or deleted",
-        "lastTransitionTime": _since(seen) or f"{now:%Y-%m-%dT%H:%M:%SZ}",
-    }
-    return {"conditions": [{**said, **observed}], **observed}
-
-
-def _generation(seen: Object) -> int | None:
-    metadata = seen.get("metadata")
-    found = metadata.get("generation") if isinstance(metadata, Mapping) else None
-    return found if isinstance(found, int) else None
-
-
-def _since(seen: Object) -> str | None:
-    """Since when it says so already."""
-    status = seen.get("status")
-    rows = status.get("conditions") if isinstance(status, Mapping) else None
-    for row in rows if isinstance(rows, list) else ():
-        if isinstance(row, Mapping) and (row.get("type"), row.get("reason")) == ("Ready", UNREADABLE):
-            return str(row.get("lastTransitionTime"))
-    return None

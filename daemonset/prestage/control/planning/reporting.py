@@ -24,9 +24,9 @@ from prestage.control.planning.access import rows_in
 from prestage.control.planning.board import Board, Posted
 from prestage.control.planning.explaining import broken_policies, complaints
 from prestage.control.planning.loop import labels_of
-from prestage.control.planning.policies import broken_status
 from prestage.control.planning.statuses import Spread, model_status, policy_status, pool_status, spreads
 from prestage.control.planning.writing import MANAGER
+from prestage.control.unreadable import unreadable_status
 from prestage.kube.errors import Invalid as Refused
 from prestage.kube.errors import Missing
 from prestage.kube.events import Recorder, Subject
@@ -99,7 +99,8 @@ class Reporting:
         for seen in world[CACHE_POLICIES]:
             if (why := posted.broken.get(name_of(seen))) is not None:
                 head = {"apiVersion": API_VERSION, "kind": "CachePolicy", "metadata": {"name": name_of(seen)}}
-                await self._applied(CACHE_POLICIES, seen, {**head, "status": broken_status(why, seen, now)})
+                message = f"{why}; nothing new is resolved or staged in any namespace until it is corrected or deleted"
+                await self._applied(CACHE_POLICIES, seen, {**head, "status": unreadable_status(message, seen, now)})
         nodes = [labels_of(one) for one in world[NODES]]
         for seen, pool in _each(StorePool, world[STORE_POOLS]):
             await self._apply(STORE_POOLS, seen, _bare(pool, status=pool_status(pool, nodes, now)))
