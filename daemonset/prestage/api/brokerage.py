@@ -2,6 +2,7 @@
 
     caller          path            asks                                            answers
     planner         /v1/resolve     ResolveRequest: make this template's artifact   Resolved
+    planner         /v1/records     RecordsRequest: these owners are nowhere        RecordsAnswer
     agent (node)    /v1/manifest    ManifestRequest                                 ManifestAnswer
     agent (node)    /v1/fetches     FetchesRequest: how to get these files          FetchesAnswer
     csi (node)      /v1/mounts      MountsRequest: may this pod mount these?        MountsAnswer
@@ -72,6 +73,21 @@ class Resolved(Message, frozen=True, kw_only=True):
     revision: str | None = None
     files: int
     size_bytes: int
+
+
+class RecordsRequest(Message, frozen=True, kw_only=True):
+    """Of one Artifact: which owners of its recorded templates are nowhere to be seen. The others are. Idempotent."""
+
+    namespace: str
+    artifact: str
+    unseen: list[str]
+    """UIDs."""
+
+
+class RecordsAnswer(Message, frozen=True, kw_only=True):
+    """What is recorded now."""
+
+    templates: int
 
 
 class ManifestRequest(Message, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prestage.api.artifacts import TemplateUse
-from prestage.api.brokerage import Resolved, ResolveRequest
+from prestage.api.brokerage import RecordsAnswer, RecordsRequest, Resolved, ResolveRequest
 from prestage.api.models import StagedModel
 from prestage.api.nodes import ErrorClass
 from prestage.api.policies import Origin
@@ -132,6 +132,18 @@ class Resolver:
             files=found.files,
             size_bytes=found.size_bytes,
         )
+
+    async def told(self, request: RecordsRequest) -> RecordsAnswer:
+        """What the planner sees no more is marked, and dropped once it was marked for long.
+
+        Raises:
+            No: there is no such Artifact.
+        """
+        try:
+            left = await self._records.forget(request.namespace, request.artifact, frozenset(request.unseen))
+        except Missing as exc:
+            raise No(ErrorClass.NOT_FOUND, "NoArtifact", f"there is no Artifact {request.artifact} any more") from exc
+        return RecordsAnswer(templates=left)
 
     async def _new(self, request: ResolveRequest, wish: Wish) -> Known:
         use = TemplateUse(uid=request.template.uid, hash=request.template.hash, alias=request.alias, ref=request.ref)
