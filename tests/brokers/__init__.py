@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prestage.api.brokerage import AUDIENCE, POD_AUDIENCE, PodIdentity, ResolveRequest, Template
+from prestage.control.access import AccessTerms
 from prestage.control.broker.app import Address, BrokerConfig, Running, run
 from prestage.control.broker.identity import Accounts
 from prestage.control.templates import template_of
@@ -26,6 +27,7 @@ from prestage.kube.resources import (
     CONFIG_MAPS,
     NAMESPACES,
     NODE_CACHES,
+    NODES,
     ORIGINS,
     PODS,
     REPLICA_SETS,
@@ -33,6 +35,7 @@ from prestage.kube.resources import (
     SERVICE_ACCOUNTS,
     STAGED_MODEL_GRANTS,
     STAGED_MODELS,
+    STORE_POOLS,
     TOKEN_REVIEWS,
 )
 from prestage.kube.testing import FakeApi
@@ -128,6 +131,15 @@ class Cluster(FakeApi):
         spec = {"from": [{"namespace": namespace, "serviceAccount": service_account}], "to": [{"name": to}]}
         self.put(STAGED_MODEL_GRANTS, {"metadata": {"name": name, "namespace": owner}, "spec": spec})
 
+    def node(self, name: str, **labels: str) -> None:
+        self.put(NODES, {"metadata": {"name": name, "labels": labels}})
+
+    def pool(self, name: str, labels: Mapping[str, str], mirrors: Mapping[str, str]) -> None:
+        """`mirrors`: prefixes to Origins."""
+        rows = [{"prefix": prefix, "originRef": {"name": origin}} for prefix, origin in mirrors.items()]
+        spec = {"nodeSelector": {"matchLabels": dict(labels)}, "root": "/mnt/x", "mirrors": rows}
+        self.put(STORE_POOLS, {"metadata": {"name": name}, "spec": spec})
+
     def config_map(self, name: str, **data: str) -> None:
         self.put(CONFIG_MAPS, {"metadata": {"name": name, "namespace": HOME}, "data": data})
 
@@ -216,12 +228,14 @@ def wish(
 
 
 @asynccontextmanager
-async def running(cluster: Cluster, folder: Path, environ: Mapping[str, str] | None = None) -> AsyncIterator[Broker]:
+async def running(
+    cluster: Cluster, folder: Path, environ: Mapping[str, str] | None = None, access: AccessTerms | None = None
+) -> AsyncIterator[Broker]:
     """A broker on loopback."""
     stop = asyncio.Event()
     started: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
     here = Address("127.0.0.1", 0)
-    config = BrokerConfig(listen=here, health=here, accounts=Accounts(HOME), names=("localhost",))
+    config = BrokerConfig(listen=here, health=here, accounts=Accounts(HOME), names=("localhost",), access=access or AccessTerms())
     task = asyncio.create_task(run(cluster, config, environ or {}, stop, started))
     clients: list[BrokerClient] = []
     try:
@@ -250,12 +264,13 @@ def play(
     test: Callable[[Broker], Awaitable[None]],
     *,
     environ: Mapping[str, str] | None = None,
+    access: AccessTerms | None = None,
     timeout_s: float = 60.0,
 ) -> None:
     """Run a test with a broker."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(timeout_s), running(cluster, folder, environ) as broker:
+        async with asyncio.timeout(timeout_s), running(cluster, folder, environ, access) as broker:
             await test(broker)
 
     asyncio.run(bounded())

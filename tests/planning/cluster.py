@@ -10,7 +10,7 @@ from typing import cast
 
 from planning.objects import RESOURCES, digest
 
-from prestage.api.brokerage import Resolved, ResolveRequest
+from prestage.api.brokerage import RecordsAnswer, RecordsRequest, Resolved, ResolveRequest
 from prestage.cacher.errors import PrestageError
 from prestage.control.planning.app import Planner, PlannerConfig
 from prestage.control.planning.together import Service
@@ -28,6 +28,7 @@ class WordBroker:
 
     def __init__(self) -> None:
         self.asked: list[ResolveRequest] = []
+        self.told: list[RecordsRequest] = []
         self.refuse: dict[str, PrestageError] = {}
         self.size_bytes = 1000
 
@@ -38,6 +39,10 @@ class WordBroker:
         return Resolved(
             artifact=digest(request.ref), namespace=request.namespace, revision="0e9e39f", files=1, size_bytes=self.size_bytes
         )
+
+    async def records(self, request: RecordsRequest, *, deadline_s: float | None = None) -> RecordsAnswer:
+        self.told.append(request)
+        return RecordsAnswer(templates=0)
 
 
 class Cluster:

@@ -25,6 +25,7 @@ from planning.objects import (
 
 from prestage.control.demand.collecting import Collected, Collector
 from prestage.control.planning.loop import walls_of
+from prestage.control.planning.policies import read_policies
 from prestage.control.planning.states import Caches, States
 from prestage.control.planning.writing import Writes, body_of, writes
 from prestage.kube.mirror import Mirror
@@ -62,7 +63,7 @@ class Fleet:
         caches = self.caches.look(mirrors[NODE_CACHES])
         collected = self.collector.collect(mirrors)
         nodes = self.states.of(mirrors[NODES], caches, mirrors[STORE_POOLS], self.sent)
-        walls = walls_of(mirrors[NAMESPACES], mirrors[CACHE_POLICIES])
+        walls = walls_of(mirrors[NAMESPACES], read_policies(mirrors[CACHE_POLICIES]).known)
         made = plan(collected.demands, nodes, now, walls=walls, rules=Rules(peers=False))
         due = writes(made.nodes, caches, self.sent)
         return collected, nodes, made, due

@@ -6,6 +6,8 @@ root/versions/  root/users/     old versions, accounts
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -14,7 +16,7 @@ import boto3
 from botocore.config import Config
 
 from servers.certs import Authority
-from servers.programs import Program, free_port
+from servers.programs import Program, find, free_port
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -81,6 +83,26 @@ class Versitygw:
             verify=None if self.ca is None else str(self.ca),
             config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
         )
+
+    def user(self, access_key: str, secret_key: str) -> None:
+        """Another account, which may do nothing yet."""
+        owner = ["--access", self.access_key, "--secret", self.secret_key, "--endpoint-url", self.url]
+        made = ["create-user", "--access", access_key, "--secret", secret_key, "--role", "user"]
+        argv = [str(find("versitygw")), "admin", *owner, *made]
+        subprocess.run(argv, check=True, capture_output=True, timeout=30)
+
+    def let(self, bucket: str, *access_keys: str) -> None:
+        """These accounts may list and read the bucket, no others."""
+        s3 = self.client()
+        try:
+            if not access_keys:
+                s3.delete_bucket_policy(Bucket=bucket)
+                return
+            said = {"Effect": "Allow", "Principal": list(access_keys), "Action": ["s3:GetObject", "s3:ListBucket"]}
+            said["Resource"] = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+            s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [said]}))
+        finally:
+            s3.close()
 
     def close(self) -> None:
         self.program.close()

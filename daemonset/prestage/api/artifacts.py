@@ -42,6 +42,7 @@ class TemplateUse(Value, frozen=True, kw_only=True):
     hash: Annotated[str, text("pod-template-hash or controller-revision-hash; '-' where there is none.", max_length=63)]
     alias: Annotated[str, text("The name in the pod.", max_length=63)]
     ref: Annotated[str, text("What the template says.", max_length=2048)]
+    unseen_since: Annotated[Moment, about("Since when its owner is nowhere to be seen; dropped after a while.")] | None = None
 
 
 class AccessState(StrEnum):

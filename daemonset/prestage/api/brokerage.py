@@ -2,6 +2,7 @@
 
     caller          path            asks                                            answers
     planner         /v1/resolve     ResolveRequest: make this template's artifact   Resolved
+    planner         /v1/records     RecordsRequest: these owners are nowhere        RecordsAnswer
     agent (node)    /v1/manifest    ManifestRequest                                 ManifestAnswer
     agent (node)    /v1/fetches     FetchesRequest: how to get these files          FetchesAnswer
     csi (node)      /v1/mounts      MountsRequest: may this pod mount these?        MountsAnswer
@@ -74,6 +75,21 @@ class Resolved(Message, frozen=True, kw_only=True):
     size_bytes: int
 
 
+class RecordsRequest(Message, frozen=True, kw_only=True):
+    """Of one Artifact: which owners of its recorded templates are nowhere to be seen. The others are. Idempotent."""
+
+    namespace: str
+    artifact: str
+    unseen: list[str]
+    """UIDs."""
+
+
+class RecordsAnswer(Message, frozen=True, kw_only=True):
+    """What is recorded now."""
+
+    templates: int
+
+
 class ManifestRequest(Message, frozen=True, kw_only=True):
     """The manifest of an artifact in the node's NodeCache."""
 
@@ -84,6 +100,8 @@ class ManifestAnswer(Message, frozen=True, kw_only=True):
     """Canonical JSON: its SHA-256 is the artifact's name, and the node checks that."""
 
     manifest: str
+    trust_digests: bool = False
+    """Its Origin is marked so: bytes of the stated digests that lie on the node already need not be fetched."""
 
 
 class FetchesRequest(Message, frozen=True, kw_only=True):
@@ -91,6 +109,8 @@ class FetchesRequest(Message, frozen=True, kw_only=True):
 
     artifact: str
     paths: list[str]
+    primary: bool = False
+    """From where it was resolved: a mirror's bytes did not do."""
 
 
 class Fetch(Message, frozen=True, kw_only=True):
@@ -118,6 +138,8 @@ class FetchesAnswer(Message, frozen=True, kw_only=True):
     """Networks that the URLs may resolve to beside public ones (Origin.spec.allowedCIDRs)."""
     ca: str | None = None
     """PEM of the origin's own CA, where it has one."""
+    is_mirror: bool = False
+    """They lead to a mirror of that authority: if anything is wrong with them, ask again with `primary`."""
 
 
 class PodIdentity(Message, frozen=True, kw_only=True):

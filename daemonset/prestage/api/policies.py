@@ -17,6 +17,7 @@ from prestage.api.values import (
     Conditions,
     Generation,
     LabelSelector,
+    Moment,
     NameRef,
     Stored,
     Value,
@@ -114,9 +115,10 @@ class OriginSpec(Value, frozen=True, kw_only=True):
 
 
 class OriginStatus(Value, frozen=True, kw_only=True):
-    """Where it stands."""
+    """Whether it answers the broker."""
 
     observed_generation: Generation = None
+    checked_at: Annotated[Moment, about("When it was asked, to the hour: later where nothing else is new.")] | None = None
     conditions: Conditions = None
 
 

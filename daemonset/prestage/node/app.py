@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prestage.cacher.agent import app
@@ -15,6 +15,7 @@ from prestage.kube.settings import KubeSettings
 from prestage.node.broker_origin import BrokerOrigin
 from prestage.node.plan import EvictionOrder
 from prestage.node.sync import NodeSettings, NodeSync
+from prestage.node.trust import Trusted
 from prestage.wire.broker_client import BrokerClient, BrokerSettings
 
 
@@ -26,6 +27,8 @@ class NodeAgentConfig:
     node: str
     broker: BrokerSettings
     kubeconfig: Path | None = None
+    trusted: Trusted = field(default_factory=Trusted)
+    """As in `agent`: what the broker says of Origins is put in there."""
 
 
 class _Companion:
@@ -33,7 +36,9 @@ class _Companion:
 
     def __init__(self, config: NodeAgentConfig) -> None:
         self._config = config
-        self._sync = NodeSync(NodeSettings(config.agent.root, config.node, config.broker.token), BrokerClient(config.broker))
+        self._sync = NodeSync(
+            NodeSettings(config.agent.root, config.node, config.broker.token, config.trusted), BrokerClient(config.broker)
+        )
 
     @property
     def policy(self) -> EvictionOrder:

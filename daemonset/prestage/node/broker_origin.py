@@ -3,6 +3,8 @@
     manifest   asked once, held against its SHA-256: that is the artifact's name
     fetches    asked for the file that is next and for those after it; kept until shortly before they expire
     requests   sent where the broker's answer lets them go: public addresses and the networks it names, by its CA where it has one
+    mirrors    the broker may hand out a nearer copy; once something is wrong there the rest comes from the origin, and so does
+               all of a stage that is begun again
 
 Nothing of a fetch is ever written down or logged: it is a credential while it lives.
 """
@@ -30,11 +32,12 @@ from prestage.cacher.manifest import FileEntry, Manifest, parse_manifest
 from prestage.cacher.net.client import HttpBody, HttpClient
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.net.policy import AddressPolicy
-from prestage.cacher.net.ports import HttpRequest, Reply, ResponseHead
+from prestage.cacher.net.ports import HttpRequest, NetError, Reply, ResponseHead
 from prestage.cacher.origins.answers import common_verdict, said
 from prestage.cacher.origins.ports import FileRead, Next, Selection, Verdict
 from prestage.cacher.refs import ArtifactRef
 from prestage.cacher.transfer.ports import Cancelled
+from prestage.node.trust import Trusted
 from prestage.wire.broker_client import refusal_of
 from prestage.wire.contents import as_request
 
@@ -43,6 +46,7 @@ MARGIN_S = 30.0
 """A fetch is asked for anew so long before it expires: it must reach the origin while it is good."""
 REFRESH_AGAIN_S = 20.0
 """A fetch that is refused although it is no older than this is refused for good."""
+MIRRORED_S = 3600.0
 _CANCEL_LOOK_S = 0.2
 NOT_YET = frozenset({"NotInPlan"})
 """Codes of refusals that pass when the plan has come."""
@@ -63,10 +67,22 @@ class Broker(Protocol):
 class Asking:
     """Questions of worker threads, asked on the loop of the process."""
 
-    def __init__(self, broker: Broker, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, broker: Broker, loop: asyncio.AbstractEventLoop, trusted: Trusted | None = None) -> None:
         self.broker, self._loop = broker, loop
+        self.trusted = Trusted() if trusted is None else trusted
         self.codes: dict[ArtifactId, str] = {}
         """Why the broker refused last, in its own word."""
+        self._mirrored: dict[ArtifactId, float] = {}
+
+    def was_mirrored(self, artifact: ArtifactId) -> bool:
+        """A stage of it was begun from a mirror a while ago: that it is begun again says that this did not do."""
+        now = time.monotonic()
+        self._mirrored = {one: at for one, at in self._mirrored.items() if now - at < MIRRORED_S}
+        return artifact in self._mirrored
+
+    def mirrored(self, artifact: ArtifactId) -> None:
+        """It comes from a mirror."""
+        self._mirrored[artifact] = time.monotonic()
 
     def ask(self, artifact: ArtifactId, question: Callable[[Broker], Awaitable[_T]], cancel: threading.Event) -> _T:
         """The answer.
@@ -150,12 +166,34 @@ class BrokerOrigin:
         self._lock = threading.Lock()
         self._fetches: dict[str, Fetch] = {}
         self._got_at: dict[str, float] = {}
-        self._answer: FetchesAnswer | None = None
+        self._answers: dict[str, FetchesAnswer] = {}
+        """By URL: what lets it be sent. Of those that are good."""
+        self._newest: FetchesAnswer | None = None
+        self._wants_primary = asking.was_mirrored(ref.artifact)
         self._contents: Path | None = None
-        self.client = _Sender(self._sender, senders.of(None).policy)
+        self.client = _Sender(self._sender, self._failed, senders.of(None).policy)
 
-    def _sender(self) -> HttpClient:
-        return self._senders.of(self._answer)
+    def _sender(self, url: str) -> HttpClient:
+        return self._senders.of(self._answers.get(url) or self._newest)
+
+    def _failed(self, url: str) -> bool:
+        """Nobody answers there. True: there is another place to ask."""
+        answer = self._answers.get(url)
+        if answer is None or not answer.is_mirror:
+            return False
+        self._leave_mirror()
+        return True
+
+    def _leave_mirror(self) -> None:
+        with self._lock:
+            self._wants_primary = True
+            mirrored = {url for url, answer in self._answers.items() if answer.is_mirror}
+            self._fetches = {path: fetch for path, fetch in self._fetches.items() if fetch.url not in mirrored}
+
+    def _is_mirrored(self, path: str) -> bool:
+        fetch = self._fetches.get(path)
+        answer = self._answers.get(fetch.url) if fetch is not None else None
+        return answer is not None and answer.is_mirror
 
     def resolve(self, selection: Selection) -> Manifest:
         """What the artifact is made of: all of it."""
@@ -165,6 +203,7 @@ class BrokerOrigin:
             raise Corrupt(f"the manifest of {self._artifact} is not canonical JSON", hint="please report it")
         if manifest.authority.startswith("file:"):
             raise Denied(f"{self._artifact} is of files of some machine: no node serves those", hint="publish it to an origin")
+        self._asking.trusted.tell(manifest.authority, is_trusted=answer.trust_digests)
         return manifest
 
     def request(self, manifest: Manifest, file: FileEntry) -> HttpRequest | FileRead:
@@ -187,12 +226,17 @@ class BrokerOrigin:
             known = self._fetches.get(other.path)
             if len(paths) < FETCHES_MAX and (known is None or not _is_good(known, now)):
                 paths.append(other.path)
-        request = FetchesRequest(artifact=self._artifact, paths=paths)
+        request = FetchesRequest(artifact=self._artifact, paths=paths, primary=self._wants_primary)
         answer = self._asking.ask(self._artifact, lambda broker: broker.fetches(request), self._cancel)
-        self._answer = answer
+        if answer.is_mirror:
+            self._asking.mirrored(self._artifact)
         for fetch in answer.fetches:
+            self._answers[fetch.url] = answer
             self._fetches[fetch.path] = fetch
             self._got_at[fetch.path] = now
+        good = {fetch.url for fetch in self._fetches.values()}
+        self._answers = {url: said for url, said in self._answers.items() if url in good}
+        self._newest = answer
         if file.path not in self._fetches:
             raise Unavailable(
                 f"the broker said nothing of {file.path}", hint="do broker and node differ by more than one version?"
@@ -202,6 +246,8 @@ class BrokerOrigin:
     def judge(self, file: FileEntry, head: ResponseHead, body: bytes) -> Verdict:
         """An answer that is not the right 206: what was given may have expired, once."""
         now = time.time()
+        if self._is_mirrored(file.path):
+            return Verdict(Next.REFRESH, f"{file.path}: a mirror answered {head.status}: it comes from the origin itself")
         if (verdict := common_verdict(file.path, head, body, now)) is not None:
             return verdict
         why = f"{file.path}: the origin answered {head.status} {said(head, body)}".rstrip()
@@ -213,21 +259,28 @@ class BrokerOrigin:
         return Verdict(Next.FATAL, why, error=error)
 
     def refresh(self, file: FileEntry) -> None:
-        """Ask anew."""
+        """Ask anew; not the mirror, where that is what was wrong."""
+        if self._is_mirrored(file.path):
+            self._leave_mirror()
         with self._lock:
             self._fetches.pop(file.path, None)
 
 
 class _Sender:
-    """Sends by the client of the newest answer."""
+    """Sends by the client of the answer that a URL came in."""
 
-    def __init__(self, current: Callable[[], HttpClient], policy: AddressPolicy) -> None:
-        self._current = current
+    def __init__(self, client_of: Callable[[str], HttpClient], failed: Callable[[str], bool], policy: AddressPolicy) -> None:
+        self._client_of, self._failed = client_of, failed
         self.policy = policy
 
     def open(self, request: HttpRequest, leaving: threading.Event | None = None) -> HttpBody:
         """See net.ports.Client."""
-        return self._current().open(request, leaving)
+        try:
+            return self._client_of(request.url).open(request, leaving)
+        except NetError as exc:
+            if exc.reason != "aborted" and self._failed(request.url):
+                raise NetError(exc.reason, exc.detail) from exc  # whatever it was, it need not be so elsewhere
+            raise
 
     def fetch(
         self,
@@ -239,7 +292,8 @@ class _Sender:
         leaving: threading.Event | None = None,
     ) -> Reply:
         """See net.ports.Client."""
-        return self._current().fetch(request, limit_bytes=limit_bytes, redirects=redirects, timeout_s=timeout_s, leaving=leaving)
+        client = self._client_of(request.url)
+        return client.fetch(request, limit_bytes=limit_bytes, redirects=redirects, timeout_s=timeout_s, leaving=leaving)
 
 
 def _is_good(fetch: Fetch, now: float) -> bool:

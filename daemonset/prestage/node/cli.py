@@ -66,8 +66,10 @@ def agent(
     from prestage.cacher.agent.config import AgentConfig
     from prestage.cacher.cli.session import checked_root
     from prestage.node.app import NodeAgentConfig, run
+    from prestage.node.trust import Trusted
     from prestage.wire.broker_client import BrokerSettings
 
+    trusted = Trusted(os.environ.get("PRESTAGE_TRUSTED_AUTHORITIES", "").split())
     config = AgentConfig(
         root=checked_root(root),
         socket=socket.absolute(),
@@ -75,10 +77,10 @@ def agent(
         margin_bytes=margin,
         listen=Address().convert(listen, None, None),
         rate=rate,
-        trusted=frozenset(os.environ.get("PRESTAGE_TRUSTED_AUTHORITIES", "").split()),
+        trusted=trusted,
     )
     logs.set_up(as_json=log_format == "json")
-    run(NodeAgentConfig(config, node_name, BrokerSettings(broker, broker_token, broker_ca), kubeconfig))
+    run(NodeAgentConfig(config, node_name, BrokerSettings(broker, broker_token, broker_ca), kubeconfig, trusted))
 
 
 @node.command()

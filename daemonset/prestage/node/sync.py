@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -47,6 +47,7 @@ from prestage.node.kept import KeptPlan
 from prestage.node.plan import EvictionOrder, Plan, plan_of
 from prestage.node.reconcile import Begin, SeenStage, decide
 from prestage.node.reporting import RATES_MAX, Look, Written, due_in_s, newest, remembered, status_of
+from prestage.node.trust import Trusted
 from prestage.wire.broker_client import BrokerClient
 
 MANAGER = "prestage-agent"
@@ -65,6 +66,8 @@ class NodeSettings:
     node: str
     token: Path
     """Our own: says which Node we are on."""
+    trusted: Trusted = field(default_factory=Trusted)
+    """The store's."""
 
 
 class NodeSync:
@@ -98,7 +101,7 @@ class NodeSync:
         """See agent.app.Companion."""
         self._service = service
         self._store_id = await asyncio.to_thread(store_id, self._settings.root)
-        self._asking = Asking(self._broker, asyncio.get_running_loop())
+        self._asking = Asking(self._broker, asyncio.get_running_loop(), self._settings.trusted)
         self._kept.folder.mkdir(mode=0o700, exist_ok=True)
         policy = AddressPolicy.tenant_from_environ({PRIVATE: "refuse", **os.environ})
         self._senders = Senders(NetConfig.from_environ(os.environ), policy, self._kept.folder)

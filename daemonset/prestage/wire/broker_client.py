@@ -30,6 +30,8 @@ from prestage.api.brokerage import (
     Message,
     MountsAnswer,
     MountsRequest,
+    RecordsAnswer,
+    RecordsRequest,
     Refusal,
     Resolved,
     ResolveRequest,
@@ -116,6 +118,10 @@ class BrokerClient:
     async def resolve(self, request: ResolveRequest, *, deadline_s: float | None = None) -> Resolved:
         """Planner: what a template names, resolved and recorded. May take as long as the origin does."""
         return await self._ask("/v1/resolve", request, Resolved, deadline_s)
+
+    async def records(self, request: RecordsRequest, *, deadline_s: float | None = None) -> RecordsAnswer:
+        """Planner: owners of recorded templates that are nowhere any more."""
+        return await self._ask("/v1/records", request, RecordsAnswer, deadline_s)
 
     async def manifest(self, artifact: str, *, deadline_s: float | None = None) -> ManifestAnswer:
         """Node: canonical JSON, to be checked against the artifact's name."""

@@ -14,7 +14,7 @@ from prestage.api.brokerage import FetchesRequest, MountsRequest, WantedMount
 from prestage.cacher.errors import Denied, PrestageError
 from prestage.control.broker.rbac import OPTED_IN, RULES
 from prestage.kube.ports import EVERYTHING, Object, Page, Resource, ResourceVersion, Selection, WatchEvent
-from prestage.kube.resources import LEASES, SECRETS, SERVICE_ACCOUNTS
+from prestage.kube.resources import LEASES, ORIGINS, SECRETS, SERVICE_ACCOUNTS
 from servers.certs import Authority
 from servers.hub import Hub
 
@@ -71,7 +71,8 @@ class Watched(Cluster):
         self, resource: Resource, body: Object, *, manager: str, force: bool = False, subresource: str | None = None
     ) -> Object:
         self._saw("patch", resource, subresource)
-        self._saw("create", resource, subresource)  # where it is not there
+        if subresource is None:
+            self._saw("create", resource)  # where it is not there
         return await super().apply(resource, body, manager=manager, force=force, subresource=subresource)
 
     async def delete(
@@ -98,6 +99,8 @@ def test_every_right_is_used_and_none_is_missing(hub: Hub, tmp_path: Path, monke
     cluster.put(SERVICE_ACCOUNTS, {"metadata": {"name": "prestage-fetcher", "namespace": "team-a"}})
     account = {"name": "prestage-fetcher", "roleARN": "arn:aws:iam::123456789012:role/r"}
     cluster.model("team-a", "by-role", source="s3://bucket/m/", credentials={"type": "ServiceAccount", "serviceAccount": account})
+    cluster.node("n1", gpu="h100")
+    cluster.pool("h100", {"gpu": "h100"}, {"hf://": "elsewhere"})
     secret = {"type": "Secret", "secretRef": {"name": "hf-token"}}
     cluster.model("team-a", "by-name", source="hf://meta/gated", revision="main", credentials=secret)
     cluster.put(SECRETS, {"metadata": {"name": "prestage-broker-tls", "namespace": HOME}, "data": {}})
@@ -114,6 +117,9 @@ def test_every_right_is_used_and_none_is_missing(hub: Hub, tmp_path: Path, monke
         await node.fetches(FetchesRequest(artifact=resolved.artifact, paths=["config.json"]))
         wanted = WantedMount(alias="llama", ref="hf://meta/gated@main")
         await node.mounts(MountsRequest(pod=pod.identity, pod_token=pod.token, models=[wanted]))
+        async with asyncio.timeout(20):
+            while not any("status" in one for one in (await cluster.page(ORIGINS)).items):
+                await asyncio.sleep(0.1)
         with pytest.raises(Denied):
             await broker.planner.resolve(wish("hf://meta/gated@main", namespace="nowhere"))
         try:

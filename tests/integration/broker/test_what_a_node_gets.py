@@ -21,7 +21,7 @@ from prestage.cacher.errors import Corrupt, Denied, Misconfigured, NotFound, Pre
 from prestage.cacher.manifest import parse_manifest
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.ports import HttpRequest
-from prestage.control.broker import handing
+from prestage.control.broker import fetches
 from prestage.kube.ports import Object, metadata_of
 from prestage.kube.resources import ARTIFACTS, LEASES
 from prestage.wire.broker_client import refusal_of
@@ -200,7 +200,7 @@ def test_an_answer_that_grows_too_large_ends_early(
     repository(hub, "meta/small", files, private=True, tokens=["hf_ok"])
     cluster.origin("huggingface", "HuggingFace", endpoint=hub.endpoint)
     cluster.secret("team-a", "hf-token", HF_TOKEN="hf_ok")
-    monkeypatch.setattr(handing, "_INLINE_TOGETHER", 3500)
+    monkeypatch.setattr(fetches, "_INLINE_TOGETHER", 3500)
 
     async def test(broker: Broker) -> None:
         resolved = await broker.planner.resolve(wish("hf://meta/small", credentials="hf-token"))

@@ -25,7 +25,7 @@ from prestage.cacher.net.ports import HttpRequest
 from prestage.cacher.origins.ports import Selection
 from prestage.cacher.refs import parse_ref
 from prestage.control.broker.credentials import RoleToken
-from prestage.control.broker.handing import _Entry, fetches_of
+from prestage.control.broker.fetches import Entry, fetches_of
 from prestage.control.broker.opening import Network, Place, open_to_fetch, open_to_resolve
 
 bucket, other = sys.argv[1:3]
@@ -52,7 +52,7 @@ def refused(work):
 ref, listing, manifest = resolved(f"s3://{bucket}/m/")
 session = listing.keys
 opened = open_to_fetch(ref, place, keys, Network(), cancel, manifest)
-fetches = fetches_of(_Entry(opened, 0, cancel), manifest, manifest.files)
+fetches = fetches_of(Entry(opened, 0, cancel), manifest, manifest.files)
 plain = HttpClient()
 read_back = {}
 for one in fetches:

@@ -19,11 +19,12 @@ from prestage.cacher.errors import Corrupt, Denied, PrestageError, Unavailable
 from prestage.cacher.manifest import FileEntry, Manifest, manifest_of
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.net.policy import AddressPolicy
-from prestage.cacher.net.ports import AddressRefused, HttpRequest, ResponseHead
+from prestage.cacher.net.ports import AddressRefused, HttpRequest, NetError, ResponseHead
 from prestage.cacher.origins.ports import FileRead, Next, Selection
 from prestage.cacher.refs import ArtifactRef
 from prestage.cacher.transfer.ports import Cancelled
 from prestage.node.broker_origin import Asking, BrokerOrigin, Senders
+from prestage.node.trust import Trusted
 from prestage.wire.broker_client import Refused
 
 FILES = [FileEntry(f"{number:03}.bin", 10) for number in range(300)]
@@ -38,20 +39,27 @@ class Broker:
     asked: list[list[str]] = field(default_factory=list)
     hangs: bool = False
     allowed: list[str] | None = None
+    has_mirror: bool = False
+    trusts: bool = False
+    primary: list[bool] = field(default_factory=list)
 
     async def manifest(self, artifact: str, *, deadline_s: float | None = None) -> ManifestAnswer:
         if self.hangs:
             await asyncio.sleep(60)
         if self.refusal is not None:
             raise self.refusal
-        return ManifestAnswer(manifest=self.manifest_text)
+        return ManifestAnswer(manifest=self.manifest_text, trust_digests=self.trusts)
 
     async def fetches(self, request: FetchesRequest, *, deadline_s: float | None = None) -> FetchesAnswer:
         self.asked.append(request.paths)
+        self.primary.append(request.primary)
+        is_mirror = self.has_mirror and not request.primary
         expires_at = None if self.lasting_s is None else time.time() + self.lasting_s
         number = len(self.asked)
-        fetches = [Fetch(path=path, url=f"https://s3.test/{path}?{number}", expires_at=expires_at) for path in request.paths]
-        return FetchesAnswer(fetches=fetches, authority=MANIFEST.authority, allowed_cidrs=self.allowed)
+        host = "mirror.test" if is_mirror else "s3.test"
+        fetches = [Fetch(path=path, url=f"https://{host}/{path}?{number}", expires_at=expires_at) for path in request.paths]
+        allowed = ["127.0.0.0/8"] if is_mirror else self.allowed
+        return FetchesAnswer(fetches=fetches, authority=MANIFEST.authority, allowed_cidrs=allowed, is_mirror=is_mirror)
 
 
 @pytest.fixture
@@ -190,3 +198,48 @@ def test_the_broker_lets_a_network_be_reached(world: World) -> None:
         origin.client.open(HttpRequest("http://127.0.0.1:1/"))
     with pytest.raises(AddressRefused):
         origin.client.open(HttpRequest("http://10.0.0.1:1/"))
+
+
+def test_a_mirror_that_answers_wrongly_is_left_for_the_rest_of_the_stage_and_for_the_next_one(world: World) -> None:
+    world.broker.has_mirror = True
+    origin = world.origin()
+    assert url_of(origin, FILES[0]).startswith("https://mirror.test/")
+    for status in (404, 412, 416, 403, 503):
+        assert origin.judge(FILES[0], ResponseHead(status, {}), b"").next is Next.REFRESH
+    origin.refresh(FILES[0])
+    assert url_of(origin, FILES[0]).startswith("https://s3.test/")
+    assert url_of(origin, FILES[1]).startswith("https://s3.test/"), "what the mirror was to give is forgotten"
+    assert origin.judge(FILES[0], ResponseHead(404, {}), b"").next is Next.CHANGED
+    assert world.broker.primary == [False, True]
+    assert url_of(world.origin(), FILES[0]).startswith("https://s3.test/"), "begun again: the mirror did not do"
+    other = manifest_of("s3:https://s3.test/bucket", "", FILES[:2])
+    assert isinstance(found := world.origin(other).request(other, FILES[0]), HttpRequest)
+    assert found.url.startswith("https://mirror.test/"), "another artifact is another question"
+
+
+def test_an_origin_whose_digests_are_believed_is_told_with_its_manifest_and_taken_back(world: World) -> None:
+    trusted = world.asking.trusted
+    assert MANIFEST.authority not in trusted
+    for is_trusted in (True, False):
+        world.broker.trusts = is_trusted
+        world.origin().resolve(Selection())
+        assert (MANIFEST.authority in trusted) is is_trusted
+    named = Trusted(["s3:https://always/b"])
+    named.tell("s3:https://always/b", is_trusted=False)
+    named.tell("other", is_trusted=True)
+    assert (set(named), len(named)) == ({"s3:https://always/b", "other"}, 2), "what the node's owner named stays"
+
+
+def test_a_mirror_that_nobody_reaches_is_left_whatever_the_reason(world: World) -> None:
+    world.broker.has_mirror = True
+    origin = world.origin()
+    url = url_of(origin, FILES[0]).replace("mirror.test", "127.0.0.1:9")
+    origin._answers[url] = origin._answers.pop(url_of(origin, FILES[0]))
+    origin._fetches[FILES[0].path] = Fetch(path=FILES[0].path, url=url)
+    with pytest.raises(NetError) as found:
+        origin.client.open(HttpRequest(url))
+    assert found.value.retryable
+    assert url_of(origin, FILES[0]).startswith("https://s3.test/")
+    forbidden = HttpRequest("http://127.0.0.1:9/")
+    with pytest.raises(AddressRefused):
+        origin.client.open(forbidden)

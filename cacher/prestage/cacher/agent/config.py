@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class AgentConfig:
     """Blobs for peers over TCP; None: not at all."""
     serving_rate: Schedule | None = None
     """Most bytes a second out, by time of day; None: unlimited."""
-    trusted: frozenset[str] = frozenset()
+    trusted: Collection[str] = frozenset()
     """Origin authorities whose stated digests are believed."""
     stages_max: int = 16
     """Stages that run at once; a waiting pod's runs whatever their number."""

@@ -176,6 +176,8 @@ class Run:
         bad = self._fetch(files)
         if bad:
             self.watcher.trouble("; ".join(str(error) for error in bad.values()) + ": fetching again")
+            for file in bad:
+                self.origin.refresh(file)  # it may have another place to fetch it from
             bad = self._fetch(list(bad))
         if bad:
             raise next(iter(bad.values()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -52,7 +52,7 @@ __all__ = ["Listing", "Store"]
 class Store:
     """See the module. Made by `Store.open`; thread-safe, but for an ingest, which belongs to one fetch."""
 
-    def __init__(self, parts: Parts, room: Room | None, closing: ExitStack, *, trusted: frozenset[str]) -> None:
+    def __init__(self, parts: Parts, room: Room | None, closing: ExitStack, *, trusted: Collection[str]) -> None:
         self._parts, self._room, self._closing = parts, room, closing
         self._trusted = trusted
         self._evictor = Evictor(parts)
@@ -74,7 +74,7 @@ class Store:
         budget_bytes: int | None = None,
         margin_bytes: int | None = None,
         wait_s: float = 0.0,
-        trusted: frozenset[str] = frozenset(),
+        trusted: Collection[str] = frozenset(),
         purpose: str = "",
         disk: Disk | None = None,
         now: Callable[[], float] = time.time,

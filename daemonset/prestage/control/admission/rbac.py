@@ -14,12 +14,12 @@ _WORLD: Final = (
     Rule("prestage.dev", "artifacts", READ, namespaced=False),
     Rule("apps", "replicasets", READ, namespaced=False),
     Rule("apps", "deployments", READ, namespaced=False),
-    Rule("coordination.k8s.io", "leases", READ, namespaced=True),
 )
-"""gates.world."""
+"""gates.world, but for the lease: who leads has it."""
 
 RULES: Final = (
     *_WORLD,
+    Rule("coordination.k8s.io", "leases", READ, namespaced=True),
     Rule("", "pods", ("patch",), namespaced=False),
     Rule(GROUP, "mutatingwebhookconfigurations", (*READ, "patch"), namespaced=False, names=(NAME,)),
     Rule(GROUP, "validatingwebhookconfigurations", (*READ, "patch"), namespaced=False, names=(NAME,)),

@@ -25,6 +25,7 @@ from prestage.control.broker.handing import Hander
 from prestage.control.broker.identity import Accounts, Reviewer
 from prestage.control.broker.mounting import Granter
 from prestage.control.broker.opening import Network
+from prestage.control.broker.origin_status import OriginStatuses
 from prestage.control.broker.reaching import Reach
 from prestage.control.broker.rechecking import Rechecking
 from prestage.control.broker.resolving import Resolver
@@ -117,7 +118,8 @@ async def run(
         ending.callback(keeping.cancel)
         await _synced(view, stop)
         if not stop.is_set():
-            ending.callback(group.create_task(parts.rechecking.run()).cancel)
+            for service in (parts.rechecking.run(), parts.statuses.run()):
+                ending.callback(group.create_task(service).cancel)
             port = await _listen(ending, parts.server.application(), config.listen, serving)
             is_serving = True
             log("serving", fields={"port": port, "namespace": config.accounts.namespace})
@@ -148,6 +150,7 @@ class _Parts:
     server: Server
     hander: Hander
     rechecking: Rechecking
+    statuses: OriginStatuses
 
 
 def _parts(api: Api, view: View, counts: Counts, network: Network, config: BrokerConfig, pool: ThreadPoolExecutor) -> _Parts:
@@ -159,7 +162,8 @@ def _parts(api: Api, view: View, counts: Counts, network: Network, config: Broke
     hander = Hander(api, view, reach)
     rechecking = Rechecking(view, claims, reach, counts, api, terms=config.access)
     granter = Granter(api, view, reviewer, hurry=rechecking.hurry)
-    return _Parts(Server(reviewer, config.accounts, resolver, hander, granter, counts), hander, rechecking)
+    statuses = OriginStatuses(api, view, resolver.places, network, pool)
+    return _Parts(Server(reviewer, config.accounts, resolver, hander, granter, counts), hander, rechecking, statuses)
 
 
 async def _listen(ending: AsyncExitStack, application: web.Application, at: Address, serving: Serving | None = None) -> int:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from prestage.api.nodes import ErrorClass
+from prestage.api.policies import Origin
 from prestage.cacher.digests import ArtifactId
 from prestage.cacher.manifest import Manifest, parse_manifest
 from prestage.cacher.refs import parse_ref
@@ -61,22 +62,26 @@ class Reach:
             ErrorClass.NOT_FOUND, "NoArtifact", f"no namespace has the Artifact {artifact} any more", hint=hint, retry_after_s=1.0
         )
 
-    async def open(self, holder: Kept, trace: Trace, manifest: Manifest, cancel: threading.Event) -> Opened:
-        """Whoever opens it closes it.
+    async def open(
+        self, holder: Kept, trace: Trace, manifest: Manifest, cancel: threading.Event, *, mirror: Origin | None = None
+    ) -> Opened:
+        """Whoever opens it closes it. `mirror`: there instead, with the same credentials.
 
         Raises:
             No: the namespace, its StagedModel, Origin or credential is not what it was.
             PrestageError: the API server does not answer.
         """
         await self._view.check_enabled(holder.namespace)
-        source = self._source(holder.namespace, trace)
-        place = await self.places.of(source)
+        source = self.source(holder.namespace, trace)
+        place = self.places.origin_of(source)
         if authority_of(source.ref, place) != manifest.authority:
             raise denied("OtherOrigin", f"{trace.ref or trace.model} leads to another origin now than {holder.digest} came from")
         keys = await credentials_of(self._api, holder.namespace, source.credentials, type_of(source.ref))
+        place = await self.places.at(mirror or place.origin)
         return await self.in_thread(lambda: open_to_fetch(source.ref, place, keys, self._network, cancel, manifest))
 
-    def _source(self, namespace: str, trace: Trace) -> Source:
+    def source(self, namespace: str, trace: Trace) -> Source:
+        """What is opened. Raises No where its StagedModel is gone."""
         if trace.model is not None:
             model = self._view.model(namespace, trace.model)
             if model is None:

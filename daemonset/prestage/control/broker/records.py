@@ -27,15 +27,26 @@ from prestage.cacher.errors import Busy, Corrupt
 from prestage.cacher.manifest import Manifest, parse_manifest
 from prestage.control.access import proved
 from prestage.control.broker.refusals import No, misconfigured
-from prestage.control.broker.shelf import REVISION, TRACES, TRACES_MAX, Kept, access_in, kept, object_name, recorded, traces_in
+from prestage.control.broker.shelf import (
+    REVISION,
+    TRACES,
+    TRACES_MAX,
+    Kept,
+    access_in,
+    kept,
+    object_name,
+    recorded,
+    traces_in,
+    uses_in,
+)
 from prestage.control.broker.sources import Trace, named_as
+from prestage.control.forgetting import TEMPLATES_MAX, RecordTerms, after_look
 from prestage.kube.errors import Conflict, Missing
 from prestage.kube.ports import Api, Object, Selection, metadata_of, version_of
 from prestage.kube.resources import ARTIFACTS
 
 PACKED_MAX: Final = 2**20
 """Bytes of a manifest in gzip: base64 of it, and the rest of the object, fit into etcd's 1.5 MiB."""
-TEMPLATES_MAX: Final = 1024
 _MANIFEST_MAX: Final = 64 * 2**20
 _ROUNDS: Final = 12
 _PAGE: Final = 20
@@ -91,8 +102,8 @@ def raw_manifest(seen: Object) -> bytes:
 class Records:
     """Writes and reads them."""
 
-    def __init__(self, api: Api) -> None:
-        self._api = api
+    def __init__(self, api: Api, *, terms: RecordTerms | None = None) -> None:
+        self._api, self._terms = api, terms or RecordTerms()
 
     async def fresh(self, owner: str, uid: str, hash_: str, alias: str | None, ref: str | None) -> Kept | None:
         """What a template got, asked of the API server itself."""
@@ -137,6 +148,21 @@ class Records:
         """What was found out about access by one of its sources; nothing where it is a source no more. Raises as `write`."""
         await self._changed(owner, digest, lambda seen: _with_access(seen, source, change), "status")
 
+    async def forget(self, owner: str, digest: str, unseen: frozenset[str]) -> int:
+        """Mark and drop records of owners that are nowhere; returns how many are left. Raises as `write`, and Missing."""
+        now, left = datetime.datetime.now(datetime.UTC), [0]
+
+        def looked(seen: Object) -> Object:
+            rows = uses_in(seen)
+            after = after_look(rows, unseen, now, self._terms)
+            left[0] = len(after)
+            status = seen.get("status")
+            status = status if isinstance(status, Mapping) else {}
+            return seen if after == rows else {**seen, "status": {**status, "templates": _plain(after)}}
+
+        await self._changed(owner, digest, looked, "status")
+        return left[0]
+
     async def add(self, owner: str, digest: str, uses: list[TemplateUse]) -> None:
         """More templates of an Artifact that is there. Raises as `write`."""
         await self._changed(owner, digest, lambda seen: _with_uses(seen, uses), "status")
@@ -170,17 +196,16 @@ def _with_trace(seen: Object, trace: Trace) -> Object:
 def _with_uses(seen: Object, uses: list[TemplateUse]) -> Object:
     status = seen.get("status")
     status = status if isinstance(status, Mapping) else {}
-    found = status.get("templates")
-    rows = list(found) if isinstance(found, list) else []
-    fresh = [row for row in map(msgspec.to_builtins, uses) if row not in rows]
+    rows = uses_in(seen)
+    fresh = [use for use in uses if use not in rows]
     if not fresh:
         return seen
     if len(rows) + len(fresh) > TEMPLATES_MAX:
         message = f"{len(rows)} pod templates have this artifact, at most {TEMPLATES_MAX} can"
         raise No(ErrorClass.FULL, "TooManyTemplates", message, hint="delete workloads that are not needed")
-    keys = {(row["uid"], row["hash"], row["alias"]) for row in fresh}
-    kept_rows = [row for row in rows if (row.get("uid"), row.get("hash"), row.get("alias")) not in keys]
-    return {**seen, "status": {**status, "templates": [*kept_rows, *fresh]}}
+    keys = {(use.uid, use.hash, use.alias) for use in fresh}
+    kept_rows = [row for row in rows if (row.uid, row.hash, row.alias) not in keys]
+    return {**seen, "status": {**status, "templates": _plain([*kept_rows, *fresh])}}
 
 
 def _with_access(seen: Object, source: str, change: Callable[[SourceAccess], SourceAccess]) -> Object:
@@ -193,7 +218,7 @@ def _with_access(seen: Object, source: str, change: Callable[[SourceAccess], Sou
     return {**seen, "status": {**status, "access": _plain(rows)}}
 
 
-def _plain(rows: Iterable[SourceAccess]) -> list[object]:
+def _plain(rows: Iterable[SourceAccess | TemplateUse]) -> list[object]:
     return [msgspec.json.decode(msgspec.json.encode(row)) for row in rows]
 
 

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from prestage.api.artifacts import TemplateUse
-from prestage.api.brokerage import Resolved, ResolveRequest
+from prestage.api.brokerage import RecordsAnswer, RecordsRequest, Resolved, ResolveRequest
 from prestage.api.models import StagedModel
 from prestage.api.nodes import ErrorClass
+from prestage.api.policies import Origin
 from prestage.cacher.manifest import Manifest
 from prestage.control.broker.claims import Claims
 from prestage.control.broker.credentials import credentials_of
@@ -71,7 +72,11 @@ class Places:
 
     async def of(self, source: Source) -> Place:
         """Raises No where there is none, or its CA is not there."""
-        place = self.origin_of(source)
+        return await self.at(self.origin_of(source).origin)
+
+    async def at(self, origin: Origin) -> Place:
+        """Raises No where its CA is not there."""
+        place = Place(origin)
         named = place.origin.spec.ca_bundle_ref
         if named is None:
             return place
@@ -127,6 +132,18 @@ class Resolver:
             files=found.files,
             size_bytes=found.size_bytes,
         )
+
+    async def told(self, request: RecordsRequest) -> RecordsAnswer:
+        """What the planner sees no more is marked, and dropped once it was marked for long.
+
+        Raises:
+            No: there is no such Artifact.
+        """
+        try:
+            left = await self._records.forget(request.namespace, request.artifact, frozenset(request.unseen))
+        except Missing as exc:
+            raise No(ErrorClass.NOT_FOUND, "NoArtifact", f"there is no Artifact {request.artifact} any more") from exc
+        return RecordsAnswer(templates=left)
 
     async def _new(self, request: ResolveRequest, wish: Wish) -> Known:
         use = TemplateUse(uid=request.template.uid, hash=request.template.hash, alias=request.alias, ref=request.ref)

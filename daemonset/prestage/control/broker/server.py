@@ -16,6 +16,7 @@ from prestage.api.brokerage import (
     ManifestRequest,
     Message,
     MountsRequest,
+    RecordsRequest,
     Refusal,
     ResolveRequest,
 )
@@ -50,6 +51,7 @@ class Server:
         made = web.Application(client_max_size=_BODY_BYTES_MAX)
         for path, handler in {
             "/v1/resolve": self._resolve,
+            "/v1/records": self._told,
             "/v1/manifest": self._manifest,
             "/v1/fetches": self._fetches,
             "/v1/mounts": self._mounts,
@@ -64,6 +66,10 @@ class Server:
     async def _resolve(self, request: web.Request) -> Message:
         check_planner(await self._review(request), self._accounts)
         return await self._resolver.resolve(await _read(request, ResolveRequest))
+
+    async def _told(self, request: web.Request) -> Message:
+        check_planner(await self._review(request), self._accounts)
+        return await self._resolver.told(await _read(request, RecordsRequest))
 
     async def _manifest(self, request: web.Request) -> Message:
         node = await self._node(request)

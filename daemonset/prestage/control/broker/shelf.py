@@ -63,9 +63,8 @@ class Kept:
 
 def kept(seen: Object) -> Kept:
     """Of an Artifact, whole or trimmed."""
-    spec, status = seen.get("spec"), seen.get("status")
+    spec = seen.get("spec")
     spec = spec if isinstance(spec, Mapping) else {}
-    found = status.get("templates") if isinstance(status, Mapping) else None
     manifest = spec.get("manifest")
     chars = spec.get("manifestChars") if manifest is None else len(str(manifest))
     return Kept(
@@ -75,11 +74,18 @@ def kept(seen: Object) -> Kept:
         _number(spec.get("files")),
         _number(spec.get("size")),
         _number(chars),
-        tuple(msgspec.convert(found, list[TemplateUse])) if found else (),
+        tuple(uses_in(seen)),
         traces_in(seen),
         _annotation(seen, REVISION),
         tuple(access_in(seen)),
     )
+
+
+def uses_in(seen: Object) -> list[TemplateUse]:
+    """Which templates got it."""
+    status = seen.get("status")
+    found = status.get("templates") if isinstance(status, Mapping) else None
+    return msgspec.convert(found, list[TemplateUse]) if found else []
 
 
 def access_in(seen: Object) -> list[SourceAccess]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from prestage.api.annotations import ENABLED_LABEL
 from prestage.api.models import StagedModel, StagedModelGrant
-from prestage.api.policies import CachePolicy, Origin
+from prestage.api.policies import CachePolicy, Origin, StorePool
 from prestage.api.reading import Invalid, read
 from prestage.control.broker.refusals import denied, misconfigured
 from prestage.control.broker.shelf import Kept, Shelf, kept, trimmed
@@ -18,12 +18,21 @@ from prestage.kube.errors import Missing
 from prestage.kube.following import Follower, Pace
 from prestage.kube.mirror import Appeared, Change, Changed, Mirror, Synced, Vanished, without_managed_fields
 from prestage.kube.ports import Api, Object, Resource, Selection, metadata_of, name_of, namespace_of
-from prestage.kube.resources import ARTIFACTS, CACHE_POLICIES, NAMESPACES, ORIGINS, STAGED_MODEL_GRANTS, STAGED_MODELS
+from prestage.kube.resources import (
+    ARTIFACTS,
+    CACHE_POLICIES,
+    NAMESPACES,
+    ORIGINS,
+    STAGED_MODEL_GRANTS,
+    STAGED_MODELS,
+    STORE_POOLS,
+)
 
 FOLLOWED: Final[Mapping[Resource, Callable[[Object], Object]]] = {
     NAMESPACES: without_managed_fields,
     ORIGINS: without_managed_fields,
     CACHE_POLICIES: without_managed_fields,
+    STORE_POOLS: without_managed_fields,
     STAGED_MODELS: without_managed_fields,
     STAGED_MODEL_GRANTS: without_managed_fields,
     ARTIFACTS: trimmed,
@@ -83,12 +92,26 @@ class View:
             hint = f"kubectl label namespace {namespace} {ENABLED_LABEL}=true"
             raise denied("NotEnabled", f"namespace {namespace} has not opted in", hint)
 
+    def raw_origins(self) -> list[Object]:
+        """All of them."""
+        return list(self._mirror(ORIGINS))
+
     def origins(self) -> list[Origin]:
         """Those that can be read: a broken one serves nobody, and blocks nobody else."""
         found = []
         for one in self._mirror(ORIGINS):
             try:
                 found.append(read(Origin, one))
+            except Invalid:
+                continue
+        return found
+
+    def pools(self) -> list[StorePool]:
+        """Those that can be read: a broken one has no mirrors."""
+        found = []
+        for one in self._mirror(STORE_POOLS):
+            try:
+                found.append(read(StorePool, one))
             except Invalid:
                 continue
         return found

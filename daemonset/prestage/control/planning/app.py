@@ -15,17 +15,20 @@ import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import web
 
 from prestage.cacher.agent.logs import log
 from prestage.control.asked import Asked
 from prestage.control.beside import steering
-from prestage.control.demand.resolving import Broker, Resolutions
+from prestage.control.demand import resolving
+from prestage.control.demand.resolving import Resolutions
 from prestage.control.demand.world import World
 from prestage.control.health import health
+from prestage.control.planning import forgetting
 from prestage.control.planning.board import Board
+from prestage.control.planning.forgetting import Forgetting
 from prestage.control.planning.loop import Planning
 from prestage.control.planning.metrics import Meters, Tally
 from prestage.control.planning.reporting import Reporting
@@ -50,6 +53,10 @@ _GRACE_S: Final = 3.0
 
 SERVICES: tuple[Service, ...] = (steering,)
 """More that runs under the same leadership: one line each."""
+
+
+class Broker(resolving.Broker, forgetting.Broker, Protocol):
+    """All that is asked of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,7 @@ class Planner:
         self.resolutions = Resolutions(broker, told=lambda: self.planning.wake(), asking=self.tally.asking)
         self.planning = Planning(self.world, self.writer, self.resolutions, self.board, rules=config.rules)
         self.planning.timings.told = self.meters.planned
+        self.forgetting = Forgetting(self.world, broker)
         self.reporting = Reporting(self.world, api, self.board, self.recorder, writes=self.tally.writes)
         self.world.listen(self._listen)
         self._leading_since_s = 0.0
@@ -114,7 +122,7 @@ class Planner:
         self.tally.is_leading = True
         try:
             async with asyncio.TaskGroup() as group:
-                for work in (self.planning.run(), self.resolutions.run(), self.reporting.run()):
+                for work in (self.planning.run(), self.resolutions.run(), self.reporting.run(), self.forgetting.run()):
                     group.create_task(work)
                 for service in self._config.services:
                     group.create_task(_awaited(service, together))

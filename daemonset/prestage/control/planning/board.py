@@ -24,6 +24,10 @@ class Posted:
     failures: Mapping[Line, Failure] = field(default_factory=dict)
     blocked: Mapping[Line, SourceAccess] = field(default_factory=dict)
     """What may not be mounted anew."""
+    broken: Mapping[str, str] = field(default_factory=dict)
+    """CachePolicies that cannot be read, and why."""
+    withheld: frozenset[str] = frozenset()
+    """Artifacts that are not staged because of that."""
 
 
 class Board:

@@ -13,6 +13,7 @@ from prestage.api.artifacts import SourceAccess
 from prestage.control.demand.records import Line
 from prestage.control.demand.resolving import Failure
 from prestage.control.planning.board import Posted
+from prestage.control.unreadable import UNREADABLE
 from prestage.kube.events import EventType, Said, Subject
 from prestage.planner.demands import Demand, Trust
 from prestage.planner.plans import Outcome, Reason, Verdict
@@ -73,6 +74,10 @@ def complaints(posted: Posted, models: Mapping[str, Subject]) -> list[Complaint]
     for line, row in sorted(posted.blocked.items(), key=lambda pair: pair[0]):
         if (subject := subjects.get(line.uid)) is not None:
             found[line.uid, line.alias] = _revoked(subject, line, row, posted.collected.known[line].namespace)
+    for demand in posted.collected.demands if posted.withheld else ():
+        line = posted.collected.lines[demand.id]
+        if demand.artifact in posted.withheld and (subject := subjects.get(line.uid)) is not None:
+            found.setdefault((line.uid, line.alias), _withheld(subject, line, posted.broken))
     for demand in posted.collected.demands:
         verdict, line = posted.plan.verdicts.get(demand.id), posted.collected.lines[demand.id]
         subject = subjects.get(line.uid)
@@ -86,6 +91,20 @@ def complaints(posted: Posted, models: Mapping[str, Subject]) -> list[Complaint]
 def _unresolved(subject: Subject, line: Line, failure: Failure) -> Complaint:
     what = f"{line.ref} ({failure.error_class}): {failure.text}"
     return Complaint(subject, line.alias, "NotResolved", f"model {line.alias}: {what}")
+
+
+def _withheld(subject: Subject, line: Line, broken: Mapping[str, str]) -> Complaint:
+    said = f"model {line.alias} ({line.ref}): CachePolicy {min(broken)} cannot be read, and nothing new is staged before it can"
+    return Complaint(subject, line.alias, "BrokenPolicy", f"{said}; ask an operator")
+
+
+def broken_policies(posted: Posted, policies: Mapping[str, Subject]) -> list[Complaint]:
+    """For operators. `policies`: by name, what events are about."""
+    return [
+        Complaint(policies[name], "", UNREADABLE, f"it cannot be read: {why}; nothing new is staged until it is corrected")
+        for name, why in sorted(posted.broken.items())
+        if name in policies
+    ]
 
 
 def _revoked(subject: Subject, line: Line, row: SourceAccess, owner: str) -> Complaint:

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from prestage.api.policies import CachePolicy
-from prestage.api.reading import Invalid, read
 from prestage.control.demand.collecting import Collector, is_enabled
 from prestage.control.demand.resolving import Resolutions
 from prestage.control.demand.walls import wall_of
 from prestage.control.demand.world import World
 from prestage.control.planning.access import allowed, blocked, evicting, released
 from prestage.control.planning.board import Board, Posted
+from prestage.control.planning.policies import frozen, read_policies
 from prestage.control.planning.states import Caches, States
 from prestage.control.planning.writing import Writer, writes
 from prestage.kube.ports import Object, metadata_of, name_of
@@ -105,31 +105,25 @@ class Planning:
         resolutions.forget_seen(collected.recorded)
         resolutions.want(collected.questions)
         nodes = self._states.of(world[NODES], caches, world[STORE_POOLS], sent)
-        walls = walls_of(world[NAMESPACES], world[CACHE_POLICIES])
+        policies = read_policies(world[CACHE_POLICIES])
+        walls = walls_of(world[NAMESPACES], policies.known)
         stopped = blocked(world[ARTIFACTS], collected.known)
         evicted = evicting(world[STAGED_MODELS], stopped)
         made = plan(allowed(collected, stopped, evicted), nodes, self._now(), walls=walls, rules=self._rules)
         made = released(made, nodes, collected.known, stopped, evicted)
+        made, withheld = frozen(made, nodes) if policies.broken else (made, frozenset[str]())
         due = writes(made.nodes, caches, sent)
         self.timings.took(time.perf_counter() - began_s)
-        self._board.post(Posted(collected, tuple(nodes), made, dict(resolutions.failures), stopped))
+        self._board.post(Posted(collected, tuple(nodes), made, dict(resolutions.failures), stopped, policies.broken, withheld))
         await self._writer.write(due, since_s=since_s)
 
 
-def walls_of(namespaces: Iterable[Object], policies: Iterable[Object]) -> dict[str, Wall]:
+def walls_of(namespaces: Iterable[Object], policies: Sequence[CachePolicy]) -> dict[str, Wall]:
     """Of each namespace that is in."""
-    known = list(filter(None, map(_policy, policies)))
-    return {name_of(one): wall_of(labels_of(one), known) for one in namespaces if is_enabled(one)}
+    return {name_of(one): wall_of(labels_of(one), policies) for one in namespaces if is_enabled(one)}
 
 
 def labels_of(seen: Object) -> dict[str, str]:
     """As text."""
     found = metadata_of(seen).get("labels")
     return {str(key): str(value) for key, value in found.items()} if isinstance(found, Mapping) else {}
-
-
-def _policy(seen: Object) -> CachePolicy | None:
-    try:
-        return read(CachePolicy, seen)
-    except Invalid:
-        return None

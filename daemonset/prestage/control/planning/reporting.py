@@ -14,7 +14,7 @@ import msgspec
 from prestage.api.models import StagedModel
 from prestage.api.policies import CachePolicy, StorePool
 from prestage.api.reading import Invalid, read, written
-from prestage.api.values import Metadata, Stored
+from prestage.api.values import API_VERSION, Metadata, Stored
 from prestage.cacher.agent.logs import log
 from prestage.cacher.errors import PrestageError
 from prestage.control.broker.shelf import object_name
@@ -22,10 +22,12 @@ from prestage.control.demand.collecting import is_enabled, model_line
 from prestage.control.demand.world import World
 from prestage.control.planning.access import rows_in
 from prestage.control.planning.board import Board, Posted
-from prestage.control.planning.explaining import complaints
+from prestage.control.planning.explaining import broken_policies, complaints
 from prestage.control.planning.loop import labels_of
 from prestage.control.planning.statuses import Spread, model_status, policy_status, pool_status, spreads
 from prestage.control.planning.writing import MANAGER
+from prestage.control.unreadable import unreadable_status
+from prestage.kube.errors import Invalid as Refused
 from prestage.kube.errors import Missing
 from prestage.kube.events import Recorder, Subject
 from prestage.kube.ports import Api, Object, Resource, name_of, namespace_of, uid_of, version_of
@@ -67,8 +69,9 @@ class Reporting:
     def complain(self, posted: Posted) -> None:
         """An event for each thing that is wrong and was not a moment ago."""
         models = {uid_of(one): Subject.of(STAGED_MODELS, one) for one in self._world[STAGED_MODELS]}
+        policies = {name_of(one): Subject.of(CACHE_POLICIES, one) for one in self._world[CACHE_POLICIES]}
         fresh: dict[tuple[str, str], str] = {}
-        for one in complaints(posted, models):
+        for one in (*complaints(posted, models), *broken_policies(posted, policies)):
             key = one.subject.uid, one.alias
             fresh[key] = f"{one.reason} {one.note}"
             if self._complained.get(key) != fresh[key]:
@@ -93,24 +96,34 @@ class Reporting:
         labels = [labels_of(one) for one in enabled]
         for seen, policy in _each(CachePolicy, world[CACHE_POLICIES]):
             await self._apply(CACHE_POLICIES, seen, _bare(policy, status=policy_status(policy, labels, now)))
+        for seen in world[CACHE_POLICIES]:
+            if (why := posted.broken.get(name_of(seen))) is not None:
+                head = {"apiVersion": API_VERSION, "kind": "CachePolicy", "metadata": {"name": name_of(seen)}}
+                message = f"{why}; nothing new is resolved or staged in any namespace until it is corrected or deleted"
+                await self._applied(CACHE_POLICIES, seen, {**head, "status": unreadable_status(message, seen, now)})
         nodes = [labels_of(one) for one in world[NODES]]
         for seen, pool in _each(StorePool, world[STORE_POOLS]):
             await self._apply(STORE_POOLS, seen, _bare(pool, status=pool_status(pool, nodes, now)))
 
     async def _apply(self, resource: Resource, seen: Object, said: Stored) -> None:
-        """The status of `said` by server-side apply, where it is not what is there nor what was just written."""
-        status = _status(said)
+        body = {**{name: value for name, value in written(said).items() if name != "spec"}, "status": _status(said)}
+        await self._applied(resource, seen, body)
+
+    async def _applied(self, resource: Resource, seen: Object, body: Object) -> None:
+        """A status by server-side apply, where it is not what is there nor what was just written."""
+        status = body["status"]
         before = version_of(seen), status
         if status == seen.get("status") or self._wrote.get(uid_of(seen)) == before:
             return
-        body = {**{name: value for name, value in written(said).items() if name != "spec"}, "status": status}
         try:
             await self._api.apply(resource, body, manager=MANAGER, force=True, subresource="status")
         except Missing:
             return
         except PrestageError as exc:
-            fields = {"kind": resource.kind, "name": said.metadata.name, "error": str(exc)}
+            fields = {"kind": resource.kind, "name": name_of(seen), "error": str(exc)}
             self._writes["failed"] += 1
+            if isinstance(exc, Refused):
+                self._wrote[uid_of(seen)] = before  # said again, it is refused again
             log("status_not_written", level=logging.WARNING, fields=fields)
             return
         self._writes["status"] += 1

@@ -1,0 +1,73 @@
+"""What the planner and the services beside it ask of the API server is what their roles give: nothing missing, nothing unused.
+
+Who may list may get: a `get` beside `list` is no more power, and need not be used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from planning.asking import Asked, Used
+from planning.cluster import QUICK, Cluster, running, until
+from planning.objects import OURS, REF, artifact, digest, head, line, namespace, node, pod, replica_set, staged_model
+
+from prestage.api.annotations import WARM_GATE
+from prestage.cacher.errors import Denied
+from prestage.control.admission.rbac import LEADER_RULES
+from prestage.control.planning.app import CONTROLLER, SERVICES, Planner, PlannerConfig
+from prestage.control.planning.rbac import RULES
+from prestage.kube.events import Book, EventType, Recorder, Said, Subject
+from prestage.kube.ports import Object, uid_of
+from prestage.kube.resources import DEPLOYMENTS, NODE_CACHES, NODES, PODS
+from prestage.wire.broker_client import BrokerSettings
+
+A = digest(REF)
+WEB: Object = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": head("web"), "spec": {"replicas": 1}}
+POLICY: Object = {"apiVersion": OURS, "kind": "CachePolicy", "metadata": head("all", None), "spec": {"namespaceSelector": {}}}
+POOL: Object = {
+    "apiVersion": OURS,
+    "kind": "StorePool",
+    "metadata": head("pool", None),
+    "spec": {"nodeSelector": {}, "root": "/mnt/a"},
+}
+
+
+def allowed() -> set[Used]:
+    return {(verb, rule.api_group, rule.resource) for rule in (*RULES, *LEADER_RULES) for verb in rule.verbs}
+
+
+def test_every_right_is_used_and_none_is_missing() -> None:
+    async def steps() -> set[Used]:
+        cluster = Cluster()
+        cluster.broker.refuse["ref:llama"] = Denied("hf://org/model is gated", hint="name a Secret")
+        await cluster.put(namespace(), node("n1"), node("n2"), WEB, replica_set(), staged_model(), POLICY, POOL)
+        owner = ("ReplicaSet", "web-abc")
+        web = await cluster.api.get(DEPLOYMENTS, "web", namespace="team")
+        await cluster.put(artifact(REF, line(uid_of(web))))
+        await cluster.put(pod("bound", owner=owner, on="n1"), pod("gated", owner=owner, gates=[WARM_GATE]))
+        asked = Asked(cluster.api)
+        settings = BrokerSettings("https://nowhere", Path("none"), Path("none"))
+        planner = Planner(asked, cluster.broker, PlannerConfig("prestage", settings, terms=QUICK, services=SERVICES), me="one")
+        async with running(planner):
+            await cluster.report("n1", artifacts=[{"digest": A, "state": "Warm"}])
+            await until(lambda: {("patch", "", one) for one in ("pods", "pods/status", "nodes")} <= asked.used, seconds=20)
+            await until(lambda: {("patch", "prestage.dev", f"{one}/status") for one in _STATUSES} <= asked.used, seconds=20)
+            subject = Subject.of(PODS, await cluster.api.get(PODS, "bound", namespace="team"))
+            recorder = Recorder(asked, controller=CONTROLLER, instance="one", book=Book(series_s=0.0))  # the planner's: 30 s
+            saying = asyncio.create_task(recorder.run())
+            for _ in range(2):  # the same again is a series
+                recorder.say(Said(subject, "Again", "the same", "Staging", EventType.WARNING))
+            await recorder.drained()
+            saying.cancel()
+            await cluster.api.delete(NODES, "n2")
+            await until(lambda: ("delete", "prestage.dev", NODE_CACHES.plural) in asked.used)
+        return asked.used
+
+    used, given = asyncio.run(steps()), allowed()
+    assert used - given == set(), "asked for, and not given"
+    no_more = {("get", group, resource) for verb, group, resource in given if verb == "list"}
+    assert given - used - no_more == set(), "given, and never asked for"
+
+
+_STATUSES = ("stagedmodels", "cachepolicies", "storepools")
