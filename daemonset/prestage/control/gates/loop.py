@@ -15,16 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from prestage.api.annotations import WARM_GATE, Mistakes, ModelRequest, Request, WaitFor, parse
+from prestage.api.annotations import WARM_GATE
 from prestage.cacher.errors import PrestageError
-from prestage.control.admission.mistakes import models_of
 from prestage.control.gates.decision import Decision, Reason, Verdict, decide
 from prestage.control.gates.looking import Look
 from prestage.control.gates.preference import with_preference
 from prestage.control.gates.situation import Surroundings, has_other_gates, surroundings
 from prestage.control.gates.world import World, age_s
 from prestage.control.patches import difference, expected
-from prestage.control.podspec import annotations_of, gates_of, is_gated, is_over, node_of, part
+from prestage.control.podspec import gates_of, is_gated, is_over, node_of, part
 from prestage.kube.errors import Conflict, Invalid, Missing
 from prestage.kube.mirror import key_of
 from prestage.kube.ports import Api, Object, PatchType, name_of, namespace_of, uid_of
@@ -32,8 +31,8 @@ from prestage.kube.resources import PODS
 
 _JSON = PatchType.JSON
 _log = logging.getLogger("prestage")
-_LEAST_S: Final = 0.02
-"""Changes that come together are looked at together."""
+_LEAST_S, _MOST_S = 0.02, 0.1
+"""Changes that come together are looked at together; while looks are long, half the time is left to others."""
 _LOOK_S: Final = 1.0
 """Timeouts are met to the second."""
 _AT_ONCE: Final = 16
@@ -77,16 +76,19 @@ class Gates:
     async def run(self) -> None:
         """For ever."""
         woken = self.world.subscription()
-        since_s = None
+        since_s, took_s = None, 0.0
         while True:
             if self.world.whole:
-                await self.take(self.steps(), since_s=since_s)
+                began_s = time.monotonic()
+                due = self.steps()
+                took_s = time.monotonic() - began_s
+                await self.take(due, since_s=since_s)
             try:
                 async with asyncio.timeout(_LOOK_S):
                     await woken.wait()
             except TimeoutError:
                 pass
-            await asyncio.sleep(_LEAST_S)
+            await asyncio.sleep(min(_MOST_S, max(_LEAST_S, took_s)))
             since_s = woken.since_s if woken.is_set() else None
             woken.clear()
 
@@ -115,8 +117,8 @@ class Gates:
             return None
         if self._not_before_s.get(uid_of(pod), 0.0) > self.world.clock():
             return None
-        request, models = wishes_of(pod)
-        seen = surroundings(pod, request, models, look=look, waited_s=self._waited_s(pod))
+        wish = self.world.wishes.of(pod)
+        seen = surroundings(pod, wish.request, wish.models, look=look, waited_s=self._waited_s(pod))
         verdict = decide(seen.situation)
         if self.only_when_unwell and verdict.reason is not Reason.CONTROLLER_UNWELL:
             return None
@@ -173,15 +175,6 @@ class Gates:
         self._released[uid_of(step.pod)] = _Released(step.pod, next(iter(step.seen.warm), ""), self.world.clock())
         _log.info("gate_released", extra={"fields": said | {"decision": str(step.verdict.decision)}})
         self.retired(step)
-
-
-def wishes_of(pod: Object) -> tuple[Request, tuple[ModelRequest, ...]]:
-    """What it asks for; where its annotations are wrong (admission was away): nothing that would keep a gate."""
-    try:
-        request = parse(annotations_of(pod))
-    except Mistakes:
-        request = Request(wait=WaitFor.MOUNT)
-    return request, models_of(pod, request)
 
 
 def release_patch(pod: Object, places: Sequence[str] = ()) -> list[Object]:

@@ -6,7 +6,7 @@ time since it was first seen Staging. Nothing is promised below a second.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,6 +16,7 @@ from prestage.api.texts import quantity_bytes
 UNMEASURED_BYTES_PER_S: Final = 200_000_000
 """Of a node that has not staged anything yet: what one connection-bound origin gives (docs/figures.md has more)."""
 LEAST_S: Final = 1.0
+_BUSY: Final = (State.STAGING, State.PENDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +84,29 @@ def outlook(wanted: Sequence[str], node: Holding | None, sizes: Mapping[str, int
         return Outlook(None, failed=True)
     if not all(digest in sizes or node.states.get(digest) is State.WARM for digest in wanted):
         return Outlook(None)
-    rate = float(node.rate_bytes_per_s or UNMEASURED_BYTES_PER_S)
-    busy = [digest for digest, state in node.states.items() if state in (State.STAGING, State.PENDING)]
-    queue = dict.fromkeys([*busy, *wanted])
+    backlog = backlog_of(node, sizes, now_s)
+    more = [digest for digest in wanted if node.states.get(digest) not in (State.WARM, *_BUSY)]
+    return Outlook(backlog.with_more_s(more, sizes))
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a node is at: seconds that it takes, at its rate."""
+
+    left_s: float
+    rate_bytes_per_s: float
+
+    def with_more_s(self, digests: Iterable[str], sizes: Mapping[str, int]) -> float:
+        """Until it has these too, none of which it is at."""
+        return max(LEAST_S, self.left_s + sum(sizes.get(digest, 0) for digest in digests) / self.rate_bytes_per_s)
+
+
+def backlog_of(node: Holding, sizes: Mapping[str, int], now_s: float) -> Backlog:
+    """Less the time since a stage was first seen."""
+    rate = max(float(node.rate_bytes_per_s or UNMEASURED_BYTES_PER_S), 1.0)
     left_s = 0.0
-    for digest in queue:
-        if node.states.get(digest) is not State.WARM:
-            whole_s = sizes.get(digest, 0) / max(rate, 1.0)
-            spent_s = now_s - node.since_s.get(digest, now_s) if node.states.get(digest) is State.STAGING else 0.0
-            left_s += max(0.0, whole_s - spent_s)
-    return Outlook(max(LEAST_S, left_s))
+    for digest, state in node.states.items():
+        if state in _BUSY:
+            spent_s = now_s - node.since_s.get(digest, now_s) if state is State.STAGING else 0.0
+            left_s += max(0.0, sizes.get(digest, 0) / rate - spent_s)
+    return Backlog(left_s, rate)

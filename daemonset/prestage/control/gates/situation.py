@@ -6,14 +6,13 @@ all see the one free GPU beside the warm files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prestage.api.annotations import WARM_GATE, ModelRequest, Request
 from prestage.control.gates.decision import Situation
-from prestage.control.gates.looking import Look
-from prestage.control.gates.preference import PLACES_MAX, place_of
-from prestage.control.gates.world import Known, World
+from prestage.control.gates.looking import Look, Prospect
+from prestage.control.gates.world import Known
 from prestage.control.podspec import gates_of, is_gated, node_of
 from prestage.kube.ports import Object
 
@@ -37,11 +36,9 @@ def surroundings(
     world = look.world
     known = world.known(pod, models)
     digests = tuple(sorted(set(known.artifacts.values())))
-    fit = look.fit(pod)
-    outlooks = look.outlooks(digests) if known.complete and digests else {}
-    warm = sorted(name for name, one in outlooks.items() if one.warm and name in fit.fitting)
-    roomy = [name for name in warm if name in fit.with_room]
-    at_hand = [outlooks[name] for name in fit.with_room if name in outlooks]
+    needs = world.wishes.of(pod).needs
+    fit = look.fit(needs)
+    prospect = look.prospect(needs, digests) if known.complete and digests else Prospect()
     situation = Situation(
         placed=bool(node_of(pod)),
         gated=is_gated(pod),
@@ -52,23 +49,16 @@ def surroundings(
         other_gates=has_other_gates(pod),
         fitting=len(fit.fitting),
         with_room=len(fit.with_room),
-        warm_with_room=len(roomy),
-        failed=bool(at_hand) and all(one.failed for one in at_hand),
+        warm_with_room=len(prospect.warm),
+        failed=prospect.failed,
         resolved=known.complete,
-        ready_in_s=min((one.ready_in_s for one in at_hand if one.ready_in_s is not None), default=None),
+        ready_in_s=prospect.ready_in_s,
         waited_s=waited_s,
         rollout_left_s=world.rollout_left_s(pod),
     )
-    return Surroundings(situation, known, tuple(roomy), _places([*roomy, *warm], world))
+    return Surroundings(situation, known, prospect.warm, prospect.places)
 
 
 def has_other_gates(pod: Object) -> bool:
     """Beside ours."""
     return any(gate != WARM_GATE for gate in gates_of(pod))
-
-
-def _places(names: Iterable[str], world: World) -> tuple[str, ...]:
-    first = list(dict.fromkeys(names))[: 2 * PLACES_MAX]
-    nodes = [node for name in first if (node := world.node(name)) is not None]
-    found = [place for node in nodes if (place := place_of(node)) is not None]
-    return tuple(found[:PLACES_MAX])

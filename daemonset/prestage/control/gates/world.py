@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,6 +22,7 @@ from prestage.api.reading import Invalid, read
 from prestage.control.demand.amounts import requests_of
 from prestage.control.demand.feasibility import Site, site_of, takes_room
 from prestage.control.gates.prediction import Holding, holding
+from prestage.control.gates.wishes import Wishes
 from prestage.control.podspec import annotations_of, is_gated, is_ours, part, volumes_of
 from prestage.control.templates import controller_of, template_of
 from prestage.kube.following import Follower
@@ -32,6 +33,7 @@ from prestage.kube.ports import Api, Object, Resource, Selection, metadata_of, n
 from prestage.kube.resources import ARTIFACTS, DEPLOYMENTS, LEASES, NODE_CACHES, NODES, PODS, REPLICA_SETS
 
 PLANNER_LEASE: Final = "prestage-planner"
+_NOBODY: Final[frozenset[str]] = frozenset()
 _PROGRESS_S: Final = 600
 """Kubernetes' default progressDeadlineSeconds."""
 _LARGE = ("env", "envFrom", "args", "command", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle")
@@ -121,6 +123,8 @@ class World:
     _stale: set[str] = field(default_factory=set)
     _renewed_s: float | None = None
     sizes: dict[str, int] = field(default_factory=dict)
+    wishes: Wishes = field(default_factory=Wishes)
+    _holders: dict[str, set[str]] = field(default_factory=dict)
 
     def subscription(self) -> News:
         """Set whenever anything changed; the subscriber clears it."""
@@ -199,6 +203,10 @@ class World:
         """By node."""
         return self._holdings
 
+    def holders(self, digest: str) -> Set[str]:
+        """Nodes whose NodeCache says anything of it."""
+        return self._holders.get(digest, _NOBODY)
+
     def lease_age_s(self) -> float | None:
         """Since whoever led last renewed; None: there is no lease.
 
@@ -258,6 +266,7 @@ class World:
             self._taken.setdefault(node, {})[key_of(change.object)] = requests_of(part(change.object, "spec"))
             self._stale.add(node)
         if isinstance(change, Vanished):
+            self.wishes.forget(change.object)
             self.gated.discard(key_of(change.object))
             self.asking.discard(key_of(change.object))
         elif isinstance(change, Appeared | Changed):
@@ -266,21 +275,33 @@ class World:
 
     def _note_cache(self, change: Change) -> None:
         if isinstance(change, Vanished):
-            self._holdings.pop(name_of(change.object), None)
+            self._hold(name_of(change.object), None)
             self._since.pop(name_of(change.object), None)
         elif isinstance(change, Appeared | Changed):
             name = name_of(change.object)
             try:
                 cache = read(NodeCache, change.object)
             except Invalid:
-                self._holdings.pop(name, None)  # of a newer version: as if it were not there
+                self._hold(name, None)  # of a newer version: as if it were not there
                 return
             before, at_s = self._since.get(name, {}), self.clock()
             held = {one.digest: one.state for one in (cache.status.artifacts if cache.status else None) or ()}
             since = {digest: before.get(digest, (state, at_s)) for digest, state in held.items()}
             since = {digest: (held[digest], at_s) if seen[0] is not held[digest] else seen for digest, seen in since.items()}
             self._since[name] = since
-            self._holdings[name] = holding(cache, {digest: moment for digest, (_, moment) in since.items()})
+            self._hold(name, holding(cache, {digest: moment for digest, (_, moment) in since.items()}))
+
+    def _hold(self, name: str, node: Holding | None) -> None:
+        before = self._holdings.pop(name, None)
+        for digest in before.states if before is not None else ():
+            there = self._holders[digest]
+            there.discard(name)
+            if not there:
+                del self._holders[digest]
+        if node is not None:
+            self._holdings[name] = node
+            for digest in node.states:
+                self._holders.setdefault(digest, set()).add(name)
 
     def _note_lease(self, change: Change) -> None:
         if isinstance(change, Changed):

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from prestage.api.annotations import Mistakes, ModelRequest, Request
+from prestage.api.annotations import ModelRequest, Request
 from prestage.api.brokerage import Refusal, Template
 from prestage.api.nodes import ErrorClass, SourceType, State
-from prestage.control.admission.mistakes import examined, models_of
 from prestage.control.gates.prediction import Failure, Holding, outlook
 from prestage.control.gates.world import World, age_s
 from prestage.control.podspec import node_of
@@ -94,11 +93,11 @@ _NEXT: Final = {
 def told(pod: Object, world: World, sources: Sources | None = None, memory: Memory | None = None) -> Told | None:
     """None: it names no models."""
     more = sources or Sources()
-    try:
-        request = examined(pod)
-    except Mistakes as exc:
-        return Told(Reason.MISCONFIGURED, str(exc.mistakes[0]) + (" (and more)" if len(exc.mistakes) > 1 else ""))
-    models = models_of(pod, request)
+    wish = world.wishes.of(pod)
+    if wish.mistakes is not None:
+        first, *others = wish.mistakes.mistakes
+        return Told(Reason.MISCONFIGURED, str(first) + (" (and more)" if others else ""))
+    models = wish.models
     if not models:
         return None
     known = world.known(pod, models)
@@ -110,7 +109,7 @@ def told(pod: Object, world: World, sources: Sources | None = None, memory: Memo
     memory = {} if memory is None else memory
     if (where, digests) not in memory:
         memory[where, digests] = _scan({where: world.holding(where)} if where else world.holdings(), digests, world)
-    return _resolved(pod, request, digests, memory[where, digests], world, more)
+    return _resolved(pod, wish.request, digests, memory[where, digests], world, more)
 
 
 def _unresolved(pod: Object, missing: Sequence[ModelRequest], world: World, more: Sources) -> Told:
