@@ -20,25 +20,26 @@ from prestage.cacher.cli.session import Size, checked_root, root_option
 from prestage.cacher.errors import Misconfigured
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_LOAD = "load"
+_LATE = {"load": "prestage.bench.load", "plan": "prestage.bench.plan.command"}
+"""Commands whose imports not everybody has, or pays for."""
 _GB = 10**9
 
 
 class BenchGroup(click.Group):
-    """Holds `load` too, which needs the loader: imported only when it is named."""
+    """Holds those too that are imported only when they are named."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All, sorted."""
-        return sorted({*super().list_commands(ctx), _LOAD})
+        return sorted({*super().list_commands(ctx), *_LATE})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """One by name."""
-        if cmd_name != _LOAD:
+        if cmd_name not in _LATE:
             return super().get_command(ctx, cmd_name)
         try:
-            return cast(click.Command, importlib.import_module("prestage.bench.load").load)
+            return cast(click.Command, getattr(importlib.import_module(_LATE[cmd_name]), cmd_name))
         except ModuleNotFoundError as exc:
-            return _unavailable(exc.name or "prestage.bench.load")
+            return _unavailable(cmd_name, exc.name or _LATE[cmd_name])
 
 
 @click.group(cls=BenchGroup)
@@ -258,11 +259,11 @@ def make_model(directory: Path, size: int, shard: int, seed: int, as_json: bool)
     click.echo(f"{made.directory}: {made.tensors} tensors in {len(made.shards)} shards, {human_bytes(made.size_bytes)}")
 
 
-def _unavailable(module: str) -> click.Command:
+def _unavailable(command: str, module: str) -> click.Command:
     def fail(**_: object) -> None:
-        raise Misconfigured(f"`prestage bench load` needs {module}", hint="pip install 'prestage[bench]'")
+        raise Misconfigured(f"`prestage bench {command}` needs {module}", hint="pip install 'prestage[bench]'")
 
-    return click.Command(_LOAD, callback=fail, help="Measure the loader (not installed).")
+    return click.Command(command, callback=fail, help="Not installed.")
 
 
 def _tools(rivals: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_DPI = 160
+DPI = 160
 _BAR = 0.56
 """Height of a bar where the next one is 1 away."""
 
@@ -27,7 +27,7 @@ _BAR = 0.56
 def plot_start(results: Sequence[StartResult], file: Path) -> None:
     """Stacked bars of where the time goes, one panel a model."""
     rows = [len(result.variants) for result in results]
-    figure = _figure(width=10, height=1.5 + sum(0.52 * count + 0.95 for count in rows))
+    figure = new_figure(width=10, height=1.5 + sum(0.52 * count + 0.95 for count in rows))
     panels = figure.subplots(len(results), 1, squeeze=False, height_ratios=rows)[:, 0]
     for panel, result in zip(panels, results, strict=True):
         _start_panel(panel, result)
@@ -35,13 +35,13 @@ def plot_start(results: Sequence[StartResult], file: Path) -> None:
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False, fontsize=10)
     figure.suptitle("Time until a serving process answers", x=0.012, ha="left", fontsize=15, fontweight="bold", color=palette.INK)
     figure.supxlabel(results[0].machine.line(), x=0.012, ha="left", fontsize=8, color=palette.FAINT)
-    figure.savefig(file, dpi=_DPI, facecolor="white")
+    figure.savefig(file, dpi=DPI, facecolor="white")
 
 
 def plot_fetch(result: FetchResult, file: Path) -> None:
     """GB/s and CPU seconds per GB, with the range of the rounds."""
     tools = result.tools[::-1]
-    figure = _figure(width=10, height=1.9 + 0.46 * len(tools))
+    figure = new_figure(width=10, height=1.9 + 0.46 * len(tools))
     left, right = figure.subplots(1, 2, sharey=True)
     _fetch_panel(left, tools, [result.gb_per_s(tool) for tool in tools], "GB/s to disk, verified (more is better)")
     _fetch_panel(right, tools, [result.cpu_s_per_gb(tool) for tool in tools], "CPU seconds per GB (less is better)")
@@ -55,7 +55,7 @@ def plot_fetch(result: FetchResult, file: Path) -> None:
         color=palette.INK,
     )
     figure.supxlabel(result.machine.line(), x=0.012, ha="left", fontsize=8, color=palette.FAINT)
-    figure.savefig(file, dpi=_DPI, facecolor="white")
+    figure.savefig(file, dpi=DPI, facecolor="white")
 
 
 def _start_panel(panel: Axes, result: StartResult) -> None:
@@ -73,7 +73,7 @@ def _start_panel(panel: Axes, result: StartResult) -> None:
     link = f", link {result.job.link_bytes_per_s * 8 / 1e9:g} Gbit/s" if result.job.link_bytes_per_s else ""
     title = f"{result.job.ref}  ({human_bytes(result.stage.bytes)}{link})"
     panel.set_title(title, loc="left", fontsize=11, color=palette.INK, pad=8)
-    _plain_axes(panel, "seconds, medians")
+    plain_axes(panel, "seconds, medians")
 
 
 def _label_bar(panel: Axes, result: StartResult, name: str, *, place: int, at: float) -> None:
@@ -105,10 +105,11 @@ def _fetch_panel(panel: Axes, tools: Sequence[str], values: Sequence[Summary], t
     panel.set_yticks(range(len(tools)), tools, fontsize=11, color=palette.INK)
     panel.set_xlim(0, longest * 1.16)
     panel.set_title(title, loc="left", fontsize=11, color=palette.INK, pad=8)
-    _plain_axes(panel, "")
+    plain_axes(panel, "")
 
 
-def _plain_axes(panel: Axes, label: str) -> None:
+def plain_axes(panel: Axes, label: str) -> None:
+    """A grid along x, and nothing else."""
     panel.set_xlabel(label, fontsize=9, color=palette.FAINT, loc="left")
     panel.tick_params(axis="x", labelsize=9, colors=palette.FAINT, length=0)
     panel.tick_params(axis="y", length=0)
@@ -118,7 +119,8 @@ def _plain_axes(panel: Axes, label: str) -> None:
         panel.spines[side].set_visible(False)
 
 
-def _figure(*, width: float, height: float) -> Figure:
+def new_figure(*, width: float, height: float) -> Figure:
+    """Inches."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -1,0 +1,146 @@
+"""What a run is judged by, and the mean and spread of several."""
+
+from __future__ import annotations
+
+import heapq
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from prestage.bench.plan.simulate import Tally
+from prestage.bench.plan.traces import Announcement
+
+MEASURES = (
+    "warm",
+    "bytes_hit",
+    "wait_hours",
+    "gpu_wait_hours",
+    "wait_p50_s",
+    "wait_p95_s",
+    "wait_p99_s",
+    "fetched_tb",
+    "wasted_tb",
+    "on_time",
+    "feasible",
+    "on_time_of_feasible",
+    "late_p99_s",
+)
+_IN_TIME_S = 1.0
+"""Float arithmetic, and nothing that a person would call late."""
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Of sorted values; 0 of none."""
+    return values[min(len(values) - 1, int(len(values) * share))] if values else 0.0
+
+
+def measured(tally: Tally, said: Sequence[Announcement], *, link_bytes_per_s: float, measured_from_s: float) -> dict[str, float]:
+    """By measure. `link_bytes_per_s`: of one node; 0: several nodes, what was feasible is not asked."""
+    waits = sorted(tally.waits_s)
+    counted = {number for number, one in enumerate(said) if one.said_s >= measured_from_s and number in tally.declared}
+    late = {number: tally.declared[number] for number in counted}
+    possible = feasible(said, tally, link_bytes_per_s) & counted if link_bytes_per_s else counted
+    of_possible = sorted(late[number] for number in possible)
+    return {
+        "warm": tally.warm / max(1, len(waits)),
+        "bytes_hit": tally.bytes_hit / max(1.0, tally.bytes_asked),
+        "wait_hours": sum(waits) / 3600,
+        "gpu_wait_hours": tally.gpu_wait_s / 3600,
+        "wait_p50_s": quantile(waits, 0.5),
+        "wait_p95_s": quantile(waits, 0.95),
+        "wait_p99_s": quantile(waits, 0.99),
+        "fetched_tb": tally.fetched_bytes / 1e12,
+        "wasted_tb": tally.wasted_bytes / 1e12,
+        "on_time": _share(late.values()),
+        "feasible": len(possible) / max(1, len(counted)),
+        "on_time_of_feasible": _share(of_possible),
+        "late_p99_s": quantile(of_possible, 0.99),
+    }
+
+
+def _share(late: object) -> float:
+    values = list(late)  # type: ignore[call-overload]
+    return sum(one <= _IN_TIME_S for one in values) / len(values) if values else 1.0
+
+
+@dataclass(slots=True)
+class _Job:
+    left_bytes: float
+    numbers: list[int]
+
+
+def feasible(said: Sequence[Announcement], tally: Tally, link_bytes_per_s: float) -> set[int]:
+    """Announcements that a link of the true rate serves by their moment, soonest first, what pods waited for before them, each
+    moving what was missing when it was said. Room is not asked for: it is an upper bound of what is possible."""
+    releases = sorted(
+        [(at, -1.0, size, -1) for at, size in tally.demand_pulls]
+        + [(said[number].said_s, said[number].ready_s, size, number) for number, size in tally.missing_bytes.items()]
+    )
+    made, now, queue, jobs = set[int](), 0.0, list[tuple[float, int, _Job]](), dict[str, _Job]()
+    for place in range(len(releases) + 1):
+        until = releases[place][0] if place < len(releases) else float("inf")
+        while queue and now < until:
+            due, _, job = queue[0]
+            took = min(job.left_bytes / link_bytes_per_s, until - now)
+            now += took
+            job.left_bytes -= took * link_bytes_per_s
+            if job.left_bytes > 1.0:
+                break
+            heapq.heappop(queue)
+            made |= {number for number in job.numbers if now <= said[number].ready_s + _IN_TIME_S}
+        if place == len(releases):
+            break
+        now = max(now, until)
+        _, due, size, number = releases[place]
+        app = said[number].app if number >= 0 else f"pull {place}"
+        pending = jobs.get(app)
+        if pending is not None and pending.left_bytes > 1.0:
+            pending.numbers.append(number)
+        elif size <= 1.0:
+            made |= {number} - {-1}
+        else:
+            job = jobs[app] = _Job(size, [number] if number >= 0 else [])
+            heapq.heappush(queue, (due, place, job))
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Of one policy under one condition; every measure of every seed."""
+
+    policy: str
+    scheduler: str
+    share: float
+    ssd: float
+    seeds: tuple[Mapping[str, float], ...]
+
+    def mean(self, measure: str) -> float:
+        """Over the seeds."""
+        return statistics.fmean(one[measure] for one in self.seeds)
+
+    def spread(self, measure: str) -> float:
+        """Standard deviation over the seeds."""
+        return statistics.pstdev(one[measure] for one in self.seeds)
+
+    def to_json(self) -> dict[str, object]:
+        """One object."""
+        said = {name: {"mean": self.mean(name), "spread": self.spread(name)} for name in MEASURES}
+        about = {"policy": self.policy, "scheduler": self.scheduler, "announced": self.share, "ssd": self.ssd}
+        return {**about, "seeds": len(self.seeds), **said}
+
+
+def gaps(rows: Sequence[Row]) -> dict[tuple[str, float, float, str], float]:
+    """(LRU - policy) / (LRU - clairvoyant) of the hours waited; by scheduler, announced share, SSD and policy."""
+    found = defaultdict[tuple[str, float, float], dict[str, Row]](dict)
+    for row in rows:
+        found[row.scheduler, row.share, row.ssd][row.policy] = row
+    made = {}
+    for key, own in found.items():
+        if "LRU" not in own or "clairvoyant" not in own:
+            continue
+        base, best = own["LRU"].mean("wait_hours"), own["clairvoyant"].mean("wait_hours")
+        for policy, row in own.items():
+            if base > best:
+                made[(*key, policy)] = (base - row.mean("wait_hours")) / (base - best)
+    return made

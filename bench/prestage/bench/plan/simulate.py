@@ -1,0 +1,227 @@
+"""One run: a trace of starts, what was said ahead of them, a policy, a scheduler; and what came of it.
+
+announcement ─▶ policy            start ─▶ scheduler ─▶ node: warm, or the pod waits for it ─▶ end
+                                             └─ what a pod waits for is fetched at once, whatever the policy is
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from prestage.bench.plan.cluster import Cluster, Item, Node
+from prestage.bench.plan.traces import Announcement, Start
+
+
+class Scheduler(StrEnum):
+    """How a pod's node is chosen among those with free accelerators."""
+
+    BLIND = "blind"
+    BEST_OF_5 = "best of 5"
+    STEERED = "steered"
+    """Kubernetes' own: looks at 46 % of 450 nodes (at least 100), and prefers those with our label where it is warm."""
+    AWARE = "aware"
+    """Looks at all."""
+
+
+class Policy(Protocol):
+    """Decides what is fetched ahead, and what goes."""
+
+    def begin(self, run: Run) -> None:
+        """Before the first event."""
+
+    def room(self, run: Run, node: Node, start: Start) -> bool:
+        """A pod there waits for what is not there: make room. False: it is streamed and not kept."""
+
+    def told(self, run: Run, said: Announcement) -> None:
+        """Somebody said something."""
+
+    def changed(self, run: Run, node: Node) -> None:
+        """Something began, ended or became whole on a node."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of a run."""
+
+    waits_s: list[float] = field(default_factory=list)
+    gpu_wait_s: float = 0.0
+    warm: int = 0
+    bytes_hit: float = 0.0
+    bytes_asked: float = 0.0
+    fetched_bytes: float = 0.0
+    wasted_bytes: float = 0.0
+    declared: dict[int, float] = field(default_factory=dict)
+    """By place among the announcements: seconds after the moment that was said."""
+    demand_pulls: list[tuple[float, float]] = field(default_factory=list)
+    """When, and how many bytes: what pods waited for."""
+    missing_bytes: dict[int, float] = field(default_factory=dict)
+    """By announcement: what was not there when it was said."""
+
+
+class Run:
+    """Of one trace."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        starts: Sequence[Start],
+        said: Sequence[Announcement],
+        policy: Policy,
+        *,
+        scheduler: Scheduler = Scheduler.AWARE,
+        seed: int = 1,
+        measured_from_s: float = 0.0,
+        faults: Sequence[tuple[float, Callable[[Run], None]]] = (),
+    ) -> None:
+        self.cluster, self.starts, self.said, self.policy = cluster, starts, said, policy
+        self.tally, self._from_s, self._left = Tally(), measured_from_s, len(starts)
+        self._scheduler, self._chance = scheduler, random.Random(f"scheduler {seed}")  # noqa: S311  a seed, no secret
+        self._events = list[tuple[float, int, int, Callable[[], None]]]()
+        self._count = 0
+        self._queue = deque[int]()
+        self._placed_at: dict[int, float] = {}
+        """Of starts that first had to wait for an accelerator: that is no wait for bytes."""
+        self._until_ready: dict[str, list[int]] = {}
+        cluster.done = self._whole
+        for number, one in enumerate(said):
+            self.at(one.said_s, lambda number=number: self._told(number), order=0)  # type: ignore[misc]  # bound at once
+            self.at(one.ready_s, lambda number=number: self._due(number), order=1)  # type: ignore[misc]
+        for number, start in enumerate(starts):
+            self.at(start.time_s, lambda number=number: self._start(number), order=2)  # type: ignore[misc]
+        for moment, fault in faults:
+            self.at(moment, lambda fault=fault: fault(self), order=0)  # type: ignore[misc]
+
+    @property
+    def now(self) -> float:
+        """Of the trace."""
+        return self.cluster.now
+
+    def at(self, moment: float, what: Callable[[], None], *, order: int = 3) -> None:
+        """Call it then."""
+        self._count += 1
+        heapq.heappush(self._events, (max(moment, self.now), order, self._count, what))
+
+    def go(self) -> Tally:
+        """To the end of the trace."""
+        self.policy.begin(self)
+        if self._from_s:
+            self.at(self._from_s, self._measure, order=0)
+        last = self.starts[-1].time_s if self.starts else 0.0
+        while self._events or self.cluster.next_done() < math.inf:
+            done = self.cluster.next_done()
+            if self._events and self._events[0][0] <= done:
+                moment, _, _, what = heapq.heappop(self._events)
+                self.cluster.advance(moment)
+                what()
+            else:
+                self.cluster.advance(done)
+            if self.now > last and self._left == 0:
+                break
+        self.tally.fetched_bytes, self.tally.wasted_bytes = self.cluster.fetched_bytes, self.cluster.wasted_bytes
+        return self.tally
+
+    def _measure(self) -> None:
+        self.cluster.fetched_bytes = self.cluster.wasted_bytes = 0.0
+
+    def _told(self, number: int) -> None:
+        one = self.said[number]
+        if not any(True for _ in self.cluster.holders(one.app)):
+            left = [node.items[one.app].left_bytes for node in self.cluster.nodes if one.app in node.items]
+            self.tally.missing_bytes[number] = min(left, default=float(one.size_bytes))
+        else:
+            self.tally.missing_bytes[number] = 0.0
+        self.policy.told(self, one)
+
+    def _due(self, number: int) -> None:
+        app = self.said[number].app
+        if any(True for _ in self.cluster.holders(app)):
+            self.tally.declared[number] = 0.0
+        else:
+            self._until_ready.setdefault(app, []).append(number)
+
+    def _start(self, number: int) -> None:
+        node = self._choose(self.starts[number])
+        if node is None:
+            self._queue.append(number)
+            return
+        self._place(number, node)
+
+    def _place(self, number: int, node: Node) -> None:
+        start, tally = self.starts[number], self.tally
+        node.gpus -= start.gpus
+        is_counted = start.time_s >= self._from_s
+        tally.bytes_asked += start.size_bytes * is_counted
+        item = node.items.get(start.app)
+        if item is not None and item.is_warm:
+            tally.warm += is_counted
+            tally.bytes_hit += start.size_bytes * is_counted
+            self._run(number, node, item, waited_s=0.0)
+        else:
+            if item is None:
+                is_kept = self.policy.room(self, node, start)
+                item = self.cluster.add(node, start.app, start.size_bytes, is_kept=is_kept)
+            if not item.is_wanted:
+                tally.demand_pulls.append((self.now, item.left_bytes))
+            item.is_wanted = True
+            item.waiting.append(number)
+            item.used_at, item.is_used = self.now, True
+            self.cluster.touch()
+        self.policy.changed(self, node)
+
+    def _run(self, number: int, node: Node, item: Item, *, waited_s: float) -> None:
+        start = self.starts[number]
+        self._left -= 1
+        if start.time_s >= self._from_s:
+            self.tally.waits_s.append(waited_s)
+            self.tally.gpu_wait_s += waited_s * start.gpus
+        item.pods += 1
+        item.used_at, item.is_used = self.now, True
+        self.at(self.now + start.duration_s, lambda: self._end(node, item, start.gpus))
+
+    def _whole(self, node: Node, item: Item) -> None:
+        waiting, item.waiting, item.is_wanted = item.waiting, [], False
+        for number in waiting:
+            self._run(number, node, item, waited_s=self.now - self._placed_at.get(number, self.starts[number].time_s))
+        for number in self._until_ready.pop(item.app, ()):
+            self.tally.declared[number] = self.now - self.said[number].ready_s
+        self.policy.changed(self, node)
+
+    def _end(self, node: Node, item: Item, gpus: int) -> None:
+        node.gpus += gpus
+        item.pods -= 1
+        item.used_at = self.now
+        if item.pods == 0 and not item.is_kept and not item.waiting:
+            self.cluster.drop(node, item.app)
+        self.policy.changed(self, node)
+        while self._queue:
+            number = self._queue[0]
+            chosen = self._choose(self.starts[number])
+            if chosen is None:
+                break
+            self._queue.popleft()
+            self._placed_at[number] = self.now
+            self._place(number, chosen)
+
+    def _choose(self, start: Start) -> Node | None:
+        """Among those with room: warm before coming before any."""
+        free = [node for node in self.cluster.nodes if node.gpus >= start.gpus]
+        if not free:
+            return None
+        count = {Scheduler.BLIND: 1, Scheduler.BEST_OF_5: 5, Scheduler.AWARE: len(free)}.get(
+            self._scheduler, max(100, int(len(free) * 0.46))
+        )
+        looked = free if count >= len(free) else self._chance.sample(free, count)
+
+        def rank(node: Node) -> tuple[int, float, str]:
+            item = node.items.get(start.app)
+            near = 2 if item is None else 0 if item.is_warm else 1
+            return near, -node.gpus, node.name
+
+        return min(looked, key=rank)
