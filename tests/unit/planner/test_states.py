@@ -18,8 +18,8 @@ from prestage.api.nodes import Action, ErrorClass, SourceType, State
 from prestage.api.policies import StorePool
 from prestage.api.reading import read
 from prestage.api.values import ConditionStatus
-from prestage.control.demand.collecting import Collected, Question
-from prestage.control.demand.records import Known, Line
+from prestage.control.demand.collecting import Collected
+from prestage.control.demand.records import Known, Line, Question
 from prestage.control.demand.resolving import Failure
 from prestage.control.planning.app import Planner, run
 from prestage.control.planning.board import Posted

@@ -6,6 +6,7 @@ change ─▶ 50 ms (200 ms after long plans) ─▶ collect ─▶ plan ─▶ 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ class Planning:
         self._rules, self._now = rules or Rules(), now
         self._collector, self._caches, self._states = Collector(), Caches(), States()
         self._news = world.news()
+        self._again_at = math.inf
         self.timings = Timings()
         self.last_at_s: float | None = None
         """On the loop's clock: when it last went all the way round."""
@@ -82,7 +84,7 @@ class Planning:
         self._news.set()
         while True:
             try:
-                async with asyncio.timeout(_ANYWAY_S):
+                async with asyncio.timeout(self._quiet_s()):
                     await self._news.wait()
             except TimeoutError:
                 self._news.set()
@@ -93,18 +95,24 @@ class Planning:
             await self.step()
             self.last_at_s = loop.time()
 
+    def _quiet_s(self) -> float:
+        """Until the next plan where nothing happens: a window opens, a stage has to begin."""
+        return min(_ANYWAY_S, max(0.0, self._again_at - self._now()))
+
     async def step(self) -> None:
         """One plan, carried out."""
         began_s = time.perf_counter()
         world, resolutions = self._world, self._resolutions
         caches = self._caches.look(world[NODE_CACHES])
         sent = self._writer.sent()
-        collected = self._collector.collect(world, resolutions.answers)
+        now = self._now()
+        collected = self._collector.collect(world, resolutions.answers, now=now)
         resolutions.forget_seen(collected.recorded)
         resolutions.want(collected.questions)
         nodes = self._states.of(world[NODES], caches, world[STORE_POOLS], sent)
         walls = walls_of(world[NAMESPACES], world[CACHE_POLICIES])
-        made = plan(collected.demands, nodes, self._now(), walls=walls, rules=self._rules)
+        made = plan(collected.demands, nodes, now, walls=walls, rules=self._rules)
+        self._again_at = min(collected.changes_at, math.inf if made.again_at is None else made.again_at)
         due = writes(made.nodes, caches, sent)
         self.timings.took(time.perf_counter() - began_s)
         self._board.post(Posted(collected, tuple(nodes), made, dict(resolutions.failures)))

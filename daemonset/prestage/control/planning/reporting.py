@@ -17,7 +17,8 @@ from prestage.api.reading import Invalid, read, written
 from prestage.api.values import Metadata, Stored
 from prestage.cacher.agent.logs import log
 from prestage.cacher.errors import PrestageError
-from prestage.control.demand.collecting import is_enabled, model_line
+from prestage.control.demand.collecting import is_enabled
+from prestage.control.demand.schedules import model_line
 from prestage.control.demand.world import World
 from prestage.control.planning.board import Board, Posted
 from prestage.control.planning.explaining import complaints

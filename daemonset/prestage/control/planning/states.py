@@ -15,24 +15,12 @@ from prestage.api.reading import Invalid, read
 from prestage.api.texts import quantity_bytes
 from prestage.api.values import ConditionStatus
 from prestage.control.demand.feasibility import site_of
+from prestage.control.demand.leaving import is_away, is_leaving
 from prestage.control.demand.walls import selects
 from prestage.kube.ports import Object, metadata_of, name_of, uid_of, version_of
 from prestage.planner.nodes import Held, NodeState
 from prestage.planner.plans import Assignment, NodePlan, Source
 
-_GOING: Final = frozenset(
-    {
-        "node.kubernetes.io/not-ready",
-        "node.kubernetes.io/unreachable",
-        "node.kubernetes.io/unschedulable",
-        "node.kubernetes.io/out-of-service",
-        "ToBeDeletedByClusterAutoscaler",
-        "DeletionCandidateOfClusterAutoscaler",
-        "karpenter.sh/disrupted",
-        "karpenter.sh/disruption",
-    }
-)
-"""Taints of a node that is away or on its way out: nothing new is staged there."""
 _WINDOWS: Final = "windows"
 
 
@@ -73,7 +61,8 @@ def state_of(node: Object, cache: NodeCache | None, pools: Iterable[StorePool], 
         site.name,
         site.uid,
         budget_bytes=budget,
-        is_accepting=not is_unwell and not any(taint.key in _GOING for taint in site.taints),
+        is_accepting=not is_unwell and not is_away(site.taints),
+        is_leaving=is_leaving(site.taints),
         rate_bytes_per_s=_rate(status, [spec.origin_bytes_per_second for spec in limits]),
         held={one.digest: Held(one.state, one.error_class, one.error_code) for one in status.artifacts or ()},
         planned={one.artifact: one for one in known.assignments} if known is not None else {},
