@@ -37,6 +37,11 @@ def standing(artifact: str, *nodes: str, size: int = 30, **more: object) -> Dema
     return dataclasses.replace(made, **more)  # type: ignore[arg-type]
 
 
+def declared(artifact: str, *nodes: str, size: int = 30, count: int = 1, **more: object) -> Demand:
+    made = Demand(f"d-{artifact}", artifact, size, "team", Trust.DECLARED, feasible=frozenset(nodes), count=count)
+    return dataclasses.replace(made, gpus=1, **more)  # type: ignore[arg-type]
+
+
 def shown(plan: Plan) -> dict[str, dict[str, Action]]:
     """Node, artifact, action."""
     return {name: {one.artifact: one.action for one in made.assignments} for name, made in plan.nodes.items()}
@@ -82,7 +87,10 @@ def worlds(draw: st.DrawFn, *, walls: bool = True, is_shrunk: bool = True) -> Wo
     demands = list[Demand]()
     for number in range(draw(st.integers(0, 10))):
         artifact = draw(st.sampled_from(_ARTIFACTS))
-        trust = draw(st.sampled_from([Trust.BOUND, Trust.WAITING, Trust.STANDING]))
+        trust = draw(st.sampled_from(list(Trust)))
+        begins = draw(st.none() | st.integers(-50, 200)) if trust in (Trust.DECLARED, Trust.FOLLOW_ON) else None
+        ready_by = None if begins is None else NOW + begins
+        lasts = draw(st.none() | st.integers(1, 100)) if begins is not None else None
         at = {} if trust is Trust.STANDING else dict.fromkeys(sorted(draw(subsets)), draw(st.integers(1, 3)))
         demands.append(
             Demand(
@@ -94,6 +102,9 @@ def worlds(draw: st.DrawFn, *, walls: bool = True, is_shrunk: bool = True) -> Wo
                 at,
                 draw(subsets) | at.keys(),
                 count=draw(st.integers(0, 4)),
+                ready_by=ready_by,
+                until=None if lasts is None or ready_by is None else ready_by + lasts,
+                copies=draw(st.none() | st.integers(0, 3)) if trust is Trust.DECLARED else None,
                 gpus=draw(st.integers(0, 8)),
                 priority=draw(st.integers(-5, 5)),
             )
@@ -109,4 +120,13 @@ def _drawn_node(draw: st.DrawFn, name: str, sizes: Mapping[str, int], *, is_shru
     least = 0 if is_shrunk else sum(sizes[one] for one, found in held.items() if found.state is State.WARM)
     budget = draw(st.none() | st.integers(least, least + 150))
     rate = draw(st.none() | st.just(10.0))
-    return NodeState(name, f"uid-{name}", budget, is_accepting=draw(st.booleans()), rate_bytes_per_s=rate, held=held)
+    return NodeState(
+        name,
+        f"uid-{name}",
+        budget,
+        is_accepting=draw(st.booleans()),
+        rate_bytes_per_s=rate,
+        is_leaving=draw(st.booleans()) and draw(st.booleans()),
+        used_bytes=draw(st.none() | st.integers(0, 150)),
+        held=held,
+    )

@@ -44,15 +44,18 @@ def guard_copies(ledger: Ledger, copies: Copies) -> None:
                 for name in demand.at:
                     bound_bytes[name] += 0 if (artifact, name) in used else demand.size_bytes
                     used.add((artifact, name))
-    for artifact, holders in sorted(copies.warm.items()):
+    for artifact, warm in sorted(copies.warm.items()):
+        holders = [name for name in warm if not ledger.books[name].node.is_leaving]
+        if not holders:
+            continue
 
-        def room(name: str, artifact: str = artifact) -> tuple[bool, bool, int]:
+        def room(name: str, artifact: str = artifact) -> tuple[bool, bool, float]:
             book = ledger.books[name]
             before = book.node.planned.get(artifact)
             is_planned = before is not None and before.action is not Action.RELEASE
             return (artifact, name) in used, is_planned, book.free_bytes - bound_bytes[name]
 
-        best = max(sorted(holders), key=room)
+        best = max(holders, key=room)
         ledger.books[best].guard(artifact, copies.wanted[artifact][0].size_bytes)
 
 

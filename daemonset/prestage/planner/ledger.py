@@ -1,21 +1,22 @@
 """What is promised so far: bytes of nodes and of namespaces. Nothing is ever promised beyond a limit.
 
-A node's promises are the sizes of what is staged or kept there; what else lies there is the agent's to evict when room is
-needed. Artifacts that share blobs are counted in full: they need less than that, never more.
+A node's promises are the sizes of what is staged or kept there, from when until when; what else lies there is the agent's to
+evict when room is needed. Artifacts that share blobs are counted in full: they need less than that, never more.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from prestage.api.nodes import ENTRIES_MAX, Action
 from prestage.planner.demands import Demand, Trust, Wall
 from prestage.planner.nodes import NodeState
 from prestage.planner.plans import Reason
+from prestage.planner.rooms import OPEN, Room, Span, uncovered
 
-_ENDLESS = 2**62
 _CLASS = 100_000_000
 _CLASSES = {Trust.BOUND: 9, Trust.WAITING: 8, Trust.DECLARED: 7, Trust.FOLLOW_ON: 6, Trust.STANDING: 1}
 
@@ -34,52 +35,61 @@ class Promise:
     size_bytes: int
     priority: int
     ready_by: float | None
+    namespace: str
+    trust: Trust
+    spans: list[Span]
+    not_before: float | None = None
+    """When the node is told; None: now."""
+    is_kept: bool = False
+    """It is there, and stays as long as there is room though its time is not yet."""
+
+    @property
+    def starts(self) -> float:
+        """When its room is taken; -inf: now."""
+        return min(span.starts for span in self.spans)
 
 
-@dataclass(slots=True)
 class Book:
     """Of one node. `guarded`: last copies of what is wanted, not promised yet; they keep their room until they are let go."""
 
-    node: NodeState
-    promises: dict[str, Promise] = field(default_factory=dict)
-    promised_bytes: int = 0
-    guarded: dict[str, int] = field(default_factory=dict)
-    guarded_bytes: int = 0
-    free_bytes: int = 0
-    """What may still be promised without losing a last copy. A node that reported no budget yet has room for all."""
+    __slots__ = ("guarded", "guarded_bytes", "node", "promises", "room")
 
-    def __post_init__(self) -> None:
-        self.free_bytes = _ENDLESS if self.node.budget_bytes is None else self.node.budget_bytes
+    def __init__(self, node: NodeState) -> None:
+        self.node = node
+        self.promises: dict[str, Promise] = {}
+        self.guarded: dict[str, int] = {}
+        self.guarded_bytes = 0
+        self.room = Room(math.inf if node.budget_bytes is None else node.budget_bytes)
+
+    @property
+    def free_bytes(self) -> float:
+        """What may still be promised now without losing a last copy. A node that reported no budget yet has room for all."""
+        return self.room.limit_bytes - self.room.now_bytes - self.guarded_bytes
 
     def guard(self, artifact: str, size_bytes: int) -> None:
         """Keep its room."""
         if artifact not in self.promises and artifact not in self.guarded:
             self.guarded[artifact] = size_bytes
             self.guarded_bytes += size_bytes
-            self._take(size_bytes)
 
     def let_go(self, artifact: str) -> None:
         """Its room may be promised to others."""
-        size_bytes = self.guarded.pop(artifact, 0)
-        self.guarded_bytes -= size_bytes
-        self._take(-size_bytes)
+        self.guarded_bytes -= self.guarded.pop(artifact, 0)
 
-    def promise(self, artifact: str, promise: Promise) -> None:
-        """A new one; what was guarded of it is part of that."""
-        self.let_go(artifact)
-        self.promises[artifact] = promise
-        self.promised_bytes += promise.size_bytes
-        self._take(promise.size_bytes)
-
-    def _take(self, size_bytes: int) -> None:
-        if self.node.budget_bytes is not None:
-            self.free_bytes -= size_bytes
+    def lacks_bytes(self, artifact: str, size_bytes: int, span: Span) -> float:
+        """How much more would have to be free; 0 or less: it fits."""
+        found = self.promises.get(artifact)
+        spans = [span] if found is None else uncovered(found.spans, span)
+        if not spans:
+            return 0
+        return self.room.lacks_bytes(size_bytes, spans, kept_bytes=self.guarded_bytes - self.guarded.get(artifact, 0))
 
 
 class Ledger:
     """Of all nodes and namespaces."""
 
-    def __init__(self, nodes: Iterable[NodeState], walls: Mapping[str, Wall]) -> None:
+    def __init__(self, nodes: Iterable[NodeState], walls: Mapping[str, Wall], now: float = 0.0) -> None:
+        self.now = now
         self.books = {node.name: Book(node) for node in sorted(nodes, key=lambda node: node.name)}
         self.near: dict[str, set[str]] = defaultdict(set)
         """By artifact, the nodes that hold it in whatever state, were told to or are promised it."""
@@ -87,59 +97,105 @@ class Ledger:
             for artifact in (*book.node.held, *book.node.planned):
                 self.near[artifact].add(name)
         self._walls = walls
-        self._charged: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-        self._bytes_at: dict[tuple[str, str], int] = defaultdict(int)
-        self._bytes: dict[str, int] = defaultdict(int)
+        self._charges = defaultdict[tuple[str, str, str], list[Span]](list)
+        self._rooms: dict[tuple[str, str | None], Room] = {}
 
     def wall(self, namespace: str) -> Wall:
         """Its walls."""
         return self._walls.get(namespace, Wall())
 
-    def refusal(self, demand: Demand, node: str) -> Reason | None:
+    def span_of(self, demand: Demand, starts: float | None = None) -> Span:
+        """`starts` None, or not after now: from now on."""
+        begins = -math.inf if starts is None or starts <= self.now else starts
+        return OPEN if begins == -math.inf and demand.until is None else Span(begins, demand.until or math.inf)
+
+    def refusal(self, demand: Demand, node: str, span: Span | None = None) -> Reason | None:
         """Why it cannot be promised there; None: it can."""
+        span = span or self.span_of(demand)
         book = self.books[node]
         if demand.artifact not in book.promises:
-            budget = book.node.budget_bytes
-            if budget is not None and demand.size_bytes > budget:
+            if demand.size_bytes > book.room.limit_bytes:
                 return Reason.TOO_LARGE
             if len(book.promises) >= ENTRIES_MAX:
                 return Reason.TOO_MANY
-        if (walled := self.walled(demand, node)) is not None:
+        if (walled := self.walled(demand, node, span)) is not None:
             return walled
-        if demand.artifact in book.promises:
-            return None
-        own = book.guarded.get(demand.artifact, 0)
-        return Reason.NODE_FULL if demand.size_bytes > book.free_bytes + own else None
+        return Reason.NODE_FULL if book.lacks_bytes(demand.artifact, demand.size_bytes, span) > 0 else None
 
-    def walled(self, demand: Demand, node: str) -> Reason | None:
+    def walled(self, demand: Demand, node: str, span: Span) -> Reason | None:
         """Which of its namespace's walls is in the way."""
-        if demand.artifact in self._charged[demand.namespace][node]:
+        wall = self._walls.get(demand.namespace)
+        if wall is None or (wall.bytes is None and wall.bytes_per_node is None):
             return None
-        wall = self.wall(demand.namespace)
-        if wall.bytes_per_node is not None and self._bytes_at[demand.namespace, node] + demand.size_bytes > wall.bytes_per_node:
+        spans = uncovered(self._charges[demand.namespace, node, demand.artifact], span)
+        if not spans:
+            return None
+        if self._room(demand.namespace, node).lacks_bytes(demand.size_bytes, spans) > 0:
             return Reason.NAMESPACE_NODE_BYTES
-        if wall.bytes is not None and self._bytes[demand.namespace] + demand.size_bytes > wall.bytes:
+        if self._room(demand.namespace, None).lacks_bytes(demand.size_bytes, spans) > 0:
             return Reason.NAMESPACE_BYTES
         return None
 
-    def promise(self, demand: Demand, node: str, action: Action) -> Reason | None:
+    def promise(self, demand: Demand, node: str, action: Action, span: Span | None = None) -> Reason | None:
         """Write it down; None: done. A promise that is there already becomes the more urgent of the two."""
-        if (refused := self.refusal(demand, node)) is not None:
+        span = span or self.span_of(demand)
+        if (refused := self.refusal(demand, node, span)) is not None:
             return refused
         book = self.books[node]
         priority = priority_of(demand, self.wall(demand.namespace))
         found = book.promises.get(demand.artifact)
         if found is None:
-            book.promise(demand.artifact, Promise(action, demand.size_bytes, priority, demand.ready_by))
+            made = Promise(action, demand.size_bytes, priority, demand.ready_by, demand.namespace, demand.trust, [])
+            found = book.promises[demand.artifact] = made
             self.near[demand.artifact].add(node)
         else:
             if action is Action.STAGE:
                 found.action = action
-            if priority > found.priority:
+            if action is Action.KEEP and found.not_before is not None:
+                found.is_kept = True
+            elif priority > found.priority:
                 found.priority, found.ready_by = priority, demand.ready_by
-        charged = self._charged[demand.namespace][node]
-        if demand.artifact not in charged:
-            charged.add(demand.artifact)
-            self._bytes_at[demand.namespace, node] += demand.size_bytes
-            self._bytes[demand.namespace] += demand.size_bytes
+                found.namespace, found.trust = demand.namespace, demand.trust
+        self._take(book, demand.artifact, found, span)
+        self._charge(demand.namespace, node, demand.artifact, demand.size_bytes, span)
         return None
+
+    def hasten(self, node: str, artifact: str) -> bool:
+        """Its room from now on, not only from its start; False: others have it."""
+        book = self.books[node]
+        found = book.promises[artifact]
+        if found.starts == -math.inf:
+            return True
+        span = Span(-math.inf, found.starts)
+        if book.lacks_bytes(artifact, found.size_bytes, span) > 0:
+            return False
+        one = Demand("", artifact, found.size_bytes, found.namespace, found.trust)
+        if self.walled(one, node, span) is not None:
+            return False
+        self._take(book, artifact, found, span)
+        self._charge(found.namespace, node, artifact, found.size_bytes, span)
+        return True
+
+    def _take(self, book: Book, artifact: str, promise: Promise, span: Span) -> None:
+        if span.starts == -math.inf:
+            book.let_go(artifact)
+        for piece in uncovered(promise.spans, span):
+            book.room.take(promise.size_bytes, piece)
+            promise.spans.append(piece)
+
+    def _charge(self, namespace: str, node: str, artifact: str, size_bytes: int, span: Span) -> None:
+        if namespace not in self._walls:
+            return
+        charge = self._charges[namespace, node, artifact]
+        for piece in uncovered(charge, span):
+            self._room(namespace, node).take(size_bytes, piece)
+            self._room(namespace, None).take(size_bytes, piece)
+            charge.append(piece)
+
+    def _room(self, namespace: str, node: str | None) -> Room:
+        found = self._rooms.get((namespace, node))
+        if found is None:
+            wall = self.wall(namespace)
+            limit = wall.bytes if node is None else wall.bytes_per_node
+            found = self._rooms[namespace, node] = Room(math.inf if limit is None else limit)
+        return found

@@ -1,8 +1,10 @@
-"""Where an artifact goes: to the node of a bound pod, whatever it costs but a guarded copy; for pods that wait, to few nodes."""
+"""Where an artifact goes: to the node of a bound pod, whatever it costs but a guarded copy; for pods that wait, to few nodes;
+for a window that is to come, to as many as it asks for, with room from the latest safe start until its end."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from prestage.api.nodes import Action, State
@@ -10,6 +12,8 @@ from prestage.planner.copies import Copies, homes
 from prestage.planner.demands import Demand, Trust
 from prestage.planner.ledger import Book, Ledger
 from prestage.planner.plans import Reason
+from prestage.planner.rooms import Span
+from prestage.planner.timing import Timing
 
 _TRIES = 8
 """Nodes on which room is sought among guarded copies: looking for another home of each costs."""
@@ -21,6 +25,8 @@ class Placed:
 
     nodes: list[str] = field(default_factory=list)
     refused: dict[str, Reason] = field(default_factory=dict)
+    missing: int = 0
+    """Copies of a window that found no node."""
 
 
 def place_bound(ledger: Ledger, copies: Copies, demand: Demand) -> Placed:
@@ -37,16 +43,19 @@ def place_bound(ledger: Ledger, copies: Copies, demand: Demand) -> Placed:
     return placed
 
 
-def place_waiting(ledger: Ledger, copies: Copies, demand: Demand) -> Placed:
+def place_waiting(ledger: Ledger, copies: Copies, demand: Demand, welcome: Collection[str] | None = None) -> Placed:
     """Where it fits now: warm nodes first, then those that are at it, then most free room, until there is place for all that
-    wait. Where it fits nowhere now: one copy, for the first node that gets free and for others to take it from."""
+    wait. Where it fits nowhere now: one copy, for the first node that gets free and for others to take it from. `welcome`: only
+    there, and nothing goes for it."""
     placed = Placed()
     left = demand.count
-    for node in _ranked(ledger, demand, demand.at):
+    for node in _ranked(ledger, demand, demand.at if welcome is None else welcome):
         if left <= 0:
             break
         if _promise(ledger, demand, node, placed):
             left -= max(1, demand.at[node])
+    if welcome is not None:
+        return placed
     if left > 0 and not placed.nodes:
         for node in _ranked(ledger, demand, demand.feasible - demand.at.keys()):
             if _promise(ledger, demand, node, placed):
@@ -61,8 +70,50 @@ def place_waiting(ledger: Ledger, copies: Copies, demand: Demand) -> Placed:
     return placed
 
 
-def _promise(ledger: Ledger, demand: Demand, node: str, placed: Placed) -> bool:
-    refused = ledger.promise(demand, node, Action.STAGE)
+def place_declared(ledger: Ledger, copies: Copies, demand: Demand, timing: Timing, meant: Collection[str] = ()) -> Placed:
+    """`meant`: where it was to go by the last plan, though no node was told yet."""
+    placed = Placed()
+    left = demand.count if demand.copies is None else demand.copies
+    names = demand.feasible | demand.at.keys() if demand.at.keys() - demand.feasible else demand.feasible
+    for node in _on_time_first(ledger, demand, timing, _ranked(ledger, demand, names, meant)):
+        if left <= 0:
+            break
+        if _promise(ledger, demand, node, placed, _span(ledger, demand, node, timing)):
+            left -= 1 if demand.copies is not None else max(1, demand.at.get(node, 1))
+    placed.missing = max(0, left)
+    if not placed.nodes:
+        full = sorted(name for name, reason in placed.refused.items() if reason is Reason.NODE_FULL)
+        for node in full[:_TRIES]:
+            if _over_guards(ledger, copies, demand, node, _span(ledger, demand, node, timing)) is None:
+                placed.nodes.append(node)
+                del placed.refused[node]
+                placed.missing -= 1
+                break
+    return placed
+
+
+def _on_time_first(ledger: Ledger, demand: Demand, timing: Timing, ranked: Iterable[str]) -> Iterator[str]:
+    """Nodes that have to fetch too much before it come last."""
+    too_late = list[str]()
+    for node in ranked:
+        if demand.ready_by is not None and timing.misses(demand, ledger.books[node]):
+            too_late.append(node)
+        else:
+            yield node
+    yield from too_late
+
+
+def _span(ledger: Ledger, demand: Demand, node: str, timing: Timing) -> Span:
+    """From now on where it has its room anyway, else from when it has to begin."""
+    book = ledger.books[node]
+    found = book.promises.get(demand.artifact)
+    if demand.artifact in book.guarded or (found is not None and found.starts == -math.inf):
+        return ledger.span_of(demand)
+    return ledger.span_of(demand, timing.alone(demand, book))
+
+
+def _promise(ledger: Ledger, demand: Demand, node: str, placed: Placed, span: Span | None = None) -> bool:
+    refused = ledger.promise(demand, node, Action.STAGE, span)
     if refused is None:
         placed.nodes.append(node)
         return True
@@ -70,14 +121,17 @@ def _promise(ledger: Ledger, demand: Demand, node: str, placed: Placed) -> bool:
     return False
 
 
-def _ranked(ledger: Ledger, demand: Demand, names: Collection[str]) -> Iterator[str]:
+def _ranked(ledger: Ledger, demand: Demand, names: Collection[str], meant: Collection[str] = ()) -> Iterator[str]:
     """Those that take more, the best first: nodes that have to do with it already, then the rest by their room."""
     known = ledger.near.get(demand.artifact, frozenset[str]())
     near = [book for name in known if name in names and (book := ledger.books[name]).node.takes_more]
     ranked = sorted((_step(book, demand.artifact), -book.free_bytes, book.node.name) for book in near)
+    also = [name for name in sorted(meant) if name in names and name not in known and name in ledger.books]
     for step, _, name in ranked:
         if step < _FAILED:
             yield name
+    yield from (name for name in also if ledger.books[name].node.takes_more)
+    known = known | set(also)
     rest = [ledger.books[name] for name in names if name not in known and name in ledger.books]
     for _, name in sorted((-book.free_bytes, book.node.name) for book in rest if book.node.takes_more):
         yield name
@@ -105,11 +159,11 @@ def _step(book: Book, artifact: str) -> int:
     return 3 if before is not None and before.action is Action.STAGE else 4
 
 
-def _over_guards(ledger: Ledger, copies: Copies, demand: Demand, node: str) -> Reason | None:
+def _over_guards(ledger: Ledger, copies: Copies, demand: Demand, node: str, span: Span | None = None) -> Reason | None:
     """By guarded copies that no other node has room for: those go. If that is not enough, and a pod is bound here: the others
     are staged elsewhere first, and it waits for them."""
     book = ledger.books[node]
-    lacking = demand.size_bytes - book.free_bytes - book.guarded.get(demand.artifact, 0)
+    lacking = book.lacks_bytes(demand.artifact, demand.size_bytes, span or ledger.span_of(demand))
     others = [one for one in book.guarded if one != demand.artifact]
     if lacking > sum(book.guarded[one] for one in others):
         return Reason.NODE_FULL
@@ -123,7 +177,7 @@ def _over_guards(ledger: Ledger, copies: Copies, demand: Demand, node: str) -> R
         if freed >= lacking:
             for gone in homeless[:number]:
                 book.let_go(gone)
-            return ledger.promise(demand, node, Action.STAGE)
+            return ledger.promise(demand, node, Action.STAGE, span)
     if demand.trust is not Trust.BOUND:
         return Reason.NODE_FULL
     for artifact in movable:

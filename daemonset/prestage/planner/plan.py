@@ -1,36 +1,33 @@
-"""plan(demand, nodes, now): who holds what, and which demand will be met when.
+"""plan(demand, nodes, now): who holds what, what begins when, and which demand will be met when.
 
-The surest demand chooses first: bound pods, then those that wait, then the rest; what comes later never takes room from what
-came before. Then what is warm and wanted is kept where there is room. The same input gives the same plan in whatever order it
-comes, and a plan that was carried out gives itself.
+    bound pods ─▶ waiting ones ─▶ windows, soonest first ─▶ what of them begins now ─▶ follow-on ─▶ what is kept
+
+What comes later never takes room from what came before. The same input gives the same plan in whatever order it comes, and a
+plan that was carried out gives itself.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
-from prestage.api.nodes import Action, ErrorClass, State
+from prestage.api.nodes import Action
 from prestage.planner.copies import Copies, copies_of, guard_copies
-from prestage.planner.deadlines import late_by_s, ready_at
 from prestage.planner.demands import Demand, Trust, Wall
 from prestage.planner.ledger import Book, Ledger
 from prestage.planner.nodes import NodeState
-from prestage.planner.placement import Placed, place_bound, place_waiting
-from prestage.planner.plans import ORIGIN, Assignment, NodePlan, Outcome, Plan, Reason, Verdict
-from prestage.planner.retention import keep_copies, releases
+from prestage.planner.placement import Placed, place_bound, place_declared, place_waiting
+from prestage.planner.plans import ORIGIN, Assignment, NodePlan, Plan
+from prestage.planner.prediction import Prediction
+from prestage.planner.retention import admits, keep_copies, releases
+from prestage.planner.rules import Rules
 from prestage.planner.sources import sources_of
+from prestage.planner.starting import Starting
+from prestage.planner.timing import Timing
+from prestage.planner.values import Use, Values
+from prestage.planner.verdicts import Verdicts
 
-_PASSING = frozenset({ErrorClass.BUSY, ErrorClass.UNAVAILABLE})
-_WALLS = (Reason.NAMESPACE_BYTES, Reason.NAMESPACE_NODE_BYTES, Reason.TOO_LARGE, Reason.TOO_MANY, Reason.MOVING, Reason.NODE_FULL)
-"""Of several reasons on several nodes the first of these is told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """`peers`: nodes are told which others hold an artifact."""
-
-    peers: bool = True
+__all__ = ["Rules", "plan"]
 
 
 def plan(
@@ -40,90 +37,96 @@ def plan(
     *,
     walls: Mapping[str, Wall] | None = None,
     rules: Rules | None = None,
+    uses: Mapping[str, Use] | None = None,
+    before: Plan | None = None,
 ) -> Plan:
-    """`now` and every moment: seconds since the epoch. `walls`: by namespace. Ids of demands and names of nodes are unique."""
-    demands = sorted(demand, key=_order)
-    ledger = Ledger(nodes, walls or {})
-    states = [book.node for book in ledger.books.values()]
-    copies = copies_of(demands, states)
+    """`now` and every moment: seconds since the epoch. `walls`: by namespace. Ids of demands and names of nodes are unique.
+    `uses`: how often each artifact was started. `before`: the last plan; what no node was told yet stays where it was meant to
+    go."""
+    rules = rules or Rules()
+    known = sorted(demand, key=_order)
+    demands, too_many = _within(known, now, rules)
+    ledger, timing = Ledger(nodes, walls or {}, now), Timing(now, rules)
+    copies = copies_of((one for one in demands if _is_near(one, now, rules)), [book.node for book in ledger.books.values()])
     guard_copies(ledger, copies)
+    values = Values(copies, uses or {}, timing)
+    placed = _place(demands, ledger, copies, timing, before)
+    starting = Starting(ledger, timing)
+    starting.decide()
+    for one in demands:
+        if one.trust is Trust.FOLLOW_ON:
+            names = frozenset(name for name in one.at if name in ledger.books)
+            welcome = {name for name in names if admits(ledger.books[name], one, copies, values, rules.worth)}
+            placed[one.id] = place_waiting(ledger, copies, one, welcome)
+    keep_copies(ledger, copies, values, rules.worth)
+    prediction = Prediction(ledger, timing, copies)
+    made = {name: _node_plan(book, copies, prediction, rules) for name, book in ledger.books.items()}
+    verdicts = Verdicts(ledger, copies, timing, prediction, starting.start_by)
+    said = {one.id: verdicts.of(one, placed.get(one.id)) for one in known if one.id not in too_many}
+    said |= {name: verdicts.too_many() for name in too_many}
+    return Plan(made, said, _again_at(demands, made, now, rules))
+
+
+def _place(demands: Iterable[Demand], ledger: Ledger, copies: Copies, timing: Timing, before: Plan | None) -> dict[str, Placed]:
+    meant = defaultdict[str, list[str]](list)
+    for name, planned in (before.nodes if before is not None else {}).items():
+        for later in planned.later:
+            meant[later.artifact].append(name)
     placed: dict[str, Placed] = {}
     for one in demands:
         if one.trust is Trust.BOUND:
             placed[one.id] = place_bound(ledger, copies, one)
-        elif one.trust is not Trust.STANDING:
+        elif one.trust is Trust.WAITING:
             placed[one.id] = place_waiting(ledger, copies, one)
-    keep_copies(ledger, copies)
-    made = {name: _node_plan(book, copies, now, rules or Rules()) for name, book in ledger.books.items()}
-    verdicts = {one.id: _verdict(one, placed.get(one.id), ledger, copies, made, now) for one in demands}
-    return Plan(made, verdicts)
+        elif one.trust is Trust.DECLARED:
+            placed[one.id] = place_declared(ledger, copies, one, timing, meant.get(one.artifact, ()))
+    return placed
+
+
+def _within(demands: Iterable[Demand], now: float, rules: Rules) -> tuple[list[Demand], set[str]]:
+    """Those whose time is not over, in their order, and the ids of what is too much of one namespace."""
+    found, too_many = list[Demand](), set[str]()
+    counts = defaultdict[str, int](int)
+    for one in demands:
+        if one.until is not None and one.until <= now:
+            continue
+        if one.trust is not Trust.BOUND:
+            counts[one.namespace] += 1
+            if counts[one.namespace] > rules.per_namespace_max:
+                too_many.add(one.id)
+                continue
+        found.append(one)
+    return found, too_many
+
+
+def _again_at(demands: Iterable[Demand], made: Mapping[str, NodePlan], now: float, rules: Rules) -> float | None:
+    """When something is to begin, a window begins or ends, or one comes near."""
+    starts = [one.not_before for each in made.values() for one in each.later if one.not_before is not None]
+    edges = [edge for one in demands for edge in (one.until, one.ready_by) if edge is not None]
+    near = [one.ready_by - rules.horizon_s for one in demands if one.ready_by is not None]
+    return min((moment for moment in (*starts, *edges, *near) if moment > now), default=None)
+
+
+def _is_near(demand: Demand, now: float, rules: Rules) -> bool:
+    return demand.ready_by is None or demand.ready_by <= now + rules.horizon_s
 
 
 def _order(demand: Demand) -> tuple[int, int, float, int, str]:
     return demand.trust, -demand.priority, demand.ready_by or 0.0, -demand.gpus, demand.id
 
 
-def _node_plan(book: Book, copies: Copies, now: float, rules: Rules) -> NodePlan:
+def _node_plan(book: Book, copies: Copies, prediction: Prediction, rules: Rules) -> NodePlan:
     node = book.node
-    stages, keeps = list[Assignment](), list[Assignment]()
+    stages, keeps, later = list[Assignment](), list[Assignment](), list[Assignment]()
     for artifact, promise in book.promises.items():
-        if promise.action is Action.STAGE:
-            sources = sources_of(artifact, node, copies.warm.get(artifact, ())) if rules.peers else (ORIGIN,)
-            stages.append(Assignment(artifact, Action.STAGE, promise.priority, promise.ready_by, sources))
-        else:
+        if promise.action is Action.KEEP or promise.is_kept:
             keeps.append(Assignment(artifact, Action.KEEP))
+            continue
+        sources = sources_of(artifact, node, copies.warm.get(artifact, ())) if rules.peers else (ORIGIN,)
+        made = Assignment(artifact, Action.STAGE, promise.priority, promise.ready_by, sources, promise.not_before)
+        (stages if promise.not_before is None else later).append(made)
     stages.sort(key=lambda one: (-one.priority, one.ready_by or 0.0, one.artifact))
     keeps.sort(key=lambda one: one.artifact)
-    left = [(one.artifact, 0 if node.is_warm(one.artifact) else book.promises[one.artifact].size_bytes) for one in stages]
-    left.sort(key=lambda pair: pair[1] > 0)  # what is there needs no turn
+    later.sort(key=lambda one: (one.not_before or 0.0, one.artifact))
     gone = [Assignment(artifact, Action.RELEASE) for artifact in releases(book, copies)] if stages or keeps else []
-    return NodePlan(
-        node.name,
-        node.uid,
-        (*stages, *keeps, *gone),
-        ready_at(left, rate_bytes_per_s=node.rate_bytes_per_s, now=now),
-    )
-
-
-def _verdict(
-    demand: Demand, placed: Placed | None, ledger: Ledger, copies: Copies, made: Mapping[str, NodePlan], now: float
-) -> Verdict:
-    if placed is None:
-        kept = tuple(name for name in copies.warm.get(demand.artifact, ()) if demand.artifact in ledger.books[name].promises)
-        return Verdict(Outcome.ON_TIME, Reason.KEPT, kept)
-    refused = placed.refused if demand.trust is Trust.BOUND else {}
-    nodes = tuple(placed.nodes)
-    if refused and (not nodes or demand.trust is Trust.BOUND):
-        reason = _first(refused.values())
-        outcome = Outcome.LATE if reason is Reason.MOVING else Outcome.IMPOSSIBLE
-        return Verdict(outcome, reason, nodes, refused)
-    if not nodes:
-        return Verdict(Outcome.IMPOSSIBLE, _first(placed.refused.values()))
-    if demand.trust is Trust.WAITING and any(ledger.books[name].node.is_warm(demand.artifact) for name in nodes):
-        return Verdict(Outcome.ON_TIME, Reason.WARM, nodes, ready_at=now, late_by_s=0.0)
-    return _timed(demand, nodes, ledger, made, now)
-
-
-def _timed(demand: Demand, nodes: tuple[str, ...], ledger: Ledger, made: Mapping[str, NodePlan], now: float) -> Verdict:
-    if all(ledger.books[name].node.is_warm(demand.artifact) for name in nodes):
-        return Verdict(Outcome.ON_TIME, Reason.WARM, nodes, ready_at=now, late_by_s=0.0)
-    moments = [made[name].ready_at.get(demand.artifact) for name in nodes]
-    told = [moment for moment in moments if moment is not None]
-    last = None if len(told) < len(moments) else (max(told) if demand.trust is Trust.BOUND else min(told))
-    late = late_by_s(last, demand.ready_by, now)
-    failed = [
-        held for name in nodes if (held := ledger.books[name].node.held.get(demand.artifact)) and held.state is State.FAILED
-    ]
-    if failed and (demand.trust is Trust.BOUND or len(failed) == len(nodes)):
-        worst = next((held for held in failed if held.error_class not in _PASSING), failed[0])
-        error = (str(worst.error_class or ErrorClass.BUG), worst.error_code or "")
-        if worst.error_class not in _PASSING:
-            return Verdict(Outcome.IMPOSSIBLE, Reason.STAGE_FAILED, nodes, error=error)
-        return Verdict(Outcome.LATE, Reason.RETRYING, nodes, ready_at=last, late_by_s=late, error=error)
-    outcome = Outcome.ON_TIME if late == 0.0 else Outcome.LATE
-    return Verdict(outcome, Reason.STAGING, nodes, ready_at=last, late_by_s=late)
-
-
-def _first(reasons: Iterable[Reason]) -> Reason:
-    found = set(reasons)
-    return next((one for one in _WALLS if one in found), Reason.NO_NODE)
+    return NodePlan(node.name, node.uid, (*stages, *keeps, *gone), prediction.ready_at(node.name), tuple(later))

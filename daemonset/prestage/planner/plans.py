@@ -93,6 +93,18 @@ class Reason(StrEnum):
     NAMESPACE_BYTES = "NamespaceBytes"
     TOO_MANY = "TooMany"
     """A node's plan has no place for more artifacts."""
+    PLANNED = "Planned"
+    """It begins later, and in time."""
+    TOO_SOON = "TooSoon"
+    """Its bytes take longer than what is left until it is wanted."""
+    LINK_BUSY = "LinkBusy"
+    """What is surer or sooner goes through its node's link first."""
+    ORIGIN_BUSY = "OriginBusy"
+    """What others take from the origins leaves too little."""
+    TOO_FEW_NODES = "TooFewNodes"
+    """It is asked for on more nodes than have room for it."""
+    OVER = "Over"
+    """Its window has ended."""
     KEPT = "Kept"
     """Nothing is asked for but to keep what is warm."""
 
@@ -134,13 +146,15 @@ class Verdict:
     nodes: tuple[str, ...] = ()
     """Where it is, or will be."""
     refused: Mapping[str, Reason] = field(default_factory=dict)
-    """Where it was asked for and will not be: bound pods."""
+    """Where it was asked for and will not be: bound pods, copies of windows."""
     ready_at: float | None = None
     """When the last of them has it; None: nobody can tell."""
     late_by_s: float | None = None
     """After ready_by; None: nobody can tell."""
     error: tuple[str, str] | None = None
     """Class and code of a stage that failed."""
+    missing: int = 0
+    """Copies that found no node; why is in `refused`, where nodes were asked."""
     start_by: float | None = None
     """The latest safe start of the node that has to begin first; None: all of it is there, or nobody can tell."""
     fix: Fix | None = None

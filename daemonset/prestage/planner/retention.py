@@ -1,32 +1,101 @@
-"""What stays: copies of what is wanted, first ones before second ones, as far as there is room; and what goes first."""
+"""What stays: copies of what is wanted, first ones before second ones, then what is worth most for its bytes, as far as there is
+room; and what goes first."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from prestage.api.nodes import Action, State
 from prestage.planner.copies import Copies
-from prestage.planner.demands import Demand
+from prestage.planner.demands import Demand, Trust
 from prestage.planner.ledger import Book, Ledger
 from prestage.planner.plans import Reason
+from prestage.planner.rooms import NOW
+from prestage.planner.rules import Worth
+from prestage.planner.values import Values
+
+_Offer = tuple[tuple[int, float, int, int, int, str, str], tuple[Demand, ...]]
+"""Its place, and whose bytes it may be."""
 
 
-def keep_copies(ledger: Ledger, copies: Copies) -> None:
+def keep_copies(ledger: Ledger, copies: Copies, values: Values, worth: Worth) -> None:
     """Guarded copies, then all others. Where a wall or the budget is in the way a copy is not listed: it stays until the node
     needs its room."""
-    offers = list[tuple[int, int, int, str, str, Demand]]()
+    for key, demands in sorted([*_wanted(ledger, copies, values, worth), *_once(ledger, copies, values, worth)]):
+        artifact, name = key[-2:]
+        book = ledger.books[name]
+        if artifact in book.promises and book.promises[artifact].not_before is None:
+            continue
+        refused: Reason | None = Reason.NODE_FULL
+        for demand in demands:
+            refused = ledger.promise(demand, name, Action.KEEP, NOW)
+            if refused is None:
+                break
+        if refused is not None:
+            book.let_go(artifact)
+
+
+def _wanted(ledger: Ledger, copies: Copies, values: Values, worth: Worth) -> Iterator[_Offer]:
     for artifact, holders in copies.warm.items():
         demand = copies.wanted[artifact][0]
-        for number, name in enumerate(sorted(holders, key=lambda name: (artifact not in ledger.books[name].guarded, name))):
-            offers.append((number, demand.trust, -demand.priority, artifact, name, demand))
-    for _, _, _, artifact, name, _ in sorted(offers, key=lambda offer: offer[:5]):
-        book = ledger.books[name]
-        if artifact not in book.promises:
-            refused: Reason | None = Reason.NODE_FULL
-            for demand in copies.wanted[artifact]:
-                refused = ledger.promise(demand, name, Action.KEEP)
-                if refused is None:
-                    break
-            if refused is not None:
-                book.let_go(artifact)
+        ranked = sorted(holders, key=lambda name: (artifact not in ledger.books[name].guarded, name))
+        for number, name in enumerate(ranked):
+            book = ledger.books[name]
+            density = _stayed(book, artifact, worth) * values.density(artifact, demand.size_bytes, book, number=number)
+            is_first = artifact in book.guarded
+            key = (0 if is_first else 1, -density, number, demand.trust, -demand.priority, artifact, name)
+            yield key, tuple(copies.wanted[artifact])
+
+
+def _once(ledger: Ledger, copies: Copies, values: Values, worth: Worth) -> Iterator[_Offer]:
+    """What was started once and is wanted by nobody now."""
+    if not values.uses:
+        return
+    for name, book in ledger.books.items():
+        for artifact in book.node.held:
+            use = values.uses.get(artifact)
+            if use is None or artifact in copies.wanted or not book.node.is_warm(artifact):
+                continue
+            is_giant = use.size_bytes > worth.giant * book.room.limit_bytes
+            if is_giant and use.weight_at(ledger.now, worth.half_life_s) < 2:
+                continue
+            density = _stayed(book, artifact, worth) * values.density(artifact, use.size_bytes, book)
+            demand = Demand("", artifact, use.size_bytes, "", Trust.STANDING)
+            yield (1, -density, 0, Trust.STANDING + 1, 0, artifact, name), (demand,)
+
+
+def _stayed(book: Book, artifact: str, worth: Worth) -> float:
+    return worth.hysteresis if artifact in book.node.planned else 1.0
+
+
+def admits(book: Book, demand: Demand, copies: Copies, values: Values, worth: Worth) -> bool:
+    """Whether what may follow a burst is worth more, by far enough, than what would have to go for it."""
+    node = book.node
+    if demand.artifact in node.held or demand.artifact in book.promises:
+        return True
+    if node.budget_bytes is None or node.used_bytes is None:
+        return False
+    lacking = node.used_bytes + demand.size_bytes - node.budget_bytes
+    own = values.density(demand.artifact, demand.size_bytes, book)
+    goes = list[tuple[float, int]]()
+    for artifact in node.held:
+        size = _size(artifact, copies, values)
+        if artifact not in book.promises and size is not None and node.is_warm(artifact):
+            goes.append((values.density(artifact, size, book), size))
+    for density, size in sorted(goes):
+        if lacking <= 0:
+            return True
+        if own < worth.hysteresis * density:
+            return False
+        lacking -= size
+    return lacking <= 0
+
+
+def _size(artifact: str, copies: Copies, values: Values) -> int | None:
+    if artifact in copies.wanted:
+        return copies.wanted[artifact][0].size_bytes
+    use = values.uses.get(artifact)
+    return None if use is None else use.size_bytes
 
 
 def releases(book: Book, copies: Copies) -> list[str]:

@@ -10,13 +10,18 @@ from hypothesis import strategies as st
 from planning.worlds import NOW, World, carried_out, shown, worlds
 
 from prestage.api.nodes import Action, State
-from prestage.planner.demands import Trust
+from prestage.planner.demands import Demand, Trust
 from prestage.planner.plan import plan
 from prestage.planner.plans import Plan
 
 
 def planned(world: World) -> Plan:
     return plan(world.demands, world.nodes, NOW, walls=world.walls)
+
+
+def asked(world: World) -> list[Demand]:
+    """Whose window is not over."""
+    return [demand for demand in world.demands if demand.until is None or demand.until > NOW]
 
 
 @given(worlds())
@@ -45,13 +50,13 @@ def test_no_namespace_is_promised_more_than_its_walls(world: World) -> None:
 @given(worlds(walls=False, is_shrunk=False))
 def test_of_what_is_wanted_a_copy_stays_while_another_node_that_may_run_it_has_room(world: World) -> None:
     made = planned(world)
-    wanted = {demand.artifact for demand in world.demands}
+    wanted = {demand.artifact for demand in asked(world)}
     said = shown(made)
     for artifact in wanted:
-        holders = [node for node in world.nodes if node.is_warm(artifact)]
+        holders = [node for node in world.nodes if node.is_warm(artifact) and not node.is_leaving]
         if not holders or any(said[node.name].get(artifact) in (Action.STAGE, Action.KEEP) for node in holders):
             continue
-        feasible = set[str]().union(*(demand.feasible for demand in world.demands if demand.artifact == artifact))
+        feasible = set[str]().union(*(demand.feasible for demand in asked(world) if demand.artifact == artifact))
         for node in world.nodes:
             if node.name in feasible and node not in holders and node.takes_more:
                 assert node.budget_bytes is not None
@@ -60,7 +65,7 @@ def test_of_what_is_wanted_a_copy_stays_while_another_node_that_may_run_it_has_r
 
 @given(worlds())
 def test_nothing_that_is_wanted_is_released(world: World) -> None:
-    wanted = {demand.artifact for demand in world.demands}
+    wanted = {demand.artifact for demand in asked(world)}
     for said in shown(planned(world)).values():
         assert not {artifact for artifact, action in said.items() if action is Action.RELEASE} & wanted
 
@@ -83,7 +88,7 @@ def test_without_demand_nothing_is_said_so_that_nothing_is_evicted(world: World)
 @given(worlds(walls=False), st.sampled_from([State.STAGING, State.WARM]))
 def test_a_plan_that_is_carried_out_stands(world: World, state: State) -> None:
     nodes, seen = world.nodes, list[object]()
-    for _ in range(4):  # what waits for a move comes once the move is done
+    for _ in range(12):  # what waits for a move comes once the move is done, what begins early one after the other
         made = plan(world.demands, nodes, NOW)
         seen.append([one.assignments for one in made.nodes.values()])
         nodes = carried_out(nodes, made, state=state)

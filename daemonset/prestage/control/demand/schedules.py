@@ -61,7 +61,7 @@ def read_schedule(seen: Object) -> ReadSchedule:
     """Never fails: what is wrong is among the problems."""
     subject = Subject.of(STAGING_SCHEDULES, seen)
     try:
-        schedule = read(StagingSchedule, seen)
+        schedule = read(StagingSchedule, {name: value for name, value in seen.items() if name != "status"})
     except Invalid as exc:
         return ReadSchedule(subject, None, problems=(Problem("Ready", "Invalid", str(exc)),))
     made, problems = list[tuple[Window, windows.Window]](), list[Problem]()
@@ -81,7 +81,7 @@ def window_of(window: Window) -> windows.Window:
     if window.ready_schedule is not None:
         return windows.again(window.ready_schedule, window.time_zone, duration_s(window.duration or ""))
     if window.ready_by is not None:
-        return windows.Once(window.ready_by.timestamp(), duration_s(window.duration or ""))
+        return windows.Once(float(round(window.ready_by.timestamp())), duration_s(window.duration or ""))
     return windows.ALWAYS
 
 

@@ -109,9 +109,10 @@ class Planning:
         collected = self._collector.collect(world, resolutions.answers, now=now)
         resolutions.forget_seen(collected.recorded)
         resolutions.want(collected.questions)
-        nodes = self._states.of(world[NODES], caches, world[STORE_POOLS], sent)
+        nodes = self._states.of(world[NODES], caches, world[STORE_POOLS], sent, now)
         walls = walls_of(world[NAMESPACES], world[CACHE_POLICIES])
-        made = plan(collected.demands, nodes, now, walls=walls, rules=self._rules)
+        before = self._board.last.plan if self._board.last is not None else None
+        made = plan(collected.demands, nodes, now, walls=walls, rules=self._rules, before=before)
         self._again_at = min(collected.changes_at, math.inf if made.again_at is None else made.again_at)
         due = writes(made.nodes, caches, sent)
         self.timings.took(time.perf_counter() - began_s)

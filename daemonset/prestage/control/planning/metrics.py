@@ -13,10 +13,12 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
+from prometheus_client import Counter as PromCounter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from prestage.control.planning.board import Board
+from prestage.control.planning.outcomes import Settled
 from prestage.planner.demands import Trust
 from prestage.planner.plans import Outcome
 
@@ -92,6 +94,27 @@ class Meters:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
             registry=self.registry,
         )
+
+        self._windows = PromCounter(
+            "prestage_windows",
+            "Windows that began, by who said them and what became of them.",
+            ["source", "outcome"],
+            registry=self.registry,
+        )
+        self._late = Histogram(
+            "prestage_window_late_seconds",
+            "After its deadline; 0: in time.",
+            ["source"],
+            buckets=(0.0, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0),
+            registry=self.registry,
+        )
+
+    def settled(self, one: Settled) -> None:
+        """A window began, and was warm by then, later, or never."""
+        outcome = "missed" if one.late_by_s is None else "late" if one.late_by_s > 0 else "on_time"
+        self._windows.labels(str(one.source), outcome).inc()
+        if one.late_by_s is not None:
+            self._late.labels(str(one.source)).observe(one.late_by_s)
 
     def planned(self, seconds: float) -> None:
         """One plan."""

@@ -6,7 +6,7 @@ import asyncio
 import datetime
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from prestage.api.models import StagedModel
 from prestage.api.policies import CachePolicy, StorePool
 from prestage.api.reading import Invalid, read, written
+from prestage.api.schedules import StagingSchedule
 from prestage.api.values import Metadata, Stored
 from prestage.cacher.agent.logs import log
 from prestage.cacher.errors import PrestageError
@@ -23,14 +24,19 @@ from prestage.control.demand.world import World
 from prestage.control.planning.board import Board, Posted
 from prestage.control.planning.explaining import complaints
 from prestage.control.planning.loop import labels_of
+from prestage.control.planning.outcomes import Outcomes, Settled
+from prestage.control.planning.schedules import dues_by_uid, is_told, schedule_status, too_many_status, view_of
 from prestage.control.planning.statuses import Spread, model_status, policy_status, pool_status, spreads
 from prestage.control.planning.writing import MANAGER
 from prestage.kube.errors import Missing
 from prestage.kube.events import Recorder, Subject
 from prestage.kube.ports import Api, Object, Resource, name_of, namespace_of, uid_of, version_of
-from prestage.kube.resources import CACHE_POLICIES, NAMESPACES, NODES, STAGED_MODELS, STORE_POOLS
+from prestage.kube.resources import CACHE_POLICIES, NAMESPACES, NODES, STAGED_MODELS, STAGING_SCHEDULES, STORE_POOLS
+from prestage.planner.demands import ToldBy
 
 _EVERY_S: Final = 1.0
+_EACH: Final = 50
+"""Statuses of schedules of one namespace that are written at a time."""
 Kind = TypeVar("Kind", bound=Stored)
 
 
@@ -45,6 +51,7 @@ class Reporting:
         recorder: Recorder,
         *,
         writes: Counter[str] | None = None,
+        settled: Callable[[Settled], None] = lambda settled: None,
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
     ) -> None:
         self._world, self._api, self._board, self._recorder, self._now = world, api, board, recorder, now
@@ -52,6 +59,7 @@ class Reporting:
         self._complained: dict[tuple[str, str], str] = {}
         self._wrote: dict[str, tuple[str, object]] = {}
         self._writes = Counter[str]() if writes is None else writes
+        self._outcomes, self._settled = Outcomes(), settled
 
     async def run(self) -> None:
         """Never returns."""
@@ -59,6 +67,8 @@ class Reporting:
             await self._posted.wait()
             self._posted.clear()
             if (posted := self._board.last) is not None:
+                for one in self._outcomes.look(posted.collected, posted.plan, self._now().timestamp()):
+                    self._settled(one)
                 self.complain(posted)
                 await self.report(posted)
             await asyncio.sleep(_EVERY_S)
@@ -67,9 +77,9 @@ class Reporting:
         """An event for each thing that is wrong and was not a moment ago."""
         models = {uid_of(one): Subject.of(STAGED_MODELS, one) for one in self._world[STAGED_MODELS]}
         fresh: dict[tuple[str, str], str] = {}
-        for one in complaints(posted, models):
+        for one in complaints(posted, models, self._outcomes):
             key = one.subject.uid, one.alias
-            fresh[key] = f"{one.reason} {one.note}"
+            fresh[key] = one.mark or f"{one.reason} {one.note}"
             if self._complained.get(key) != fresh[key]:
                 self._recorder.say(one.said)
         self._complained = fresh
@@ -88,6 +98,7 @@ class Reporting:
                 spread = found.get(known.artifact, Spread()) if known is not None else Spread()
                 status = model_status(model, known, posted.failures.get(line), spread, now)
                 await self._apply(STAGED_MODELS, seen, _bare(model, status=status))
+        await self._report_schedules(posted, names, found, now)
         labels = [labels_of(one) for one in enabled]
         for seen, policy in _each(CachePolicy, world[CACHE_POLICIES]):
             await self._apply(CACHE_POLICIES, seen, _bare(policy, status=policy_status(policy, labels, now)))
@@ -95,24 +106,58 @@ class Reporting:
         for seen, pool in _each(StorePool, world[STORE_POOLS]):
             await self._apply(STORE_POOLS, seen, _bare(pool, status=pool_status(pool, nodes, now)))
 
-    async def _apply(self, resource: Resource, seen: Object, said: Stored) -> None:
-        """The status of `said` by server-side apply, where it is not what is there nor what was just written."""
+    async def _report_schedules(
+        self, posted: Posted, names: set[str], found: Mapping[str, Spread], now: datetime.datetime
+    ) -> None:
+        """Those of one namespace after those of another, so that one with very many holds nobody up."""
+        collected = posted.collected
+        said = {one.subject.uid: one for one in collected.declarations if one.source is ToldBy.STAGING_SCHEDULE}
+        dues = dues_by_uid(collected.dues.values())
+        view = view_of(posted, found, self._outcomes)
+        left = Counter(dict.fromkeys(names, _EACH))
+        for seen in self._world[STAGING_SCHEDULES]:
+            namespace, uid = namespace_of(seen) or "", uid_of(seen)
+            is_cut = uid in collected.unread
+            if namespace not in names or (is_cut and is_told(seen)) or left[namespace] <= 0:
+                continue
+            schedule = _schedule(seen)
+            if schedule is None or (uid not in said and not is_cut):
+                continue
+            if is_cut:
+                status = too_many_status(schedule, now)
+            else:
+                status = schedule_status(schedule, said[uid], dues.get(uid, ()), view, now)
+            left[namespace] -= await self._apply(STAGING_SCHEDULES, seen, _bare(schedule, status=status))
+
+    async def _apply(self, resource: Resource, seen: Object, said: Stored) -> bool:
+        """The status of `said` by server-side apply, where it is not what is there nor what was just written. True: asked."""
         status = _status(said)
         before = version_of(seen), status
         if status == seen.get("status") or self._wrote.get(uid_of(seen)) == before:
-            return
+            return False
         body = {**{name: value for name, value in written(said).items() if name != "spec"}, "status": status}
         try:
             await self._api.apply(resource, body, manager=MANAGER, force=True, subresource="status")
         except Missing:
-            return
+            return True
         except PrestageError as exc:
             fields = {"kind": resource.kind, "name": said.metadata.name, "error": str(exc)}
             self._writes["failed"] += 1
             log("status_not_written", level=logging.WARNING, fields=fields)
-            return
+            return True
         self._writes["status"] += 1
         self._wrote[uid_of(seen)] = before
+        return True
+
+
+def _schedule(seen: Object) -> StagingSchedule | None:
+    """With its status where that can be read, else without."""
+    for made in (seen, {name: value for name, value in seen.items() if name != "status"}):
+        try:
+            return read(StagingSchedule, made)
+        except Invalid:
+            continue
+    return None
 
 
 def _each(kind: type[Kind], seen: Iterable[Object]) -> Iterator[tuple[Object, Kind]]:

@@ -1,0 +1,64 @@
+"""When everything that is told or meant to be staged will be warm, if links are as they were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prestage.api.nodes import Action
+from prestage.planner.copies import Copies
+from prestage.planner.ledger import Book, Ledger
+from prestage.planner.timing import Stage, Timing, in_turn, spread_origin
+
+
+class Prediction:
+    """Of one plan, once all is promised."""
+
+    def __init__(self, ledger: Ledger, timing: Timing, copies: Copies) -> None:
+        self._timing, self._copies = timing, copies
+        self._by_node: dict[str, dict[str, float | None]] = {}
+        self.by_origin: dict[tuple[str, str], float] = {}
+        """What the limit of all origins alone would allow; by node and artifact. Empty: no limit."""
+        stages = {name: self._stages(book) for name, book in ledger.books.items() if book.promises}
+        if timing.rules.origin_bytes_per_s is not None:
+            self._ask_origin([one for own in stages.values() for one in own], timing.rules.origin_bytes_per_s)
+        for name, book in ledger.books.items():
+            self._by_node[name] = self._through(book, stages.get(name, []))
+
+    def ready_at(self, node: str) -> Mapping[str, float | None]:
+        """By artifact; None: nobody can tell."""
+        return self._by_node[node]
+
+    def _stages(self, book: Book) -> list[Stage]:
+        found = [
+            Stage(book.node.name, artifact, promise)
+            for artifact, promise in book.promises.items()
+            if promise.action is Action.STAGE and not book.node.is_warm(artifact)
+        ]
+        return sorted(found, key=in_turn)
+
+    def _through(self, book: Book, stages: list[Stage]) -> dict[str, float | None]:
+        now, node = self._timing.now, book.node
+        made: dict[str, float | None] = {
+            artifact: now
+            for artifact, promise in book.promises.items()
+            if promise.action is Action.STAGE and node.is_warm(artifact)
+        }
+        is_known = node.rate_bytes_per_s is not None and node.rate_bytes_per_s > 0
+        link, at = self._timing.link(book), now
+        for stage in stages:
+            size_bytes = stage.promise.size_bytes
+            at = link.ends(max(at, stage.promise.not_before or at), size_bytes)
+            at = max(at, self.by_origin.get((stage.node, stage.artifact), at))
+            made[stage.artifact] = at if is_known or at == now else None
+        return made
+
+    def _ask_origin(self, stages: list[Stage], rate: float) -> None:
+        """Those that a peer holds ask no origin."""
+        if self._timing.rules.peers:
+            stages = [one for one in stages if not any(name != one.node for name in self._copies.warm.get(one.artifact, ()))]
+        told = [one for one in stages if one.promise.not_before is None]
+        self.by_origin = spread_origin(told, rate, self._timing.now)
+        at = max(self.by_origin.values(), default=self._timing.now)
+        for stage in sorted((one for one in stages if one.promise.not_before is not None), key=in_turn):
+            at = max(at, stage.promise.not_before or at) + stage.promise.size_bytes / rate
+            self.by_origin[stage.node, stage.artifact] = at
