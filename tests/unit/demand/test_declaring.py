@@ -249,7 +249,7 @@ def test_a_schedule_edited_or_a_clock_set_back_is_looked_at_anew() -> None:
 
 
 def test_the_next_run_of_a_cron_job_is_wanted_for_its_parallel_pods() -> None:
-    seen = artifact("a", line("nightly-uid", "run-20261126"))
+    seen = artifact("a", line("nightly-uid.20261126", "-"))
     found = collected(cron_job(schedule="30 7 * * *", parallelism=2), seen)
     [run] = declared(found)
     assert (run.ready_by, run.until, run.count, run.source) == (NOW + 1800, NOW + 1920, 2, ToldBy.CRON_JOB)
@@ -258,7 +258,8 @@ def test_the_next_run_of_a_cron_job_is_wanted_for_its_parallel_pods() -> None:
 def test_a_model_that_may_move_is_asked_for_anew_each_day_and_a_pinned_one_once() -> None:
     floating = collected(cron_job(schedule="30 7 * * *"))
     pinned = collected(cron_job(schedule="30 7 * * *", made=template(ref="ref:llama")))
-    assert [one.line.hash for one in (*floating.questions, *pinned.questions)] == ["run-20261126", "run"]
+    asked = [one.line.template for one in (*floating.questions, *pinned.questions)]
+    assert [(one.uid, one.hash) for one in asked] == [("nightly-uid.20261126", "-"), ("nightly-uid", "run")]
 
 
 def test_a_run_that_was_made_speaks_for_itself() -> None:

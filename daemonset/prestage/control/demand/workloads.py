@@ -2,7 +2,8 @@
 
     Deployment       its newest ReplicaSet's hash, once that shows the template's models
     StatefulSet      its update revision, once the status is about this generation
-    CronJob          `run` for models that cannot move, else `run-<day>`: each Job resolves by itself, and this foretells it
+    CronJob          its UID and `run` for models that cannot move, else <UID>.<day> and `-`: each Job resolves by itself,
+                     and this foretells it; like a Job's, such a record is forgotten when its day is over
 
 A schedule may stand on the workload or on its template; what stands on the workload wins.
 """
@@ -18,7 +19,7 @@ from prestage.api.annotations import Mistakes, ReadySchedule, is_ours, parse
 from prestage.api.brokerage import Template
 from prestage.control.demand.pods import PodFacts, WantedModel, facts_of
 from prestage.control.demand.trimming import REVISION
-from prestage.control.templates import controller_of
+from prestage.control.templates import NO_HASH, controller_of
 from prestage.kube.events import Subject
 from prestage.kube.mirror import Mirror
 from prestage.kube.ports import Object, Resource, metadata_of, name_of, namespace_of, uid_of, version_of
@@ -95,7 +96,7 @@ class Workloads:
         uid = workload.uid
         if workload.subject.resource is CRON_JOBS:
             pinned = all(_PINNED.fullmatch(model.ref) for model in workload.facts.models)
-            return Template(uid=uid, hash=_RUN if pinned else f"{_RUN}-{day}")
+            return Template(uid=uid, hash=_RUN) if pinned else Template(uid=f"{uid}.{day}", hash=NO_HASH)
         if not workload.is_current:
             return None
         if workload.subject.resource is STATEFUL_SETS:
