@@ -12,13 +12,18 @@ from prestage.kube.ports import Object, Resource
 from prestage.kube.resources import (
     ARTIFACTS,
     CACHE_POLICIES,
+    CRON_JOBS,
     DEPLOYMENTS,
+    HORIZONTAL_POD_AUTOSCALERS,
     NAMESPACES,
     NODE_CACHES,
     NODES,
     PODS,
+    PRIORITY_CLASSES,
     REPLICA_SETS,
+    SCALED_OBJECTS,
     STAGED_MODELS,
+    STAGING_SCHEDULES,
     STATEFUL_SETS,
     STORE_POOLS,
 )
@@ -37,6 +42,11 @@ RESOURCES = {
     "NodeCache": NODE_CACHES,
     "StorePool": STORE_POOLS,
     "CachePolicy": CACHE_POLICIES,
+    "StagingSchedule": STAGING_SCHEDULES,
+    "CronJob": CRON_JOBS,
+    "HorizontalPodAutoscaler": HORIZONTAL_POD_AUTOSCALERS,
+    "ScaledObject": SCALED_OBJECTS,
+    "PriorityClass": PRIORITY_CLASSES,
 }
 
 
@@ -111,6 +121,33 @@ def replica_set(
         "metadata": metadata,
         "spec": {"replicas": replicas, "template": inner},
     }
+
+
+def deployment(name: str = "web", *, size: int = 1, made: object = None, said: Mapping[str, str] | None = None) -> Object:
+    """`said`: its own annotations, ready-schedule and so on."""
+    pods = made if isinstance(made, Mapping) else template()
+    inner = {"metadata": {"annotations": pods["annotations"]}, "spec": pods["spec"]}
+    metadata = head(name, annotations={f"prestage.dev/{key}": text for key, text in (said or {}).items()})
+    spec = {"replicas": size, "template": inner}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
+
+
+def cron_job(
+    name: str = "nightly", schedule: str = "0 2 * * *", *, made: object = None, parallelism: int = 1, **more: object
+) -> Object:
+    said = made if isinstance(made, Mapping) else template()
+    inner = {"metadata": {"annotations": said["annotations"]}, "spec": said["spec"]}
+    status = {key: more.pop(key) for key in ("lastScheduleTime",) if key in more}
+    spec = {"schedule": schedule, "jobTemplate": {"spec": {"parallelism": parallelism, "template": inner}}, **more}
+    return {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": head(name), "spec": spec, "status": status}
+
+
+def schedule(name: str = "day", *windows: object, models: Iterable[str] = ("llama",), **spec: object) -> Object:
+    """A StagingSchedule; every node where nothing else is said."""
+    artifacts = [{"name": one, "type": "Model", "modelRef": {"name": one}} for one in models]
+    where: dict[str, object] = {} if "targetRef" in spec or "nodes" in spec else {"nodes": {"selector": {}}}
+    made = {"artifacts": artifacts, "windows": list(windows) or [{"name": "always"}], **where, **spec}
+    return {"apiVersion": OURS, "kind": "StagingSchedule", "metadata": head(name, generation=1), "spec": made}
 
 
 def artifact(name: str, *lines: Line, size: int = 1000, namespace: str = "team") -> Object:

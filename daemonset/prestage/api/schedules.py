@@ -125,6 +125,8 @@ class StagingScheduleSpec(Value, frozen=True, kw_only=True):
 class NextWindow(Value, frozen=True, kw_only=True):
     """The next one, and whether it will be met."""
 
+    ATOMIC: ClassVar[bool] = True
+
     window: Annotated[str, text("Its name.", max_length=63)]
     ready_by: Annotated[Moment, about("The deadline.")]
     start_at: Annotated[Moment, about("The latest safe start.")] | None = None

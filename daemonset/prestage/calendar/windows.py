@@ -1,6 +1,7 @@
 """Windows: when something is to be ready, and until when it is needed.
 
-    Again     by cron, for a duration         Once     at one moment, for a duration         ALWAYS     from now on
+    Again     by cron, for a duration               Once     at one moment, for a duration
+    Between   from one schedule to the other        ALWAYS   from now on
 
 At a moment each is `Openings`: the one that is open, and the next one. Windows of one schedule that meet are one: one that lasts
 longer than its period is always open, and says so.
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 from prestage.calendar.moments import Cron, Reading, cron_of
 
+_YEAR_S = 366 * 86400.0
 LEAST_S = 60.0
 """A window of less than a minute is none."""
 
@@ -81,8 +83,31 @@ class Always:
         return Openings(Opening(now, math.inf))
 
 
+@dataclass(frozen=True, slots=True)
+class Between:
+    """From when one schedule fires until the other one does."""
+
+    start: Cron
+    end: Cron
+
+    def at(self, now: float) -> Openings:
+        """See Openings."""
+        last = self.start.last_until(now, since=now - _YEAR_S)
+        ended = self.end.last_until(now, since=now - _YEAR_S)
+        following = self.start.after(now)
+        coming = None if following is None else Opening(following, self._end(following))
+        if last is None or (ended is not None and ended >= last):
+            return Openings(None, coming, math.inf if coming is None else coming.begins)
+        ends = self._end(now)
+        return Openings(Opening(last, ends), coming, ends if coming is None else min(ends, coming.begins))
+
+    def _end(self, since: float) -> float:
+        found = self.end.after(since)
+        return math.inf if found is None else found
+
+
 ALWAYS = Always()
-Window = Again | Once | Always
+Window = Again | Once | Between | Always
 
 
 def again(fields: str, time_zone: str | None, duration_s: float, *, reading: Reading = Reading.READY) -> Again:

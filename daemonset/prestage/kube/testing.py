@@ -415,8 +415,11 @@ def _set(made: Tree, path: Path, value: object) -> None:
 
 
 def _remove(made: Tree, path: Path) -> None:
-    at: object = made
-    for part in path[:-1]:
-        at = at.get(part) if isinstance(at, dict) else None
-    if isinstance(at, dict):
-        at.pop(path[-1], None)
+    """What has nothing left goes with it."""
+    inner = made.get(path[0])
+    if len(path) == 1:
+        made.pop(path[0], None)
+    elif isinstance(inner, dict):
+        _remove(inner, path[1:])
+        if not inner:
+            del made[path[0]]

@@ -121,7 +121,7 @@ def test_seconds_have_three_digits_at_most(value: float, text: str) -> None:
 @pytest.fixture(scope="module")
 def _fonts_are_open() -> None:
     """matplotlib keeps the fonts it has used open for the life of the process; no test leaks them."""
-    figure = plots._figure(width=1, height=1)
+    figure = plots.new_figure(width=1, height=1)
     figure.suptitle("bold", fontweight="bold")
     figure.supxlabel("plain")
     figure.savefig(io.BytesIO())

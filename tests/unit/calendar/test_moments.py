@@ -7,7 +7,7 @@ import itertools
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prestage.api import texts
@@ -81,6 +81,7 @@ def fired(fields: str, zone: str, since: float, until: float, reading: Reading) 
     return sorted(one for one in found if since < one <= until)
 
 
+@settings(max_examples=40)
 @given(FIELDS, st.sampled_from(ZONES), st.sampled_from(CHANGES), st.integers(-26 * 60, 26 * 60), st.sampled_from(list(Reading)))
 def test_every_firing_around_a_change_of_clocks_is_the_wall_clocks(
     fields: str, zone: str, change: str, minutes: int, reading: Reading

@@ -20,8 +20,8 @@ from planning.objects import (
     template,
 )
 
-from prestage.control.demand.collecting import Collected, Collector, Question
-from prestage.control.demand.records import Known, Line
+from prestage.control.demand.collecting import Collected, Collector
+from prestage.control.demand.records import Known, Line, Question
 from prestage.kube.ports import Object
 from prestage.planner.demands import Demand, Trust
 

@@ -12,7 +12,7 @@ from planning.objects import digest, line
 from prestage.api.brokerage import Refusal, Resolved, ResolveRequest
 from prestage.api.nodes import ErrorClass
 from prestage.cacher.errors import Denied, Unavailable
-from prestage.control.demand.collecting import Question
+from prestage.control.demand.records import Question
 from prestage.control.demand.resolving import Resolutions, delay_s
 from prestage.wire.broker_client import Refused
 

@@ -109,14 +109,14 @@ def test_a_pods_conditions_are_kept_and_no_news() -> None:
     assert trimming.matter_of_pod(calm) == trimming.matter_of_pod(loud)
 
 
-def test_a_workload_without_replicas_keeps_no_template() -> None:
+def test_a_replica_set_without_replicas_keeps_of_its_template_only_what_names_models() -> None:
     def workload(replicas: int) -> Object:
         inner = {"metadata": {"annotations": {"prestage.dev/wait": "None"}}, "spec": {"containers": [{"name": "c", "env": []}]}}
         return {"metadata": head("w"), "spec": {"replicas": replicas, "template": inner}, "status": {}}
 
-    assert trimming.trimmed_workload(workload(0))["spec"] == {"replicas": 0}
-    kept = trimming.trimmed_workload(workload(1))["spec"]
-    assert kept == {
-        "replicas": 1,
-        "template": {"metadata": {"annotations": {"prestage.dev/wait": "None"}}, "spec": {"containers": [{"name": "c"}]}},
-    }
+    annotations = {"annotations": {"prestage.dev/wait": "None"}}
+    none = trimming.trimmed_replica_set(workload(0))["spec"]
+    assert none == {"replicas": 0, "template": {"metadata": annotations, "spec": {}}}
+    whole = {"metadata": annotations, "spec": {"containers": [{"name": "c"}]}}
+    assert trimming.trimmed_replica_set(workload(1))["spec"] == {"replicas": 1, "template": whole}
+    assert trimming.trimmed_workload(workload(0))["spec"] == {"replicas": 0, "template": whole}

@@ -17,8 +17,9 @@ from prestage.api.models import StagedModel
 from prestage.api.nodes import Action, State
 from prestage.api.reading import read
 from prestage.api.values import ConditionStatus
-from prestage.control.demand.collecting import Collected, model_line
+from prestage.control.demand.collecting import Collected
 from prestage.control.demand.records import Known
+from prestage.control.demand.schedules import model_line
 from prestage.control.planning.access import allowed, authorized, blocked, evicting, released, rows_in
 from prestage.control.planning.board import Posted
 from prestage.control.planning.explaining import complaints

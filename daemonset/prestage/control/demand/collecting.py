@@ -3,6 +3,7 @@
     pod on a node                       BOUND there
     gated by us, or pending             WAITING where it may run
     gated by others too                 nothing is staged before they let it go
+    declared for later                  DECLARED (declaring.py), where its pods may run
     template with a pod or replicas     STANDING: what is warm of it stays
 
 A model that no record names yet is a question to the broker; until it is answered there is no demand for it. `Collector` keeps
@@ -11,16 +12,21 @@ what it read of each object, so that only what changed is read again.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Protocol
 
 from prestage.api.annotations import ENABLED_LABEL
 from prestage.api.brokerage import Template
+from prestage.control.demand.declared import Declaration, Due
+from prestage.control.demand.declaring import Declaring, Said
 from prestage.control.demand.feasibility import Needs
+from prestage.control.demand.floors import Standing
 from prestage.control.demand.pods import PodFacts, facts_of
-from prestage.control.demand.records import Known, Line, recorded
+from prestage.control.demand.records import Known, Line, Question, recorded
+from prestage.control.demand.schedules import model_line
 from prestage.control.demand.sites import Sites
 from prestage.control.templates import controller_of, template_of
 from prestage.kube.events import Subject
@@ -35,26 +41,13 @@ from prestage.kube.resources import (
     STAGED_MODELS,
     STATEFUL_SETS,
 )
-from prestage.planner.demands import Demand, Trust
-
-MODEL_ALIAS: Final = "model"
-"""Alias under which a StagedModel's own artifact is recorded: uid its UID, hash its generation, ref `ref:NAME`."""
+from prestage.planner.demands import Demand, ToldBy, Trust
 
 
 class Mirrors(Protocol):
     """`World`, or the mirrors of a test."""
 
     def __getitem__(self, resource: Resource) -> Mirror: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What the broker has to be asked."""
-
-    namespace: str
-    line: Line
-    service_account: str = "default"
-    credentials: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +62,16 @@ class Collected:
     """UID of a template's owner to the object that events are about."""
     recorded: Mapping[Line, Known] = field(default_factory=dict)
     """What Artifacts show."""
+    declarations: tuple[Declaration, ...] = ()
+    """What was said about later, with what is wrong with it."""
+    dues: Mapping[str, Due] = field(default_factory=dict)
+    """Demand's id to the window it is of."""
+    cut: Mapping[str, int] = field(default_factory=dict)
+    """UID of who said it to how many demands of it are left out: its namespace has too many."""
+    unread: frozenset[str] = frozenset()
+    """UIDs of what is not looked at at all: its namespace has too many of its kind."""
+    changes_at: float = math.inf
+    """When there is other demand, though nothing happened: a window opens or ends."""
     known: Mapping[Line, Known] = field(default_factory=dict)
     """That, and what was answered since."""
 
@@ -89,11 +92,12 @@ class Collector:
 
     def __init__(self) -> None:
         self.sites = Sites()
+        self._declaring = Declaring(self.sites)
         self._facts: dict[str, tuple[str, PodFacts | None]] = {}
         self._templates: dict[str, tuple[str, PodFacts | None]] = {}
 
-    def collect(self, mirrors: Mirrors, answers: Mapping[Line, Known] | None = None) -> Collected:
-        """`answers`: what the broker said and no Artifact shows yet."""
+    def collect(self, mirrors: Mirrors, answers: Mapping[Line, Known] | None = None, *, now: float | None = None) -> Collected:
+        """`answers`: what the broker said and no Artifact shows yet. `now` None: what is declared for later is left out."""
         pods = list(self._read(mirrors[PODS]))
         self.sites.look(mirrors[NODES], (facts for _, facts in pods))
         enabled = {name_of(one) for one in mirrors[NAMESPACES] if is_enabled(one)}
@@ -121,7 +125,37 @@ class Collector:
         for model in mirrors[STAGED_MODELS]:
             if namespace_of(model) in enabled:
                 made.ask(Question(namespace_of(model) or "", model_line(model)))
-        return Collected(tuple(made.demands.values()), tuple(made.questions.values()), made.lines, subjects, seen, known)
+        said = Said() if now is None else self._declaring.declare(mirrors, enabled, _standing_of(groups), now)
+        for due in said.chosen.dues:
+            self._demand_of_due(made, due, said)
+        for declaration in said.declarations:
+            for asked in declaration.keeps:
+                if (found := known.get(asked.question.line)) is not None:
+                    name = f"{declaration.subject.uid}/keeps/{asked.name}"
+                    made.add(
+                        asked.question.line, Demand(name, found.artifact, found.size_bytes, declaration.namespace, Trust.STANDING)
+                    )
+        return Collected(
+            tuple(made.demands.values()),
+            tuple(made.questions.values()),
+            made.lines,
+            subjects,
+            seen,
+            declarations=said.declarations,
+            dues={due.id: due for due in said.chosen.dues},
+            cut=said.chosen.cut,
+            unread=said.unread,
+            changes_at=said.chosen.changes_at,
+            known=known,
+        )
+
+    def _demand_of_due(self, made: _Made, due: Due, said: Said) -> None:
+        known = made.known.get(due.asked.question.line)
+        if known is None:
+            made.ask(due.asked.question)
+            made.lines[due.id] = due.asked.question.line
+        else:
+            made.add(due.asked.question.line, self._declaring.demand(due, known, said))
 
     def _read(self, pods: Mirror) -> Iterator[tuple[Object, PodFacts]]:
         fresh: dict[str, tuple[str, PodFacts | None]] = {}
@@ -192,20 +226,19 @@ class _Made:
 
     def say(self, line: Line, mark: str, known: Known, trust: Trust, **more: object) -> None:
         name = f"{line.uid}/{line.hash}/{line.alias}/{mark}/{trust.name.lower()}"
-        self.demands[name] = Demand(name, known.artifact, known.size_bytes, trust=trust, **more)  # type: ignore[arg-type]
-        self.lines[name] = line
+        source = ToldBy.TEMPLATE if trust is Trust.STANDING else ToldBy.POD
+        self.add(line, Demand(name, known.artifact, known.size_bytes, trust=trust, source=source, **more))  # type: ignore[arg-type]
+
+    def add(self, line: Line, demand: Demand) -> None:
+        """One more."""
+        self.demands[demand.id] = demand
+        self.lines[demand.id] = line
 
 
 def is_enabled(namespace: Object) -> bool:
     """Opted in, and not on its way out."""
     labels = metadata_of(namespace).get("labels")
     return isinstance(labels, Mapping) and labels.get(ENABLED_LABEL) == "true"
-
-
-def model_line(model: Object) -> Line:
-    """Of a StagedModel: another generation is another question."""
-    generation = metadata_of(model).get("generation", 1)
-    return Line(uid_of(model), str(generation), MODEL_ALIAS, f"ref:{name_of(model)}")
 
 
 def _count(group: _Group, facts: PodFacts) -> None:
@@ -217,6 +250,20 @@ def _count(group: _Group, facts: PodFacts) -> None:
         group.waiting += 1
 
 
+def _standing_of(groups: Mapping[tuple[Template, Needs], _Group]) -> dict[str, Standing]:
+    """By the UID of the workload."""
+    at: dict[str, dict[str, dict[str, int]]] = {}
+    waiting: dict[str, dict[str, int]] = {}
+    for (template, _), group in groups.items():
+        for node, count in group.bound.items():
+            found = at.setdefault(template.uid, {}).setdefault(template.hash, {})
+            found[node] = found.get(node, 0) + count
+        if group.waiting:
+            counts = waiting.setdefault(template.uid, {})
+            counts[template.hash] = counts.get(template.hash, 0) + group.waiting
+    return {uid: Standing(at.get(uid, {}), waiting.get(uid, {})) for uid in at.keys() | waiting.keys()}
+
+
 def _named(template: Template) -> tuple[str, str]:
     return template.uid, template.hash
 
@@ -225,7 +272,7 @@ def _template_facts(workload: Object) -> PodFacts | None:
     """None: it is to have no pods."""
     spec = workload.get("spec")
     template = spec.get("template") if isinstance(spec, Mapping) else None
-    if not isinstance(template, Mapping):
+    if not isinstance(spec, Mapping) or not isinstance(template, Mapping) or not spec.get("replicas", 1):
         return None
     head = {**metadata_of(template), "namespace": namespace_of(workload), "name": name_of(workload)}
     return facts_of({**template, "metadata": head})

@@ -28,6 +28,16 @@ class Line(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What the broker has to be asked where no record answers."""
+
+    namespace: str
+    line: Line
+    service_account: str = "default"
+    credentials: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """An artifact, and the namespace that keeps it."""
 

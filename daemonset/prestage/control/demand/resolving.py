@@ -21,8 +21,7 @@ from prestage.api.brokerage import Resolved, ResolveRequest
 from prestage.api.nodes import ErrorClass
 from prestage.cacher.agent.logs import log
 from prestage.cacher.errors import PrestageError
-from prestage.control.demand.collecting import Question
-from prestage.control.demand.records import Known, Line, known_by
+from prestage.control.demand.records import Known, Line, Question, known_by
 from prestage.wire.broker_client import ERRORS, refusal_of
 
 _AT_ONCE: Final = 16

@@ -8,11 +8,15 @@ never are.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from prestage.api.annotations import DRIVER, is_ours
 from prestage.kube.mirror import without_managed_fields
 from prestage.kube.ports import Object, metadata_of
 
+REVISION: Final = "deployment.kubernetes.io/revision"
+"""Of a ReplicaSet: the highest is the newest."""
+KEDA_PAUSED: Final = ("autoscaling.keda.sh/paused", "autoscaling.keda.sh/paused-replicas")
 _METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "labels")
 _POD_SPEC = (
     "nodeName",
@@ -49,20 +53,77 @@ def trimmed_node(seen: Object) -> Object:
 
 
 def trimmed_workload(seen: Object) -> Object:
-    """A Deployment, ReplicaSet, StatefulSet: how many, and the template while it is more than none."""
+    """A Deployment, StatefulSet: how many, and the template."""
+    spec = _mapping(seen.get("spec"))
+    return _workload(seen, {"template": trimmed_template(_mapping(spec.get("template")))})
+
+
+def trimmed_replica_set(seen: Object) -> Object:
+    """How many, and the template: where it is to have none, only which models it names."""
+    spec = _mapping(seen.get("spec"))
+    template = trimmed_template(_mapping(spec.get("template")))
+    if not spec.get("replicas", 1):
+        inner = _mapping(template["spec"])
+        template = {**template, "spec": {name: inner[name] for name in ("volumes",) if name in inner}}
+    return _workload(seen, {"template": template})
+
+
+def _workload(seen: Object, more: Mapping[str, object]) -> Object:
     spec, status = _mapping(seen.get("spec")), _mapping(seen.get("status"))
     kept = {name: spec[name] for name in ("replicas", "progressDeadlineSeconds", "paused") if name in spec}
-    if spec.get("replicas", 1):
-        template = _mapping(spec.get("template"))
-        kept["template"] = {**_head(template), "spec": _pod_spec(_mapping(template.get("spec")))}
-    names = ("replicas", "readyReplicas", "updatedReplicas", "currentRevision", "updateRevision", "conditions")
-    return {**_head(seen), "spec": kept, "status": {name: status[name] for name in names if name in status}}
+    names = (
+        *("replicas", "readyReplicas", "updatedReplicas", "currentRevision", "updateRevision", "conditions"),
+        "observedGeneration",
+    )
+    return {**_head(seen), "spec": {**kept, **more}, "status": {name: status[name] for name in names if name in status}}
+
+
+def trimmed_template(template: Mapping[str, object]) -> dict[str, object]:
+    """Of pods: what demand reads."""
+    return {**_head(template), "spec": _pod_spec(_mapping(template.get("spec")))}
+
+
+def trimmed_cron_job(seen: Object) -> Object:
+    """When it runs, what, and when it did last."""
+    spec, status = _mapping(seen.get("spec")), _mapping(seen.get("status"))
+    names = ("schedule", "timeZone", "suspend", "concurrencyPolicy", "startingDeadlineSeconds")
+    job = _mapping(_mapping(spec.get("jobTemplate")).get("spec"))
+    inner = {name: job[name] for name in ("parallelism", "completions") if name in job}
+    inner["template"] = trimmed_template(_mapping(job.get("template")))
+    kept = {name: spec[name] for name in names if name in spec}
+    said: dict[str, object] = {"active": len(_list(status.get("active")))}
+    said |= {name: status[name] for name in ("lastScheduleTime",) if name in status}
+    return {**_head(seen), "spec": {**kept, "jobTemplate": {"spec": inner}}, "status": said}
+
+
+def trimmed_autoscaler(seen: Object) -> Object:
+    """Of HPA and KEDA: whom, the floor, the cron triggers."""
+    spec, head = _mapping(seen.get("spec")), _head(seen)
+    kept = {name: spec[name] for name in ("scaleTargetRef", "minReplicas", "minReplicaCount") if name in spec}
+    crons = [one for one in _list(spec.get("triggers")) if one.get("type") == "cron"]
+    if "triggers" in spec:
+        kept["triggers"] = crons
+    said = _mapping(metadata_of(seen).get("annotations"))
+    paused = {key: said[key] for key in KEDA_PAUSED if key in said}
+    metadata = _mapping(head["metadata"])
+    return {**head, "metadata": {**metadata, **({"annotations": paused} if paused else {})}, "spec": kept}
+
+
+def trimmed_priority_class(seen: Object) -> Object:
+    """Its value."""
+    return {**_head(seen), "value": seen.get("value", 0), "globalDefault": seen.get("globalDefault", False)}
+
+
+def matter_of_priority_class(seen: Object) -> object:
+    """The same."""
+    return seen.get("value"), seen.get("globalDefault")
 
 
 def matter_of_workload(seen: Object) -> object:
-    """Its template and how many, its revisions."""
+    """Its template and how many, its revisions, and whether they are those of this template."""
     status = _mapping(seen.get("status"))
-    return _metadata_matter(seen), seen.get("spec"), status.get("currentRevision"), status.get("updateRevision")
+    revisions = [status.get(name) for name in ("currentRevision", "updateRevision", "observedGeneration")]
+    return _metadata_matter(seen), seen.get("spec"), revisions
 
 
 def trimmed_artifact(seen: Object) -> Object:
@@ -104,7 +165,7 @@ def _metadata_matter(seen: Object) -> object:
 def _head(seen: Object) -> dict[str, object]:
     said = metadata_of(seen)
     kept = {name: said[name] for name in (*_METADATA, "ownerReferences") if name in said}
-    ours = {str(key): value for key, value in _mapping(said.get("annotations")).items() if is_ours(str(key))}
+    ours = {str(key): value for key, value in _mapping(said.get("annotations")).items() if is_ours(str(key)) or key == REVISION}
     if ours:
         kept["annotations"] = ours
     return {**{name: seen[name] for name in ("apiVersion", "kind") if name in seen}, "metadata": kept}

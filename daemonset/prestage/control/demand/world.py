@@ -12,6 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
+from prestage.cacher.errors import PrestageError
 from prestage.control.demand import trimming
 from prestage.kube.following import Follower, Pace
 from prestage.kube.mirror import Change, Changed, Mirror, Synced, without_managed_fields
@@ -20,17 +21,24 @@ from prestage.kube.ports import Api, Object, Resource
 from prestage.kube.resources import (
     ARTIFACTS,
     CACHE_POLICIES,
+    CRON_JOBS,
     DEPLOYMENTS,
+    HORIZONTAL_POD_AUTOSCALERS,
     NAMESPACES,
     NODE_CACHES,
     NODES,
     PODS,
+    PRIORITY_CLASSES,
     REPLICA_SETS,
+    SCALED_OBJECTS,
     STAGED_MODELS,
+    STAGING_SCHEDULES,
     STATEFUL_SETS,
     STORE_POOLS,
 )
 
+LOOKING_S: Final = 60.0
+"""Between two looks for a kind of others."""
 Listener = Callable[[Resource, Change], None]
 """Called for each change, on the loop: it takes note and returns."""
 
@@ -42,6 +50,8 @@ class Kept:
     resource: Resource
     keep: Callable[[Object], Object] = without_managed_fields
     matter: Callable[[Object], object] = trimming.matter_of_named
+    is_optional: bool = False
+    """Of others: not every cluster has the kind. It is looked for now and then, and nothing waits for it."""
 
 
 KEPT: Final = (
@@ -49,13 +59,18 @@ KEPT: Final = (
     Kept(NODES, trimming.trimmed_node),
     Kept(NAMESPACES),
     Kept(DEPLOYMENTS, trimming.trimmed_workload, trimming.matter_of_workload),
-    Kept(REPLICA_SETS, trimming.trimmed_workload, trimming.matter_of_workload),
+    Kept(REPLICA_SETS, trimming.trimmed_replica_set, trimming.matter_of_workload),
     Kept(STATEFUL_SETS, trimming.trimmed_workload, trimming.matter_of_workload),
     Kept(ARTIFACTS, trimming.trimmed_artifact),
     Kept(STAGED_MODELS, matter=trimming.matter_of_spec),
     Kept(NODE_CACHES, trimming.trimmed_node_cache, trimming.matter_of_node_cache),
     Kept(STORE_POOLS, matter=trimming.matter_of_spec),
     Kept(CACHE_POLICIES, matter=trimming.matter_of_spec),
+    Kept(STAGING_SCHEDULES, matter=trimming.matter_of_spec),
+    Kept(CRON_JOBS, trimming.trimmed_cron_job),
+    Kept(HORIZONTAL_POD_AUTOSCALERS, trimming.trimmed_autoscaler, trimming.matter_of_spec),
+    Kept(SCALED_OBJECTS, trimming.trimmed_autoscaler, trimming.matter_of_spec, is_optional=True),
+    Kept(PRIORITY_CLASSES, trimming.trimmed_priority_class, trimming.matter_of_priority_class),
 )
 
 
@@ -63,11 +78,13 @@ class World:
     """`mirrors` are whole after `synced`, and current from then on."""
 
     def __init__(self, api: Api, *, pace: Pace | None = None) -> None:
+        self._api = api
         self._followers = {kept.resource: Follower(api, kept.resource, keep=kept.keep, pace=pace) for kept in KEPT}
         self._matter = {kept.resource: kept.matter for kept in KEPT}
         self._listeners: list[Listener] = []
         self._news: list[News] = []
-        self._unsynced = {kept.resource for kept in KEPT}
+        self._optional = {kept.resource for kept in KEPT if kept.is_optional}
+        self._unsynced = {kept.resource for kept in KEPT} - self._optional
         self._synced = asyncio.Event()
 
     def __getitem__(self, resource: Resource) -> Mirror:
@@ -104,6 +121,8 @@ class World:
         self._listeners.append(listener)
 
     async def _follow(self, resource: Resource) -> None:
+        if resource in self._optional:
+            await self._served(resource)
         async with aclosing(self._followers[resource].changes()) as changes:
             async for change in changes:
                 for listener in self._listeners:
@@ -111,6 +130,16 @@ class World:
                 if self._is_news(resource, change):
                     for event in self._news:
                         event.set()
+
+    async def _served(self, resource: Resource) -> None:
+        """Until the API server has the kind, and lets us see it."""
+        while True:
+            try:
+                await self._api.page(resource, limit=1)
+            except PrestageError:
+                await asyncio.sleep(LOOKING_S)
+            else:
+                return
 
     def _is_news(self, resource: Resource, change: Change) -> bool:
         if isinstance(change, Synced):

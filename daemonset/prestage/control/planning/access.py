@@ -20,8 +20,9 @@ from prestage.api.values import ConditionStatus
 from prestage.control.access import revoked
 from prestage.control.broker.refusals import No
 from prestage.control.broker.sources import named_by, read_wish
-from prestage.control.demand.collecting import Collected, model_line
+from prestage.control.demand.collecting import Collected
 from prestage.control.demand.records import Known, Line
+from prestage.control.demand.schedules import model_line
 from prestage.kube.ports import Object, namespace_of
 from prestage.planner.demands import Demand, Trust
 from prestage.planner.nodes import NodeState

@@ -90,7 +90,9 @@ class Planner:
         self.planning = Planning(self.world, self.writer, self.resolutions, self.board, rules=config.rules)
         self.planning.timings.told = self.meters.planned
         self.forgetting = Forgetting(self.world, broker)
-        self.reporting = Reporting(self.world, api, self.board, self.recorder, writes=self.tally.writes)
+        self.reporting = Reporting(
+            self.world, api, self.board, self.recorder, writes=self.tally.writes, settled=self.meters.settled
+        )
         self.world.listen(self._listen)
         self._leading_since_s = 0.0
 

@@ -5,7 +5,7 @@ Every sentence has what is wrong, with which model, and what to do next. Nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +13,8 @@ from prestage.api.artifacts import SourceAccess
 from prestage.control.demand.records import Line
 from prestage.control.demand.resolving import Failure
 from prestage.control.planning.board import Posted
+from prestage.control.planning.lateness import LATE, is_late, mark, sentence
+from prestage.control.planning.outcomes import Outcomes
 from prestage.control.unreadable import UNREADABLE
 from prestage.kube.events import EventType, Said, Subject
 from prestage.planner.demands import Demand, Trust
@@ -40,6 +42,7 @@ _CAUSES: Final[Mapping[Reason, tuple[str, str]]] = {
     Reason.TOO_MANY: ("its node is asked for as many models as one node may be", "spread the pods over more nodes"),
     Reason.MOVING: ("the last copy of another model is copied to another node first", "nothing: it comes after that"),
 }
+_NO_COMPLAINT: Final = frozenset({"Suspended", "NoTemplate"})
 _ERROR_STEPS: Final[Mapping[str, str]] = {
     "Denied": "check the credentials, and that they may read this source",
     "NotFound": "check the source and its revision",
@@ -57,6 +60,8 @@ class Complaint:
     alias: str
     reason: str
     note: str
+    mark: str = ""
+    """What has to be another before it is said again; empty: reason and note."""
 
     @property
     def said(self) -> Said:
@@ -64,10 +69,12 @@ class Complaint:
         return Said(self.subject, self.reason, self.note, ACTION, EventType.WARNING)
 
 
-def complaints(posted: Posted, models: Mapping[str, Subject]) -> list[Complaint]:
-    """All that is wrong now. `models`: UID of each StagedModel to what events about it are about."""
+def complaints(posted: Posted, models: Mapping[str, Subject], outcomes: Outcomes | None = None) -> list[Complaint]:
+    """All that is wrong now. `models`: UID of each StagedModel to what events about it are about. `outcomes`: which windows are
+    still to be met."""
     found: dict[tuple[str, str], Complaint] = {}
-    subjects = {**posted.collected.subjects, **models}
+    told = {due.asked.question.line.uid: due.declaration.subject for due in posted.collected.dues.values()}
+    subjects = {**told, **posted.collected.subjects, **models}
     for line, failure in sorted(posted.failures.items()):
         if (subject := subjects.get(line.uid)) is not None:
             found[line.uid, line.alias] = _unresolved(subject, line, failure)
@@ -78,7 +85,11 @@ def complaints(posted: Posted, models: Mapping[str, Subject]) -> list[Complaint]
         line = posted.collected.lines[demand.id]
         if demand.artifact in posted.withheld and (subject := subjects.get(line.uid)) is not None:
             found.setdefault((line.uid, line.alias), _withheld(subject, line, posted.broken))
+    for one in _declared(posted, outcomes or Outcomes()):
+        found.setdefault((one.subject.uid, one.alias), one)
     for demand in posted.collected.demands:
+        if demand.id in posted.collected.dues:
+            continue
         verdict, line = posted.plan.verdicts.get(demand.id), posted.collected.lines[demand.id]
         subject = subjects.get(line.uid)
         if verdict is None or subject is None or demand.trust is Trust.STANDING:
@@ -86,6 +97,23 @@ def complaints(posted: Posted, models: Mapping[str, Subject]) -> list[Complaint]
         if (said := _verdict(subject, line, demand, verdict)) is not None:
             found.setdefault((line.uid, line.alias), said)
     return list(found.values())
+
+
+def _declared(posted: Posted, outcomes: Outcomes) -> Iterator[Complaint]:
+    """About what was said for later: what is wrong with it, and what will be late, before it is."""
+    collected = posted.collected
+    for declaration in collected.declarations:
+        for problem in declaration.problems:
+            if problem.reason not in _NO_COMPLAINT:
+                yield Complaint(declaration.subject, f"/{problem.reason}", problem.reason, problem.message)
+    demands = {one.id: one for one in collected.demands if one.trust is Trust.DECLARED}
+    for name, due in collected.dues.items():
+        verdict, demand = posted.plan.verdicts.get(name), demands.get(name)
+        is_open = outcomes.is_open(due.declaration.subject.uid, due.opening.begins)
+        if verdict is not None and demand is not None and is_late(due, verdict, is_open=is_open):
+            reason = LATE if verdict.outcome is Outcome.LATE else str(verdict.reason)
+            alias = f"{due.want.window}/{due.asked.name}"
+            yield Complaint(due.declaration.subject, alias, reason, sentence(due, demand, verdict), mark(verdict))
 
 
 def _unresolved(subject: Subject, line: Line, failure: Failure) -> Complaint:

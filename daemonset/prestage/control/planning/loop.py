@@ -6,6 +6,7 @@ change ─▶ 50 ms (200 ms after long plans) ─▶ collect ─▶ plan ─▶ 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,6 +65,7 @@ class Planning:
         self._rules, self._now = rules or Rules(), now
         self._collector, self._caches, self._states = Collector(), Caches(), States()
         self._news = world.news()
+        self._again_at = math.inf
         self.timings = Timings()
         self.last_at_s: float | None = None
         """On the loop's clock: when it last went all the way round."""
@@ -83,7 +85,7 @@ class Planning:
         self._news.set()
         while True:
             try:
-                async with asyncio.timeout(_ANYWAY_S):
+                async with asyncio.timeout(self._quiet_s()):
                     await self._news.wait()
             except TimeoutError:
                 self._news.set()
@@ -95,21 +97,28 @@ class Planning:
             await self.step(since_s)
             self.last_at_s = loop.time()
 
+    def _quiet_s(self) -> float:
+        """Until the next plan where nothing happens: a window opens, a stage has to begin."""
+        return min(_ANYWAY_S, max(0.0, self._again_at - self._now()))
+
     async def step(self, since_s: float | None = None) -> None:
         """One plan, carried out. `since_s`: when its cause was read."""
         began_s = time.perf_counter()
         world, resolutions = self._world, self._resolutions
         caches = self._caches.look(world[NODE_CACHES])
         sent = self._writer.sent()
-        collected = self._collector.collect(world, resolutions.answers)
+        now = self._now()
+        collected = self._collector.collect(world, resolutions.answers, now=now)
         resolutions.forget_seen(collected.recorded)
         resolutions.want(collected.questions)
-        nodes = self._states.of(world[NODES], caches, world[STORE_POOLS], sent)
+        nodes = self._states.of(world[NODES], caches, world[STORE_POOLS], sent, now)
         policies = read_policies(world[CACHE_POLICIES])
         walls = walls_of(world[NAMESPACES], policies.known)
         stopped = blocked(world[ARTIFACTS], collected.known)
         evicted = evicting(world[STAGED_MODELS], stopped)
-        made = plan(allowed(collected, stopped, evicted), nodes, self._now(), walls=walls, rules=self._rules)
+        before = self._board.last.plan if self._board.last is not None else None
+        made = plan(allowed(collected, stopped, evicted), nodes, now, walls=walls, rules=self._rules, before=before)
+        self._again_at = min(collected.changes_at, math.inf if made.again_at is None else made.again_at)
         made = released(made, nodes, collected.known, stopped, evicted)
         made, withheld = frozen(made, nodes) if policies.broken else (made, frozenset[str]())
         due = writes(made.nodes, caches, sent)

@@ -13,10 +13,12 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
+from prometheus_client import Counter as PromCounter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from prestage.control.planning.board import Board
+from prestage.control.planning.outcomes import Settled
 from prestage.planner.demands import Trust
 from prestage.planner.plans import Outcome
 
@@ -94,7 +96,19 @@ class Meters:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
             registry=self.registry,
         )
-
+        self._windows = PromCounter(
+            "prestage_windows",
+            "Windows that began, by who said them and what became of them.",
+            ["source", "outcome"],
+            registry=self.registry,
+        )
+        self._late = Histogram(
+            "prestage_window_late_seconds",
+            "After its deadline; 0: in time.",
+            ["source"],
+            buckets=(0.0, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0),
+            registry=self.registry,
+        )
         self._reactions = Histogram(
             "prestage_reaction_seconds",
             "From the first change not acted on, as it was read, to the request that acts on it, by what is written.",
@@ -106,6 +120,13 @@ class Meters:
     def reacted(self, write: str) -> Callable[[float], None]:
         """Where the seconds of that kind of write go."""
         return self._reactions.labels(write).observe
+
+    def settled(self, one: Settled) -> None:
+        """A window began, and was warm by then, later, or never."""
+        outcome = "missed" if one.late_by_s is None else "late" if one.late_by_s > 0 else "on_time"
+        self._windows.labels(str(one.source), outcome).inc()
+        if one.late_by_s is not None:
+            self._late.labels(str(one.source)).observe(one.late_by_s)
 
     def planned(self, seconds: float) -> None:
         """One plan."""

@@ -6,7 +6,7 @@ import asyncio
 import datetime
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
 import msgspec
@@ -14,16 +14,20 @@ import msgspec
 from prestage.api.models import StagedModel
 from prestage.api.policies import CachePolicy, StorePool
 from prestage.api.reading import Invalid, read, written
+from prestage.api.schedules import StagingSchedule
 from prestage.api.values import API_VERSION, Metadata, Stored
 from prestage.cacher.agent.logs import log
 from prestage.cacher.errors import PrestageError
 from prestage.control.broker.shelf import object_name
-from prestage.control.demand.collecting import is_enabled, model_line
+from prestage.control.demand.collecting import is_enabled
+from prestage.control.demand.schedules import model_line
 from prestage.control.demand.world import World
 from prestage.control.planning.access import rows_in
 from prestage.control.planning.board import Board, Posted
 from prestage.control.planning.explaining import broken_policies, complaints
 from prestage.control.planning.loop import labels_of
+from prestage.control.planning.outcomes import Outcomes, Settled
+from prestage.control.planning.schedules import dues_by_uid, is_told, schedule_status, too_many_status, view_of
 from prestage.control.planning.statuses import Spread, model_status, policy_status, pool_status, spreads
 from prestage.control.planning.writing import MANAGER
 from prestage.control.unreadable import unreadable_status
@@ -31,9 +35,20 @@ from prestage.kube.errors import Invalid as Refused
 from prestage.kube.errors import Missing
 from prestage.kube.events import Recorder, Subject
 from prestage.kube.ports import Api, Object, Resource, name_of, namespace_of, uid_of, version_of
-from prestage.kube.resources import ARTIFACTS, CACHE_POLICIES, NAMESPACES, NODES, STAGED_MODELS, STORE_POOLS
+from prestage.kube.resources import (
+    ARTIFACTS,
+    CACHE_POLICIES,
+    NAMESPACES,
+    NODES,
+    STAGED_MODELS,
+    STAGING_SCHEDULES,
+    STORE_POOLS,
+)
+from prestage.planner.demands import ToldBy
 
 _EVERY_S: Final = 1.0
+_EACH: Final = 50
+"""Statuses of schedules of one namespace that are written at a time."""
 Kind = TypeVar("Kind", bound=Stored)
 
 
@@ -48,6 +63,7 @@ class Reporting:
         recorder: Recorder,
         *,
         writes: Counter[str] | None = None,
+        settled: Callable[[Settled], None] = lambda settled: None,
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
     ) -> None:
         self._world, self._api, self._board, self._recorder, self._now = world, api, board, recorder, now
@@ -55,6 +71,7 @@ class Reporting:
         self._complained: dict[tuple[str, str], str] = {}
         self._wrote: dict[str, tuple[str, object]] = {}
         self._writes = Counter[str]() if writes is None else writes
+        self._outcomes, self._settled = Outcomes(), settled
 
     async def run(self) -> None:
         """Never returns."""
@@ -62,6 +79,8 @@ class Reporting:
             await self._posted.wait()
             self._posted.clear()
             if (posted := self._board.last) is not None:
+                for one in self._outcomes.look(posted.collected, posted.plan, self._now().timestamp()):
+                    self._settled(one)
                 self.complain(posted)
                 await self.report(posted)
             await asyncio.sleep(_EVERY_S)
@@ -71,9 +90,9 @@ class Reporting:
         models = {uid_of(one): Subject.of(STAGED_MODELS, one) for one in self._world[STAGED_MODELS]}
         policies = {name_of(one): Subject.of(CACHE_POLICIES, one) for one in self._world[CACHE_POLICIES]}
         fresh: dict[tuple[str, str], str] = {}
-        for one in (*complaints(posted, models), *broken_policies(posted, policies)):
+        for one in (*complaints(posted, models, self._outcomes), *broken_policies(posted, policies)):
             key = one.subject.uid, one.alias
-            fresh[key] = f"{one.reason} {one.note}"
+            fresh[key] = one.mark or f"{one.reason} {one.note}"
             if self._complained.get(key) != fresh[key]:
                 self._recorder.say(one.said)
         self._complained = fresh
@@ -93,6 +112,7 @@ class Reporting:
                 seen_artifact = world[ARTIFACTS].get(object_name(known.artifact), known.namespace) if known is not None else None
                 status = model_status(model, known, posted.failures.get(line), spread, now, access=rows_in(seen_artifact))
                 await self._apply(STAGED_MODELS, seen, _bare(model, status=status))
+        await self._report_schedules(posted, names, found, now)
         labels = [labels_of(one) for one in enabled]
         for seen, policy in _each(CachePolicy, world[CACHE_POLICIES]):
             await self._apply(CACHE_POLICIES, seen, _bare(policy, status=policy_status(policy, labels, now)))
@@ -105,29 +125,64 @@ class Reporting:
         for seen, pool in _each(StorePool, world[STORE_POOLS]):
             await self._apply(STORE_POOLS, seen, _bare(pool, status=pool_status(pool, nodes, now)))
 
-    async def _apply(self, resource: Resource, seen: Object, said: Stored) -> None:
-        body = {**{name: value for name, value in written(said).items() if name != "spec"}, "status": _status(said)}
-        await self._applied(resource, seen, body)
+    async def _report_schedules(
+        self, posted: Posted, names: set[str], found: Mapping[str, Spread], now: datetime.datetime
+    ) -> None:
+        """Those of one namespace after those of another, so that one with very many holds nobody up."""
+        collected = posted.collected
+        said = {one.subject.uid: one for one in collected.declarations if one.source is ToldBy.STAGING_SCHEDULE}
+        dues = dues_by_uid(collected.dues.values())
+        view = view_of(posted, found, self._outcomes)
+        left = Counter(dict.fromkeys(names, _EACH))
+        for seen in self._world[STAGING_SCHEDULES]:
+            namespace, uid = namespace_of(seen) or "", uid_of(seen)
+            is_cut = uid in collected.unread
+            if namespace not in names or (is_cut and is_told(seen)) or left[namespace] <= 0:
+                continue
+            schedule = _schedule(seen)
+            if schedule is None or (uid not in said and not is_cut):
+                continue
+            if is_cut:
+                status = too_many_status(schedule, now)
+            else:
+                status = schedule_status(schedule, said[uid], dues.get(uid, ()), view, now)
+            left[namespace] -= await self._apply(STAGING_SCHEDULES, seen, _bare(schedule, status=status))
 
-    async def _applied(self, resource: Resource, seen: Object, body: Object) -> None:
-        """A status by server-side apply, where it is not what is there nor what was just written."""
+    async def _apply(self, resource: Resource, seen: Object, said: Stored) -> bool:
+        """The status of `said`. True: asked."""
+        body = {**{name: value for name, value in written(said).items() if name != "spec"}, "status": _status(said)}
+        return await self._applied(resource, seen, body)
+
+    async def _applied(self, resource: Resource, seen: Object, body: Object) -> bool:
+        """A status by server-side apply, where it is not what is there nor what was just written. True: asked."""
         status = body["status"]
         before = version_of(seen), status
         if status == seen.get("status") or self._wrote.get(uid_of(seen)) == before:
-            return
+            return False
         try:
             await self._api.apply(resource, body, manager=MANAGER, force=True, subresource="status")
         except Missing:
-            return
+            return True
         except PrestageError as exc:
             fields = {"kind": resource.kind, "name": name_of(seen), "error": str(exc)}
             self._writes["failed"] += 1
             if isinstance(exc, Refused):
                 self._wrote[uid_of(seen)] = before  # said again, it is refused again
             log("status_not_written", level=logging.WARNING, fields=fields)
-            return
+            return True
         self._writes["status"] += 1
         self._wrote[uid_of(seen)] = before
+        return True
+
+
+def _schedule(seen: Object) -> StagingSchedule | None:
+    """With its status where that can be read, else without."""
+    for made in (seen, {name: value for name, value in seen.items() if name != "status"}):
+        try:
+            return read(StagingSchedule, made)
+        except Invalid:
+            continue
+    return None
 
 
 def _each(kind: type[Kind], seen: Iterable[Object]) -> Iterator[tuple[Object, Kind]]:

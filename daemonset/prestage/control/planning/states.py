@@ -12,27 +12,16 @@ from prestage.api.conditions import find
 from prestage.api.nodes import NodeCache, NodeCacheSpec, NodeCacheStatus, PlannedArtifact
 from prestage.api.policies import StorePool
 from prestage.api.reading import Invalid, read
-from prestage.api.texts import quantity_bytes
+from prestage.api.texts import duration_s, quantity_bytes
 from prestage.api.values import ConditionStatus
+from prestage.calendar.windows import again
 from prestage.control.demand.feasibility import site_of
+from prestage.control.demand.leaving import is_away, is_leaving
 from prestage.control.demand.walls import selects
 from prestage.kube.ports import Object, metadata_of, name_of, uid_of, version_of
-from prestage.planner.nodes import Held, NodeState
+from prestage.planner.nodes import Held, NodeState, RateWindow
 from prestage.planner.plans import Assignment, NodePlan, Source
 
-_GOING: Final = frozenset(
-    {
-        "node.kubernetes.io/not-ready",
-        "node.kubernetes.io/unreachable",
-        "node.kubernetes.io/unschedulable",
-        "node.kubernetes.io/out-of-service",
-        "ToBeDeletedByClusterAutoscaler",
-        "DeletionCandidateOfClusterAutoscaler",
-        "karpenter.sh/disrupted",
-        "karpenter.sh/disruption",
-    }
-)
-"""Taints of a node that is away or on its way out: nothing new is staged there."""
 _WINDOWS: Final = "windows"
 
 
@@ -58,12 +47,20 @@ def plan_in(cache: NodeCache) -> NodePlan:
     return NodePlan(cache.metadata.name, cache.spec.node_uid, tuple(map(_assignment, cache.spec.artifacts or ())))
 
 
-def state_of(node: Object, cache: NodeCache | None, pools: Iterable[StorePool], *, sent: NodePlan | None = None) -> NodeState:
-    """`sent`: what was written and is not seen yet."""
+def state_of(
+    node: Object,
+    cache: NodeCache | None,
+    pools: Iterable[StorePool],
+    *,
+    sent: NodePlan | None = None,
+    now: float | None = None,
+) -> NodeState:
+    """`sent`: what was written and is not seen yet. `now` None: without windows of rates."""
     site = site_of(node)
     is_about = cache is not None and cache.spec.node_uid == site.uid
     status = cache.status if cache is not None and is_about and cache.status is not None else NodeCacheStatus()
-    limits = [pool.spec for pool in pools if selects(pool.spec.node_selector, site.labels)]
+    mine = [pool for pool in pools if selects(pool.spec.node_selector, site.labels)]
+    limits = [pool.spec for pool in mine]
     budgets = [quantity_bytes(spec.budget) for spec in limits if spec.budget is not None]
     budget = None if status.budget is None else min([quantity_bytes(status.budget), *budgets])
     known = sent if sent is not None else plan_in(cache) if cache is not None and is_about else None
@@ -73,8 +70,11 @@ def state_of(node: Object, cache: NodeCache | None, pools: Iterable[StorePool], 
         site.name,
         site.uid,
         budget_bytes=budget,
-        is_accepting=not is_unwell and not any(taint.key in _GOING for taint in site.taints),
+        is_accepting=not is_unwell and not is_away(site.taints),
+        is_leaving=is_leaving(site.taints),
         rate_bytes_per_s=_rate(status, [spec.origin_bytes_per_second for spec in limits]),
+        rate_windows=() if now is None else tuple(window for pool in mine for window in rate_windows(pool, now)),
+        used_bytes=_used(status),
         held={one.digest: Held(one.state, one.error_class, one.error_code) for one in status.artifacts or ()},
         planned={one.artifact: one for one in known.assignments} if known is not None else {},
     )
@@ -122,11 +122,13 @@ class States:
         caches: Mapping[str, SeenCache],
         pools: Iterable[Object],
         sent: Mapping[str, NodePlan],
+        now: float | None = None,
     ) -> list[NodeState]:
-        """`sent`: what was written and is not seen yet, by node."""
+        """`sent`: what was written and is not seen yet, by node. `now` None: without windows of rates."""
         pools = list(pools)
         known = [pool for seen in pools if (pool := _pool(seen)) is not None]
-        marked = tuple(sorted(str(version_of(seen)) for seen in pools))
+        rates = tuple(window for pool in known for window in rate_windows(pool, now)) if now is not None else ()
+        marked = (*sorted(str(version_of(seen)) for seen in pools), rates)
         fresh: dict[str, tuple[tuple[object, ...], NodeState]] = {}
         for node in filter(is_ours, seen_nodes):
             name = name_of(node)
@@ -134,7 +136,7 @@ class States:
             mark = (uid_of(node), version_of(node), seen and seen.mark, marked, written)
             before = self._seen.get(name)
             if before is None or before[0] != mark:
-                before = (mark, state_of(node, seen.cache if seen else None, known, sent=written))
+                before = (mark, state_of(node, seen.cache if seen else None, known, sent=written, now=now))
             fresh[name] = before
         self._seen = fresh
         return [state for _, state in fresh.values()]
@@ -158,6 +160,26 @@ def _planned(one: Assignment) -> PlannedArtifact:
         ready_by=None if one.ready_by is None else datetime.datetime.fromtimestamp(one.ready_by, datetime.UTC),
         sources=[nodes.Source(type=source.type, node=source.node) for source in one.sources] or None,
     )
+
+
+def rate_windows(pool: StorePool, now: float) -> tuple[RateWindow, ...]:
+    """Of a pool: those that are open, and the next ones. One that cannot be understood is left out: its status says so."""
+    made = list[RateWindow]()
+    for window in pool.spec.windows or ():
+        try:
+            openings = again(window.schedule, window.time_zone, duration_s(window.duration)).at(now)
+        except ValueError:
+            continue
+        rate = float(quantity_bytes(window.origin_bytes_per_second))
+        found = [one for one in (openings.open, openings.next) if one is not None]
+        made += [RateWindow(one.begins, one.ends, rate) for one in found]
+    return tuple(made)
+
+
+def _used(status: NodeCacheStatus) -> int | None:
+    if status.used is None:
+        return None
+    return quantity_bytes(status.used) + quantity_bytes(status.reserved or 0)
 
 
 def _rate(status: NodeCacheStatus, caps: Iterable[int | str | None]) -> float | None:

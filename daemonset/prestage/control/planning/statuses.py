@@ -18,7 +18,9 @@ from prestage.api.conditions import summed, with_condition
 from prestage.api.models import ResolvedArtifact, StagedModel, StagedModelStatus
 from prestage.api.nodes import Action, ErrorClass, State
 from prestage.api.policies import CachePolicy, CachePolicyStatus, StorePool, StorePoolStatus
+from prestage.api.texts import duration_s
 from prestage.api.values import Condition, ConditionStatus, NodeCounts
+from prestage.calendar.windows import again
 from prestage.control.demand.records import Known
 from prestage.control.demand.resolving import Failure
 from prestage.control.demand.walls import selects
@@ -128,6 +130,11 @@ def pool_status(pool: StorePool, nodes: Iterable[Mapping[str, str]], now: dateti
     said = (
         (TRUE, "Applied", "") if found else (FALSE, "NoNode", "no node matches nodeSelector: compare it with the nodes' labels")
     )
+    for window in pool.spec.windows or ():
+        try:
+            again(window.schedule, window.time_zone, duration_s(window.duration))
+        except ValueError as exc:
+            said = FALSE, "BadWindow", f"window {window.name} is not heeded: {exc}"
     conditions = with_condition(
         before, "Ready", said[0], reason=said[1], message=said[2], now=now, generation=pool.metadata.generation
     )

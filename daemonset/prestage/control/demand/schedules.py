@@ -1,0 +1,161 @@
+"""StagingSchedules to declarations. Pure.
+
+Where: targetRef (the nodes that its template may run on), nodes.selector, or both. For how many: the window's replicas, else
+those of the target, else nodes.count, else every node that matches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from prestage.api.reading import Invalid, read
+from prestage.api.schedules import CapacityType, DemandType, ScheduledArtifact, StagingSchedule, Window
+from prestage.api.texts import duration_s
+from prestage.calendar import windows
+from prestage.control.demand.declared import Asked, Declaration, Place, Problem, Remembered, Want
+from prestage.control.demand.leaving import is_away
+from prestage.control.demand.records import Line, Question
+from prestage.control.demand.sites import Sites
+from prestage.control.demand.walls import selects
+from prestage.control.demand.workloads import Workload, Workloads
+from prestage.kube.events import Subject
+from prestage.kube.mirror import Mirror
+from prestage.kube.ports import Object, metadata_of, name_of, uid_of
+from prestage.kube.resources import STAGING_SCHEDULES
+from prestage.planner.demands import ToldBy
+
+MODEL_ALIAS: Final = "model"
+"""Alias under which a StagedModel's own artifact is recorded: uid its UID, hash its generation, ref `ref:NAME`."""
+
+
+def model_line(model: Object) -> Line:
+    """Of a StagedModel: another generation is another question."""
+    generation = metadata_of(model).get("generation", 1)
+    return Line(uid_of(model), str(generation), MODEL_ALIAS, f"ref:{name_of(model)}")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSchedule:
+    """A StagingSchedule, and its windows as far as they can be understood."""
+
+    subject: Subject
+    schedule: StagingSchedule | None
+    windows: tuple[tuple[Window, windows.Window], ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a schedule refers to."""
+
+    models: Mirror
+    workloads: Workloads
+    sites: Sites
+    priorities: Mapping[str, int]
+    remembered: Remembered
+
+
+def read_schedule(seen: Object) -> ReadSchedule:
+    """Never fails: what is wrong is among the problems."""
+    subject = Subject.of(STAGING_SCHEDULES, seen)
+    try:
+        schedule = read(StagingSchedule, {name: value for name, value in seen.items() if name != "status"})
+    except Invalid as exc:
+        return ReadSchedule(subject, None, problems=(Problem("Ready", "Invalid", str(exc)),))
+    made, problems = list[tuple[Window, windows.Window]](), list[Problem]()
+    for window in schedule.spec.windows:
+        try:
+            made.append((window, window_of(window)))
+        except ValueError as exc:
+            problems.append(Problem("Ready", "BadWindow", f"window {window.name}: {exc}"))
+    if schedule.spec.capacity is not None and schedule.spec.capacity.type is CapacityType.CAPACITY_BUFFER:
+        message = "nodes are not asked for yet: have them there in time, or leave capacity out"
+        problems.append(Problem("Feasible", "NoCapacityBuffer", message))
+    return ReadSchedule(subject, schedule, tuple(made), tuple(problems))
+
+
+def window_of(window: Window) -> windows.Window:
+    """Raises ValueError with what to write instead."""
+    if window.ready_schedule is not None:
+        return windows.again(window.ready_schedule, window.time_zone, duration_s(window.duration or ""))
+    if window.ready_by is not None:
+        return windows.Once(float(round(window.ready_by.timestamp())), duration_s(window.duration or ""))
+    return windows.ALWAYS
+
+
+def declaration_of(known: ReadSchedule, around: Around, now: float) -> Declaration:
+    """As things are now."""
+    if known.schedule is None:
+        return Declaration(known.subject, ToldBy.STAGING_SCHEDULE, problems=known.problems)
+    spec, namespace = known.schedule.spec, known.subject.namespace or ""
+    problems = list(known.problems)
+    asked = [one for artifact in spec.artifacts if (one := _asked(artifact, namespace, around.models, problems))]
+    if spec.suspend:
+        problems.append(Problem("Ready", "Suspended", "what is warm stays, nothing is begun"))
+        return Declaration(known.subject, ToldBy.STAGING_SCHEDULE, problems=tuple(problems), keeps=tuple(asked))
+    target = _target(known.schedule, namespace, around.workloads, problems)
+    names = _names(known.schedule, around.sites, problems)
+    priority = _priority(spec.priority_class_name, target, around.priorities, problems)
+    wants = list[Want]()
+    if target is not None or (spec.target_ref is None and names):
+        for window, when in known.windows:
+            place, count = _place(spec.nodes.count if spec.nodes else None, window.replicas, target, names)
+            openings = around.remembered.at(known.subject.uid, window.name, when, now)
+            if openings.is_joined:
+                problems.append(
+                    Problem("Window", "AlwaysOpen", f"window {window.name} begins again before it ends: it is always open")
+                )
+            if count > 0:
+                wants.append(Want(window.name, openings, tuple(asked), place, count))
+    return Declaration(known.subject, ToldBy.STAGING_SCHEDULE, tuple(wants), tuple(problems), priority)
+
+
+def _asked(artifact: ScheduledArtifact, namespace: str, models: Mirror, problems: list[Problem]) -> Asked | None:
+    if artifact.type is DemandType.IMAGE or artifact.model_ref is None:
+        problems.append(
+            Problem("Resolved", "ImagesNotStaged", f"artifact {artifact.name}: images are not staged by schedules yet")
+        )
+        return None
+    found = models.get(artifact.model_ref.name, namespace)
+    if found is None:
+        message = f"artifact {artifact.name}: there is no StagedModel {artifact.model_ref.name} in this namespace; create it"
+        problems.append(Problem("Resolved", "NoSuchModel", message))
+        return None
+    return Asked(artifact.name, Question(namespace, model_line(found)))
+
+
+def _target(schedule: StagingSchedule, namespace: str, workloads: Workloads, problems: list[Problem]) -> Workload | None:
+    ref = schedule.spec.target_ref
+    if ref is None:
+        return None
+    found = workloads.find(ref.kind, namespace, ref.name)
+    if found is None:
+        message = f"there is no {ref.kind} {ref.name} in this namespace; targetRef takes a Deployment, StatefulSet or CronJob"
+        problems.append(Problem("Feasible", "NoTarget", message))
+    return found
+
+
+def _names(schedule: StagingSchedule, sites: Sites, problems: list[Problem]) -> frozenset[str] | None:
+    if schedule.spec.nodes is None:
+        return None
+    selector = schedule.spec.nodes.selector
+    matching = [site for site in sites.by_name.values() if selects(selector, site.labels)]
+    if not matching:
+        problems.append(Problem("Feasible", "NoNode", "no node matches nodes.selector: compare it with the nodes' labels"))
+    return frozenset(site.name for site in matching if not is_away(site.taints))
+
+
+def _place(copies: int | None, replicas: int | None, target: Workload | None, names: frozenset[str] | None) -> tuple[Place, int]:
+    if target is not None:
+        count = target.replicas if replicas is None else replicas
+        return Place(target.facts.needs, names, target.uid, copies), count
+    count = replicas if replicas is not None else copies if copies is not None else len(names or ())
+    return Place(None, names, "", count), count
+
+
+def _priority(name: str | None, target: Workload | None, priorities: Mapping[str, int], problems: list[Problem]) -> int:
+    if name is not None and name not in priorities:
+        problems.append(Problem("Ready", "NoPriorityClass", f"there is no PriorityClass {name}: it counts as 0"))
+    return priorities.get(name or (target.priority_class if target is not None else ""), 0)

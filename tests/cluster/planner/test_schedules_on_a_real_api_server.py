@@ -1,0 +1,178 @@
+"""What is declared for later on a real API server: staged before its time, through a planner that dies; late ones say so."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import pytest
+from planning.real import digest_of, is_there, make_node, make_replica_set, place, stages, until
+
+from cluster.apiserver import ApiServer
+from prestage.kube.client import KubeApi
+from prestage.kube.ports import Object, metadata_of, uid_of
+from prestage.kube.resources import DEPLOYMENTS, EVENTS, NAMESPACES, NODE_CACHES, NODES, STAGING_SCHEDULES
+
+pytestmark = [pytest.mark.slow, pytest.mark.needs("kubernetes")]
+WEB, JOB, MODEL = "hf://org/web@main", "hf://org/job@main", "ref:llama"
+
+
+def template(ref: str) -> dict[str, object]:
+    metadata = {"labels": {"app": "web"}, "annotations": {"model.prestage.dev/llama": ref}}
+    return {"metadata": metadata, "spec": {"containers": [{"name": "c", "image": "none"}], "restartPolicy": "Always"}}
+
+
+def deployment(namespace: str) -> str:
+    """With nobody running: it is wanted at eight, for two."""
+    said = {"ready-schedule": "0 8 * * *", "time-zone": "Europe/Berlin", "duration": "10h", "replicas": "2"}
+    metadata = {"name": "web", "namespace": namespace, "annotations": {f"prestage.dev/{key}": text for key, text in said.items()}}
+    spec = {"replicas": 0, "selector": {"matchLabels": {"app": "web"}}, "template": template(WEB)}
+    return json.dumps({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
+
+
+def cron_job(namespace: str, *, suspend: bool = False) -> str:
+    pods = template(JOB)
+    pods = {**pods, "spec": {**cast("dict[str, object]", pods["spec"]), "restartPolicy": "Never"}}
+    spec = {"schedule": "0 2 * * *", "timeZone": "Europe/Berlin", "suspend": suspend, "jobTemplate": {"spec": {"template": pods}}}
+    metadata = {"name": "nightly", "namespace": namespace}
+    return json.dumps({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": metadata, "spec": spec})
+
+
+def ours(kind: str, name: str, namespace: str, spec: dict[str, object]) -> str:
+    metadata = {"name": name, "namespace": namespace}
+    return json.dumps({"apiVersion": "prestage.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
+
+
+def schedule(namespace: str, node: str, ready_by: datetime.datetime, **more: object) -> str:
+    selector = {"selector": {"matchLabels": {"kubernetes.io/hostname": node}}}
+    window = {"name": "launch", "readyBy": ready_by.strftime("%Y-%m-%dT%H:%M:%SZ"), "duration": "1m"}
+    artifacts = [{"name": "weights", "type": "Model", "modelRef": {"name": "llama"}}]
+    return ours("StagingSchedule", "launch", namespace, {"artifacts": artifacts, "nodes": selector, "windows": [window], **more})
+
+
+async def report(api: KubeApi, node: str, *warm: str, rate: str = "1Mi") -> None:
+    """As the node's agent does."""
+    held = [{"digest": one, "state": "Warm"} for one in warm]
+    status = {"budget": "1Mi", "originRateP10": rate, "artifacts": held}
+    body = {"apiVersion": "prestage.dev/v1alpha1", "kind": "NodeCache", "metadata": {"name": node}, "status": status}
+    await api.apply(NODE_CACHES, body, manager="prestage-agent", subresource="status")
+
+
+async def deadlines(api: KubeApi, node: str) -> dict[str, str | None]:
+    """Digest to readyBy of what is staged."""
+    spec = cast("dict[str, object]", (await api.get(NODE_CACHES, node))["spec"])
+    entries = cast("list[dict[str, str]]", spec.get("artifacts") or [])
+    return {one["digest"]: one.get("readyBy") for one in entries if one["action"] == "Stage"}
+
+
+async def status_of(api: KubeApi, namespace: str) -> dict[str, object]:
+    return cast("dict[str, object]", (await api.get(STAGING_SCHEDULES, "launch", namespace=namespace)).get("status") or {})
+
+
+def condition(status: dict[str, object], kind: str) -> tuple[str, str]:
+    found = [one for one in cast("list[dict[str, str]]", status.get("conditions") or []) if one["type"] == kind]
+    return (found[0]["status"], found[0]["reason"]) if found else ("", "")
+
+
+def seconds_from_now(seconds: float) -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
+
+
+def test_what_is_declared_is_staged_before_its_time_through_a_planner_that_dies(
+    api_with_kinds: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    node = f"{namespace}-n1"
+
+    async def apply(manifest: str) -> None:
+        await asyncio.to_thread(api_with_kinds.kubectl, "apply", "-f", "-", stdin=manifest)
+
+    async def test() -> None:
+        async with place(api_with_kinds, tmp_path, namespace) as (here, api, broker):
+            await api.patch(NAMESPACES, namespace, {"metadata": {"labels": {"prestage.dev/enabled": "true"}}})
+            await make_node(api, node)
+            await api.patch(NODES, node, {"metadata": {"labels": {"kubernetes.io/hostname": node}}})
+            ready_by = seconds_from_now(8).replace(microsecond=0)
+            for manifest in (
+                deployment(namespace),
+                cron_job(namespace),
+                ours("StagedModel", "llama", namespace, {"source": "hf://org/llama", "revision": "main"}),
+                schedule(namespace, node, ready_by),
+            ):
+                await apply(manifest)
+            web = await api.get(DEPLOYMENTS, "web", namespace=namespace)
+            await make_replica_set(api, namespace, "abc", ref=WEB, deployment_uid=uid_of(web))
+            wanted = [digest_of(ref, 1) for ref in (WEB, JOB, MODEL)]
+            with here.planner("first") as log:
+                await until(partial(is_there, api, NODE_CACHES, node), log=log)
+                await report(api, node)
+                await until(partial(stages, api, node, *wanted), log=log)
+                assert datetime.datetime.now(datetime.UTC) < ready_by
+                by = await deadlines(api, node)
+                assert by[digest_of(MODEL, 1)] == ready_by.strftime("%Y-%m-%dT%H:%M:%SZ")
+                zone = datetime.timezone(datetime.timedelta(hours=1))
+                hours = {ref: _hour(by[digest_of(ref, 1)], zone) for ref in (WEB, JOB)}
+                assert hours in ({WEB: 8, JOB: 2}, {WEB: 7, JOB: 1})  # winter and summer time
+                here.kill("first")
+            before = metadata_of(await api.get(NODE_CACHES, node))["generation"]
+            asked = len(broker.asked)
+            with here.planner("second") as log:
+                await report(api, node, digest_of(MODEL, 1))
+
+                async def history() -> object:
+                    return (await status_of(api, namespace)).get("history")
+
+                await until(history, log=log)
+                status = await status_of(api, namespace)
+                [entry] = cast("list[dict[str, object]]", status["history"])
+                assert (entry["readyBy"], entry["lateBy"]) == (ready_by.strftime("%Y-%m-%dT%H:%M:%SZ"), "0s")
+                assert "next" not in status
+                assert condition(status, "Ready") == ("True", "Warm")
+                assert len(broker.asked) == asked
+                assert metadata_of(await api.get(NODE_CACHES, node))["generation"] == before  # the plan is what it was
+
+                # suspended while it stages: nothing more of it, and the schedule says so
+                await apply(cron_job(namespace, suspend=True))
+                await until(partial(_staged_without, api, node, digest_of(JOB, 1)), log=log)
+                await apply(schedule(namespace, node, ready_by, suspend=True))
+
+                async def suspended() -> bool:
+                    return condition(await status_of(api, namespace), "Ready") == ("False", "Suspended")
+
+                await until(suspended, log=log)
+
+                # edited to what cannot be met: it says so before it is late
+                late = seconds_from_now(20).replace(microsecond=0)
+                await report(api, node, rate="10")
+                await apply(schedule(namespace, node, late))
+
+                async def told() -> list[Object]:
+                    events = (await api.page(EVENTS)).items
+                    return [one for one in events if one["reason"] == "Late" and metadata_of(one)["namespace"] == namespace]
+
+                await until(told, log=log)
+                assert datetime.datetime.now(datetime.UTC) < late
+                [event] = [one for one in await told() if cast("dict[str, str]", one["regarding"])["kind"] == "StagingSchedule"]
+                assert "because 1 kB take longer than what is left" in str(event["note"])
+                on_time = condition(await status_of(api, namespace), "OnTime")
+                assert on_time[0] == "False"
+            said = await asyncio.to_thread(log.read_text)
+            assert "status_not_written" not in said
+
+    async def bounded() -> None:
+        async with asyncio.timeout(120):
+            await test()
+
+    asyncio.run(bounded())
+
+
+def _hour(moment: str | None, zone: datetime.tzinfo) -> int:
+    assert moment is not None
+    return datetime.datetime.fromisoformat(moment.replace("Z", "+00:00")).astimezone(zone).hour
+
+
+async def _staged_without(api: KubeApi, node: str, digest: str) -> bool:
+    return digest not in await deadlines(api, node)
