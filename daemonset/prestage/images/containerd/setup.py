@@ -1,0 +1,78 @@
+"""How this containerd is set up: which snapshotter pulls use, whether it drops layers, which snapshotters are somebody else's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from prestage.cacher.errors import Misconfigured, PrestageError
+from prestage.images.containerd.channel import Channel
+from prestage.wire import cri_pb2 as cri
+from prestage.wire.containerd_pb2 import PluginsAnswer, PluginsRequest
+
+_PLUGINS = "/containerd.services.introspection.v1.Introspection/Plugins"
+_STATUS, _FS = "/runtime.v1.RuntimeService/Status", "/runtime.v1.ImageService/ImageFsInfo"
+SNAPSHOTTERS = "io.containerd.snapshotter.v1"
+DEFAULT = "overlayfs"
+_FOLDER = f"{SNAPSHOTTERS}."
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What was found."""
+
+    version: str
+    snapshotter: str
+    """Which is staged into."""
+    pulls_use: str
+    """Which the kubelet's pulls use; empty: it cannot be told (the CRI plugin is off)."""
+    snapshotters: tuple[str, ...]
+    """Those that work here."""
+    proxied: tuple[str, ...]
+    """Those of other daemons: stargz, SOCI, nydus."""
+    discards_layers: bool | None
+    """`discard_unpacked_layers`; None: it does not say (2.x)."""
+    image_root: str
+    """Where snapshots lie, as containerd sees it; empty: it does not say."""
+
+
+async def read_setup(channel: Channel, version: str, snapshotter: str | None) -> Setup:
+    """Ask for it.
+
+    Raises:
+        Misconfigured: `snapshotter` is not there.
+    """
+    plugins = (await channel.ask(_PLUGINS, PluginsRequest(filters=[f"type=={SNAPSHOTTERS}"]), PluginsAnswer)).plugins
+    working = tuple(sorted(plugin.id for plugin in plugins if not plugin.init_err.code and not plugin.init_err.message))
+    proxied = tuple(sorted(plugin.id for plugin in plugins if "address" in plugin.exports))
+    root = await _image_root(channel)
+    in_use = _snapshotter_of(root)
+    chosen = snapshotter or in_use or DEFAULT
+    if chosen not in working:
+        raise Misconfigured(f"containerd has no snapshotter {chosen!r}", hint=f"it has {', '.join(working) or 'none'}")
+    return Setup(version, chosen, in_use, working, proxied, await _discards(channel), root)
+
+
+def _snapshotter_of(root: str) -> str:
+    """containerd keeps a snapshotter's files in a folder of its name."""
+    return next((part.removeprefix(_FOLDER) for part in PurePosixPath(root).parts if part.startswith(_FOLDER)), "")
+
+
+async def _image_root(channel: Channel) -> str:
+    try:
+        answer = await channel.call(_FS, cri.ImageFsInfoRequest(), cri.ImageFsInfoAnswer)
+    except PrestageError:
+        return ""
+    return next((one.fs_id.mountpoint for one in answer.image_filesystems), "")
+
+
+async def _discards(channel: Channel) -> bool | None:
+    try:
+        answer = await channel.call(_STATUS, cri.StatusRequest(verbose=True), cri.StatusAnswer)
+        config = json.loads(answer.info.get("config", "{}"))
+    except (PrestageError, ValueError):
+        return None
+    runtime = config.get("containerd") if isinstance(config, dict) else None
+    stated = runtime.get("discardUnpackedLayers") if isinstance(runtime, dict) else None
+    return stated if isinstance(stated, bool) else None

@@ -1,0 +1,61 @@
+"""How far an image is: bytes fetched, bytes of layers unpacked, both of what was missing when the stage began. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from prestage.images.names import OciDigest
+from prestage.images.plan import Plan
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counts compressed bytes throughout: a manifest states those. A layer is unpacked once it is committed."""
+
+    step: str = "resolve"
+    """`resolve`, `download`, `unpack`, `done`, or why it stands still: `pull`, `pause`, `renewal`."""
+    fetch_total: int = 0
+    unpack_total: int = 0
+    unpacked: int = 0
+    fetched_bytes: int = 0
+    """Over the wire, of blobs that came whole; earlier attempts of this stage included."""
+    _coming: dict[OciDigest, int] = field(default_factory=dict)
+    _sizes: dict[OciDigest, int] = field(default_factory=dict)
+
+    def begun(self, todo: Plan) -> None:
+        """An attempt begins; what an earlier one has brought counts as there."""
+        self.fetch_total, self.unpack_total, self.unpacked = todo.fetch_bytes, todo.unpack_bytes, 0
+        self._sizes = {blob.digest: blob.size_bytes for blob in todo.fetches}
+        self._coming = {}
+        self.step = "download" if todo.fetches else "unpack"
+
+    def came(self, digest: OciDigest, so_far: int) -> None:
+        """So many bytes of a blob are here."""
+        before = self._coming.get(digest, 0)
+        self._coming[digest] = max(before, min(so_far, self._sizes.get(digest, so_far)))
+        if self.fetched == self.fetch_total:
+            self.step = "unpack"
+
+    def unpacked_one(self, size_bytes: int) -> None:
+        """A layer is committed."""
+        self.unpacked += size_bytes
+
+    def stopped(self, why: str) -> None:
+        """It stands still."""
+        self.step = why
+
+    @property
+    def fetched(self) -> int:
+        """Of `fetch_total`."""
+        return sum(self._coming.values())
+
+    def to_json(self) -> dict[str, object]:
+        """The event of the command line."""
+        return {
+            "event": "progress",
+            "step": self.step,
+            "bytes": self.fetched,
+            "total": self.fetch_total,
+            "unpacked": self.unpacked,
+            "unpack_total": self.unpack_total,
+        }

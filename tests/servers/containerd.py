@@ -1,0 +1,173 @@
+"""A real containerd with its CRI plugin, in a mount namespace of its own, everything of it below one folder. Needs root.
+
+`kubelet` pulls as the kubelet does; the rest is what `prestage.images` talks to. Which one: `containerd` of the system, or
+another by PRESTAGE_CONTAINERD (a path).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from prestage.images.containerd.channel import Channel
+from prestage.wire import cri_pb2 as cri
+from prestage.wire.containerd_pb2 import SnapshotPrepareAnswer, SnapshotPrepareRequest, SnapshotRequest
+from servers.programs import Program, find
+
+_IMAGES = "/runtime.v1.ImageService"
+_SNAPSHOTS = "/containerd.services.snapshots.v1.Snapshots"
+
+
+class Containerd:
+    """Ended by `close`."""
+
+    def __init__(self, folder: Path, *, discards_layers: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.socket = folder / "c.sock"
+        self.root = folder / "root"
+        self._config = folder / "config.toml"
+        self._config.write_text(_CONFIG.format(folder=folder, discards=str(discards_layers).lower()))
+        self._program: _Daemon | None = None
+        self.start()
+
+    def __enter__(self) -> Containerd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        self.socket.unlink(missing_ok=True)
+        given = os.environ.get("PRESTAGE_CONTAINERD") or find("containerd")
+        argv: list[str | Path] = ["unshare", "--mount", "--propagation", "private", str(given), "--config", self._config]
+        self._program = _Daemon(argv, port=0, log=self.folder / "log", cwd=self.folder, host=str(self.socket))
+
+    def close(self) -> None:
+        if self._program is not None:
+            self._program.close()
+            self._program = None
+
+    def kill(self) -> None:
+        """kill -9; nothing is started again."""
+        assert self._program is not None
+        os.kill(self._program.pid, signal.SIGKILL)
+        self.close()
+
+    def kubelet(self) -> Kubelet:
+        """Use it on one event loop."""
+        return Kubelet(self.socket)
+
+    def used_bytes(self) -> int:
+        """Of content and snapshots, by what lies there; directories and the databases left out."""
+        folders = [self.root / "io.containerd.content.v1.content", self.root / "io.containerd.snapshotter.v1.overlayfs/snapshots"]
+        return sum(
+            path.lstat().st_size for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()
+        )
+
+
+class _Daemon(Program):
+    """Answers on a socket: its path stands where a host would."""
+
+    def _await_port(self, host: str, port: int) -> None:
+        deadline_s = time.monotonic() + 30
+        while time.monotonic() < deadline_s and self._process.poll() is None:
+            if Path(host).is_socket() and "containerd successfully booted" in self._log.read_text(errors="replace"):
+                return
+            time.sleep(0.02)
+        raise RuntimeError(f"containerd did not come up: {self._log.read_text(errors='replace')[-2000:]}")
+
+
+class Kubelet:
+    """The image service of the CRI, as the kubelet calls it."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+
+    async def pull(self, name: str, login: tuple[str, str] | None = None, *, timeout_s: float = 60.0) -> str:
+        """The image's ID. Raises what the channel makes of a refusal."""
+        auth = cri.AuthConfig(username=login[0], password=login[1]) if login else None
+        request = cri.PullImageRequest(image=cri.ImageSpec(image=name), auth=auth, sandbox_config=cri.PodSandboxConfig())
+        async with self._channel() as channel:
+            answer = await channel.call(f"{_IMAGES}/PullImage", request, cri.PullImageAnswer, timeout_s=timeout_s)
+        return answer.image_ref
+
+    async def images(self) -> Sequence[cri.Image]:
+        async with self._channel() as channel:
+            return (await channel.call(f"{_IMAGES}/ListImages", cri.ListImagesRequest(), cri.ListImagesAnswer)).images
+
+    async def remove(self, name: str) -> None:
+        async with self._channel() as channel:
+            request = cri.RemoveImageRequest(image=cri.ImageSpec(image=name))
+            await channel.call(f"{_IMAGES}/RemoveImage", request, cri.Empty)
+
+    async def tree(self, chain: str) -> list[list[tuple[object, ...]]]:
+        """What lies in each layer of an unpacked image, topmost first: names, kinds, modes, owners, content, xattrs, whiteouts.
+        Times of folders are left out: those that no entry sets are the moment of unpacking."""
+        key = f"look-{time.time_ns()}"
+        async with self._channel() as channel:
+            request = SnapshotPrepareRequest(snapshotter="overlayfs", key=key, parent=chain)
+            answer = await channel.call(f"{_SNAPSHOTS}/View", request, SnapshotPrepareAnswer)
+            await channel.call(f"{_SNAPSHOTS}/Remove", SnapshotRequest(snapshotter="overlayfs", key=key), cri.Empty)
+        (mount,) = answer.mounts
+        lower = [option.removeprefix("lowerdir=") for option in mount.options if option.startswith("lowerdir=")]
+        folders = lower[0].split(":") if lower else [mount.source]
+        return [_listing(Path(folder)) for folder in folders]
+
+    @asynccontextmanager
+    async def _channel(self) -> AsyncIterator[Channel]:
+        async with Channel(self._socket) as channel:
+            yield channel
+
+
+def _listing(folder: Path) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    links: dict[int, str] = {}
+    for path in [folder, *sorted(folder.rglob("*"))]:
+        stat, name = path.lstat(), str(path.relative_to(folder))
+        xattrs = {key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)}
+        content: object = ""
+        if path.is_symlink():
+            content = str(path.readlink())
+        elif path.is_file():
+            content = path.read_bytes()
+        first = links.setdefault(stat.st_ino, name) if stat.st_nlink > 1 and not path.is_dir() else name
+        times = 0 if path.is_dir() else stat.st_mtime_ns
+        rows.append(
+            (name, stat.st_mode, stat.st_uid, stat.st_gid, stat.st_rdev, content, tuple(sorted(xattrs.items())), first, times)
+        )
+    return rows
+
+
+def mounts_of(pid: int) -> list[str]:
+    """Mount points of a process's namespace."""
+    return [line.split(" ")[4] for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+
+
+def version(path: str | None = None) -> str:
+    """What `containerd --version` says last but one."""
+    found = path or str(find("containerd"))
+    return subprocess.run([found, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout.split()[2]
+
+
+_CONFIG = """version = 2
+root = "{folder}/root"
+state = "{folder}/state"
+[grpc]
+  address = "{folder}/c.sock"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{folder}/opt"
+[plugins."io.containerd.grpc.v1.cri"]
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    conf_dir = "{folder}/cni"
+    bin_dir = "{folder}/cni"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "overlayfs"
+    discard_unpacked_layers = {discards}
+"""
