@@ -24,7 +24,7 @@ from prestage.cacher.staging.events import Events
 def publish(folder: Path, ref: str, as_json: bool) -> None:
     """Upload FOLDER below the prefix REF (s3://bucket/prefix/): bytes first, a manifest of digests last.
 
-    Run again it goes on: what is there with the same digest is not uploaded. `prestage stage REF` then takes
+    Run again it goes on, by part: what is there with the same digest is not uploaded. `prestage stage REF` then takes
     just what was published, checked by SHA-256. Credentials and endpoint are those of staging.
     """
     parsed = parse_ref(ref)
@@ -43,11 +43,12 @@ def publish(folder: Path, ref: str, as_json: bool) -> None:
 def _tell(done: Published, *, as_json: bool) -> None:
     if as_json:
         row = {"event": "done", "ref": done.ref, "revision": done.revision, "files": done.files, "bytes": done.bytes}
-        more = {"uploaded_files": done.uploaded_files, "uploaded_bytes": done.uploaded_bytes, "seconds": round(done.seconds, 3)}
-        click.echo(json.dumps({**row, **more}))
+        row |= {"uploaded_files": done.uploaded_files, "uploaded_bytes": done.uploaded_bytes}
+        click.echo(json.dumps({**row, "resumed_bytes": done.resumed_bytes, "seconds": round(done.seconds, 3)}))
         return
     if done.was_there:
         click.echo(f"{done.revision}  {done.ref}  {done.files} files, {human_bytes(done.bytes)}: published already")
         return
     what = f"{done.uploaded_files} uploaded ({human_bytes(done.uploaded_bytes)}) in {human_seconds(done.seconds)}"
+    what += f", gone on with {human_bytes(done.resumed_bytes)} of an earlier run" if done.resumed_bytes else ""
     click.echo(f"{done.revision}  {done.ref}  {done.files} files, {human_bytes(done.bytes)}: {what}")

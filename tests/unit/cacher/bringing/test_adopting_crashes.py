@@ -1,4 +1,4 @@
-"""`adopt --take`, killed before and after each call that changes the disk, and cut off by power losses: no file is lost."""
+"""`adopt`, killed before and after each call that changes the disk, and `--take` cut off by power losses: no file is lost."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def source(top: Path, kind: str) -> Path:
     return top / ("source" if kind == "directory" else "models--org--name")
 
 
-def take(top: Path, kind: str, disk: Disk | None = None) -> Path:
+def take(top: Path, kind: str, disk: Disk | None = None, *, moving: bool = True) -> Path:
     with Store.open(top / "store", own=True, disk=disk) as store:
         if isinstance(disk, CountingDisk):
             disk.armed = True
         with adopting(store) as adopter:
-            path = adopter.adopt(source(top, kind), take=True).staged.path
+            path = adopter.adopt(source(top, kind), take=moving).staged.path
         if isinstance(disk, CountingDisk):
             disk.armed = False
         return path
@@ -52,6 +52,15 @@ def at_source(top: Path, kind: str) -> Mapping[str, bytes]:
     blobs = folder / "blobs"
     contents = [path.read_bytes() for path in blobs.iterdir()] if blobs.exists() else []
     return {path: data for path, data in FILES.items() if data in contents}
+
+
+def judge_copy(top: Path) -> None:
+    """The source is as it was; what is here is whole or not usable; the same command goes on to the end."""
+    with Store.open(top / "store", own=True) as store:
+        assert store.warnings == []
+        check_invariants(top / "store", {row.artifact: FILES for row in store.list()})
+    assert read_folder(take(top, "directory", moving=False)) == FILES
+    assert at_source(top, "directory") == FILES
 
 
 def judge(top: Path, kind: str) -> None:
@@ -71,11 +80,11 @@ def judge(top: Path, kind: str) -> None:
             assert all(not row.holds for row in store.list())
 
 
-def killed(top: Path, kind: str, fatal: int, *, after: bool) -> None:
+def killed(top: Path, kind: str, fatal: int, *, after: bool, moving: bool = True) -> None:
     child = os.fork()
     if child == 0:
         try:
-            take(top, kind, KillingDisk(fatal, after=after))
+            take(top, kind, KillingDisk(fatal, after=after), moving=moving)
         finally:
             os._exit(3)
     _, status = os.waitpid(child, 0)
@@ -96,6 +105,21 @@ def test_a_kill_at_any_step_of_taking_leaves_each_file_there_or_here(kind: str, 
             judge(top, kind)
         except Exception as exc:
             exc.add_note(f"killed {'after' if after else 'before'} call {number}")
+            raise
+
+
+def test_a_kill_at_any_step_of_adopting_leaves_the_source_as_it_was(fast_path: Path) -> None:
+    make(fast_path / "base", "directory")
+    disk = CountingDisk()
+    take(copied(fast_path / "base", fast_path / "top"), "directory", disk, moving=False)
+    assert disk.calls > 40
+    for number in range(0, disk.calls, 5):  # each step is one of staging, which its own tests kill; here the order counts
+        top = copied(fast_path / "base", fast_path / "top")
+        killed(top, "directory", number, after=number % 2 == 0, moving=False)
+        try:
+            judge_copy(top)
+        except Exception as exc:
+            exc.add_note(f"killed at call {number}")
             raise
 
 
