@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
-from lanes import lane_of, order_of
+from lanes import order_of
 from leaks import held, leaked_since
 
 # A shell's background jobs ignore it, and so would their children: tests interrupt theirs.
@@ -22,13 +22,18 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
-@pytest.hookimpl(tryfirst=True)  # ahead of xdist, which puts the group into a test's name
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if getattr(config.option, "loadgroup", False):
+    if getattr(config.option, "loadgroup", False):  # how a worker sees --dist loadgroup
         items.sort(key=lambda item: order_of(item.nodeid))
-        for item in items:
-            if (lane := lane_of(item.nodeid)) is not None:
-                item.add_marker(pytest.mark.xdist_group(lane))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from scheduling import LaneScheduling
+
+    return LaneScheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,15 @@ def test_the_mark_slow_stands_in_the_files_of_tests_only() -> None:
     marked = re.compile(r"\bmark\.slow\b")
     named = {path.relative_to(HOUSE).as_posix() for path in (HOUSE / "tests").rglob("*.py") if marked.search(path.read_text())}
     assert {name for name in named if not Path(name).name.startswith("test_")} == set()
+
+
+@pytest.mark.slow
+def test_a_lane_stays_in_one_worker() -> None:
+    """By pytest-xdist as it is installed: its own way of grouping was lost with a version of pytest."""
+    files = ["tests/unit/house/test_lanes.py", "tests/unit/api/test_examples.py"]
+    argv = [sys.executable, "-m", "pytest", "-v", "-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder", "-m", "not slow"]
+    done = subprocess.run([*argv, *files], capture_output=True, text=True, timeout=120, cwd=HOUSE, check=False)
+    ran = re.findall(r"^\[(gw\d)\] .*PASSED (\S+?)::", done.stdout, re.MULTILINE)
+    assert len(ran) > 10, done.stdout
+    workers = {file: {worker for worker, name in ran if lane_of(name) == lane_of(file)} for file in files}
+    assert [len(found) for found in workers.values()] == [1, 1]
