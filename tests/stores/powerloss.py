@@ -255,6 +255,11 @@ class RecordingDisk(Disk):
         if not self._is_outside(path):
             self._sync(self._inode(path), "directory")
 
+    def sync_many(self, paths: Sequence[Path]) -> None:
+        super().sync_many(paths)
+        for path in paths:
+            self._sync(self._inode(path), "directory" if path.is_dir() else "file")
+
     def make_directory(self, path: Path, mode: int = 0o700) -> None:
         is_new = not path.exists()
         super().make_directory(path, mode)

@@ -19,7 +19,7 @@ from prestage.cacher.store.composing import Part
 from prestage.cacher.store.store import Store
 from prestage.cacher.store.trees import Terms
 from stores import wishes
-from stores.making import Model, Patterns, Steps, blob_of, content, fetch, fill, ingesting, stage
+from stores.making import Model, Patterns, Steps, blob_of, content, fetch, fill, ingesting, stage, stage_together
 
 SMALL = Model({"config.json": b'{"a": 1}', "sub/dir/weights.bin": content(9001, "w"), "empty": b""})
 SHARING = Model(
@@ -27,7 +27,13 @@ SHARING = Model(
 )
 OTHER = Model({"other.bin": content(20_000, "o")}, "hf://org/other@main", "hf:https://hub.test/org/other")
 TWO_PIECES = Model({"big.bin": content((16 << 20) + 5, "big")}, "s3://bucket/big.bin", "s3:bucket", states_sha256=False)
-MODELS = (SMALL, SHARING, OTHER, TWO_PIECES)
+TWINS = Model(
+    {"a.json": b"{}", "b.json": b"{}", "c.bin": content(5000, "c"), "d.bin": SMALL.contents["sub/dir/weights.bin"]},
+    "hf://o/t@main",
+    "hf:https://hub.test/o/t",
+)
+"""Two files are the same, one is in SMALL too."""
+MODELS = (SMALL, SHARING, OTHER, TWO_PIECES, TWINS)
 KNOWN: Mapping[str, Mapping[str, bytes]] = {model.artifact: model.contents for model in MODELS}
 
 Acks = Collection[str]
@@ -89,6 +95,23 @@ def _check_stage(store: Store, acks: Acks) -> None:
     had = {ack.split()[1] for ack in acks if ack.startswith("piece ")}
     assert not had & set(again.fetched), "fetched again what was journaled"
     assert is_whole(store, model)
+
+
+def _staged_before(store: Store) -> None:
+    """One of them is a blob already, two are the same."""
+    stage(store, SMALL)
+
+
+def _check_together(store: Store, acks: Acks) -> None:
+    for ack in acks:
+        if ack.startswith("blob "):
+            assert (store.root / "blobs" / hex_of(ack[5:])[:2] / hex_of(ack[5:])).exists(), f"{ack} was lost"
+    assert {ack.removeprefix("bound ") for ack in acks if ack.startswith("bound ")} <= store.binding(TWINS.artifact).keys()
+    if "view" in acks:
+        assert is_whole(store, TWINS)
+    assert not list((store.root / "ingest").iterdir()), "nothing of a little file outlives a crash"
+    stage_together(store, TWINS, Steps())
+    assert is_whole(store, TWINS)
 
 
 def _prepare_two_pieces(store: Store) -> None:
@@ -442,4 +465,8 @@ SCENARIOS = (
     Scenario("resume", wishes.prepare_pause, wishes.act_resume, wishes.check_resume),
     Scenario("make room", _prepare_pressure, _act_pressure, _check_pressure, budget_bytes=PRESSURE_BYTES),
 )
+LITTLE = Scenario(
+    "publish little files", _staged_before, lambda store, steps: stage_together(store, TWINS, steps), _check_together
+)
+"""Of which nothing is durable before they are published."""
 CREATE = Scenario("create", _nothing, lambda store, steps: steps.ack("created"), _check_create)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prestage.cacher.digests import ArtifactId, BlobId, Digest
@@ -17,16 +17,18 @@ from prestage.cacher.origins.ports import LocalOrigin, Origin
 from prestage.cacher.origins.source import OriginSource
 from prestage.cacher.staging.claims import Claims
 from prestage.cacher.staging.wishes import Staged, Watcher
-from prestage.cacher.store.ingest import Ingest, identity
+from prestage.cacher.store.ingest import Ingest, finish_all, identity
 from prestage.cacher.store.sharing import InPlace, LocalFile, Sharing
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer import checksums
 from prestage.cacher.transfer.engine import Engine
-from prestage.cacher.transfer.job import Job, Transfer
+from prestage.cacher.transfer.job import Job, Progress, Transfer
 from prestage.cacher.transfer.limits import Priority
 from prestage.cacher.transfer.ordered import Follower, Followers
 from prestage.cacher.transfer.ports import Cancelled, Changed
 
+FILES_AT_ONCE = 256
+"""Fetched, then published together. What a kill takes is no more than the little files among them."""
 _ORDERED = ("sha256", "git-sha1")
 _CANCEL_LOOK_S = 0.2
 
@@ -57,6 +59,10 @@ class Run:
     retries: int = 0
     local: dict[str, LocalFile] = field(default_factory=dict)
     """Files that lie on this machine, and how each can come in."""
+    before_bytes: int = 0
+    """What was fetched of files that are published."""
+    after_bytes: int = 0
+    """Of files that are not begun."""
 
     @property
     def store(self) -> Store:
@@ -157,8 +163,7 @@ class Run:
             named = {identity(self.manifest, file): file for file in missing}
             mine, theirs = self.tools.claims.take(named, self.urge)
             try:
-                if mine:
-                    self._fetch_twice([named[name] for name in mine])
+                self._fetch_in_turn([named[name] for name in mine])
             finally:
                 self.tools.claims.give_back(mine)
             for claim in theirs.values():
@@ -171,6 +176,11 @@ class Run:
     def _end_if_cancelled(self) -> None:
         if self.cancel.is_set():
             raise Cancelled
+
+    def _fetch_in_turn(self, files: Sequence[FileEntry]) -> None:
+        for at in range(0, len(files), FILES_AT_ONCE):
+            self.after_bytes = sum(file.size_bytes for file in files[at + FILES_AT_ONCE :])
+            self._fetch_twice(files[at : at + FILES_AT_ONCE])
 
     def _fetch_twice(self, files: Sequence[FileEntry]) -> None:
         bad = self._fetch(files)
@@ -219,14 +229,27 @@ class Run:
             transfers,
             priority=self.priority,
             on_start=self._started,
-            on_progress=self.watcher.progress,
+            on_progress=self._progressed,
             cancel=self.cancel,
         )
         self.job = None
         self.sources.update(job.bytes_by_source)
         self.retries += job.retries
-        self.watcher.verifying()
+        self.before_bytes += job.bytes_by_source.total()
+        if not self.after_bytes:
+            self.watcher.verifying()
         _interruptible(followers, self.cancel)
+
+    def _progressed(self, progress: Progress) -> None:
+        """Of this run, not only of the files that are fetched together."""
+        self.watcher.progress(
+            replace(
+                progress,
+                bytes_done=self.before_bytes + progress.bytes_done,
+                bytes_total=self.before_bytes + progress.bytes_total + self.after_bytes,
+                retries=self.retries + progress.retries,
+            )
+        )
 
     def _started(self, job: Job) -> None:
         self.job = job
@@ -234,7 +257,7 @@ class Run:
 
     def _publish(self, transfers: Sequence[Transfer], ingests: Mapping[FileEntry, Ingest]) -> dict[FileEntry, Corrupt]:
         bad: dict[FileEntry, Corrupt] = {}
-        found: dict[str, BlobId] = {}
+        good: dict[str, tuple[Ingest, Sequence[Digest]]] = {}
         for (file, ingest), transfer in zip(ingests.items(), transfers, strict=True):
             if transfer.follower is not None and transfer.follower.error is not None:
                 raise transfer.follower.error
@@ -245,9 +268,10 @@ class Run:
                 ingest.quarantine(exc.message)
                 bad[file] = exc
             else:
-                found[file.path] = ingest.finish(digests=[actual] if actual is not None else [])
-        if found:
-            self.store.bind(self.manifest.artifact, found)
+                good[file.path] = ingest, [actual] if actual is not None else []
+        if good:
+            blobs = finish_all(list(good.values()))
+            self.store.bind(self.manifest.artifact, dict(zip(good, blobs, strict=True)))
         return bad
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from prestage.cacher.digests import (
     tree_digest,
 )
 from prestage.cacher.errors import Corrupt, Misconfigured
-from prestage.cacher.store.disk import Disk, make_directories, write_file
+from prestage.cacher.store.disk import Disk, new_file, write_file
 from prestage.cacher.store.index import Index
 from prestage.cacher.store.layout import Layout
 
@@ -150,20 +151,45 @@ class Blobs:
         except FileNotFoundError:
             return 0
 
-    def publish(self, data: Path, meta: BlobMeta) -> None:
-        """Move the synced and sealed file `data` in place. An existing blob of that name wins and learns what is new."""
-        blob = meta.blob
-        target = self._layout.blob(blob)
+    def publish(self, found: Sequence[tuple[Path, BlobMeta]]) -> None:
+        """Move synced and sealed files in place. Existing blobs of their names win and learn what is new. Each step is done for
+        all of them before the next, so that the disk is waited for a few times, and not a few times for each."""
         with self._lock:
-            if (known := self._known(blob)) is not None:
-                self._learn(known, meta)
+            fresh: dict[BlobId, tuple[Path, BlobMeta]] = {}
+            for data, meta in found:
+                blob = meta.blob
+                if blob in fresh:
+                    first, known = fresh[blob]
+                    fresh[blob] = first, _merged(known, meta)
+                elif (there := self._known(blob)) is not None:
+                    self._learn(there, meta)
+                else:
+                    fresh[blob] = data, meta
+                    continue
                 self._disk.unlink(data)
-                return
-            before = self._size(blob)
-            make_directories(self._disk, target.parent, above=self._layout.blobs)
-            write_file(self._disk, self._layout.meta(blob), meta.to_bytes())
-            self._disk.rename(data, target)
-            self._disk.sync_directory(target.parent)
+            self._publish_fresh(list(fresh.values()))
+
+    def _publish_fresh(self, fresh: Sequence[tuple[Path, BlobMeta]]) -> None:
+        metas = [(self._layout.meta(meta.blob), meta) for _, meta in fresh]
+        shelves = list(dict.fromkeys(path.parent for path, _ in metas))
+        sizes = [self._size(meta.blob) for _, meta in fresh]
+        if absent := [shelf for shelf in shelves if not shelf.is_dir()]:
+            for shelf in absent:
+                self._disk.make_directory(shelf)
+            self._disk.sync_directory(self._layout.blobs)
+        besides = [path.with_name(f".{path.name}.new") for path, _ in metas]
+        for beside, (_, meta) in zip(besides, metas, strict=True):
+            if beside.exists():
+                self._disk.unlink(beside)
+            new_file(self._disk, beside, meta.to_bytes(), synced=False)
+        self._disk.sync_many(besides)
+        for beside, (path, _) in zip(besides, metas, strict=True):
+            self._disk.rename(beside, path)
+        self._disk.sync_many(shelves)
+        for data, meta in fresh:
+            self._disk.rename(data, self._layout.blob(meta.blob))
+        self._disk.sync_many(shelves)
+        for before, (_, meta) in zip(sizes, fresh, strict=True):
             self._indexed(meta, before)
 
     def _known(self, blob: BlobId) -> BlobMeta | None:
@@ -174,12 +200,7 @@ class Blobs:
         return None
 
     def _learn(self, known: BlobMeta, told: BlobMeta) -> None:
-        more = replace(
-            known,
-            digests=known.digests | told.digests,
-            authorities=known.authorities | told.authorities,
-            files=known.files | told.files,
-        )
+        more = _merged(known, told)
         if more != known:
             write_file(self._disk, self._layout.meta(known.blob), more.to_bytes())
             self._indexed(more, self._size(known.blob))
@@ -255,6 +276,15 @@ class Blobs:
                 if len(shelf.name) == 2 and shelf.is_dir(follow_symlinks=False):
                     found.update(name for name in os.listdir(shelf.path) if len(name) == 64)  # noqa: PTH208 - 10^5 names
         return frozenset(found)
+
+
+def _merged(known: BlobMeta, told: BlobMeta) -> BlobMeta:
+    return replace(
+        known,
+        digests=known.digests | told.digests,
+        authorities=known.authorities | told.authorities,
+        files=known.files | told.files,
+    )
 
 
 def free_name(folder: Path, stem: str) -> Path:

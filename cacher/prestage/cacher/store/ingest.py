@@ -6,6 +6,9 @@
     whole     says that `data` was shared
     meta      which file of which origin; written last, so that an ingest without it is a leftover
 
+A **light** one, of a small file, is its data alone: nothing of it is durable before it is published, and nothing outlives it. A
+thousand of them cost a few waits for the disk in all (`finish_all`), and after a crash bytes that are soon fetched again.
+
 `write` may be called by many threads, everything else by one at a time.
 """
 
@@ -34,6 +37,8 @@ from prestage.cacher.transfer.ports import Changed, PieceRecord
 
 BLOCK_BYTES = 4096
 """Logical block of every disk we meet, and what O_DIRECT asks for."""
+LIGHT_BYTES = 256 << 10
+"""A file up to this size is not worth a journal: its bytes come in less time than its records take."""
 
 
 def identity(manifest: Manifest, file: FileEntry) -> str:
@@ -98,46 +103,67 @@ class Ingest:
         self.checksum_algorithm = _combinable(file)
         self._authority = manifest.authority if is_vouched else None
         self._is_pinned = file.is_pinned and is_vouched
-        self._disk, self._blobs, self._local = disk, blobs, local
+        self.disk, self.blobs, self._local = disk, blobs, local
         self._on_publish, self._on_close = on_publish, on_close
         self._data_path, self._journal_path = folder / "data", folder / "journal"
         self._records: dict[int, PieceRecord] = {}
         self._data = self._journal = -1
         self._is_linked = False
+        self.is_light = False
+        """Nothing of it is durable before it is published."""
         self._open(manifest, file)
 
     def _open(self, manifest: Manifest, file: FileEntry) -> None:
         try:
             if not (self.path / "meta").exists() or is_published_too(self._data_path):
-                self._create(manifest, file)
+                self.is_light = file.size_bytes <= LIGHT_BYTES and self._local is None
+                if self.is_light:
+                    self._create_light()
+                else:
+                    self._create(manifest, file)
             self._open_files()
-            self._read_journal()
+            if not self.is_light:
+                self._read_journal()
         except BaseException:
             self.close()
             raise
 
     def _create(self, manifest: Manifest, file: FileEntry) -> None:
-        drop(self._disk, self.path)
+        drop(self.disk, self.path)
         try:
-            make_directories(self._disk, self.path, above=self.path.parent)
-            if self._local is not None and share(self._disk, self._local, self._data_path):
+            make_directories(self.disk, self.path, above=self.path.parent)
+            if self._local is not None and share(self.disk, self._local, self._data_path):
                 self._is_linked = self._local.sharing is Sharing.LINK
-                new_file(self._disk, self.path / "whole", b"")
+                new_file(self.disk, self.path / "whole", b"")
             else:
                 self._create_file(self._data_path, self._rounded)
             self._create_file(self._journal_path, 0)
-            self._disk.sync_directory(self.path)
-            write_file(self._disk, self.path / "meta", json.dumps(_identifying(manifest, file)).encode())
+            self.disk.sync_directory(self.path)
+            write_file(self.disk, self.path / "meta", json.dumps(_identifying(manifest, file)).encode())
         except (PrestageError, Changed):
             with suppress(PrestageError):  # the room is for others; what cannot be removed now is removed at the next start
-                drop(self._disk, self.path)
+                drop(self.disk, self.path)
+            raise
+
+    def _create_light(self) -> None:
+        drop(self.disk, self.path)
+        try:
+            self.disk.make_directory(self.path)
+            fd = self.disk.create(self._data_path)
+            try:
+                self.disk.allocate(fd, self._rounded, self._data_path)
+            finally:
+                os.close(fd)
+        except PrestageError:
+            with suppress(PrestageError):
+                drop(self.disk, self.path)
             raise
 
     def _create_file(self, path: Path, size_bytes: int) -> None:
-        fd = self._disk.create(path)
+        fd = self.disk.create(path)
         try:
-            self._disk.allocate(fd, size_bytes, path)
-            self._disk.sync(fd, path)
+            self.disk.allocate(fd, size_bytes, path)
+            self.disk.sync(fd, path)
         finally:
             os.close(fd)
 
@@ -151,11 +177,12 @@ class Ingest:
         return (self.path / "whole").exists()
 
     def _open_files(self) -> None:
-        self._journal = self._disk.create(self._journal_path)
+        if not self.is_light:
+            self._journal = self.disk.create(self._journal_path)
         # A file that is being taken is its owner's still: opening it for writing would make us the writer that others may not be.
-        make = self._disk.open if self._is_linked else self._disk.create
+        make = self.disk.open if self._is_linked else self.disk.create
         if not self._is_linked and self._data_path.exists() and self._data_path.stat().st_mode & 0o200 == 0:
-            self._disk.set_mode(self._data_path, 0o600)  # a publish was cut off after it sealed the file
+            self.disk.set_mode(self._data_path, 0o600)  # a publish was cut off after it sealed the file
         try:
             self._data, self._direct = make(self._data_path, direct=True), True
         except PrestageError as exc:
@@ -168,10 +195,10 @@ class Ingest:
         self._records, whole = journal.decode(raw, self.size_bytes)
         if os.fstat(self._data).st_size < self.size_bytes:
             self._records, whole = {}, 0
-            self._disk.allocate(self._data, self._rounded, self._data_path)
+            self.disk.allocate(self._data, self._rounded, self._data_path)
         if whole != len(raw):
-            self._disk.truncate(self._journal, whole, self._journal_path)
-            self._disk.sync(self._journal, self._journal_path)
+            self.disk.truncate(self._journal, whole, self._journal_path)
+            self.disk.sync(self._journal, self._journal_path)
         self._journal_bytes = whole
 
     def journaled(self) -> Collection[int]:
@@ -186,7 +213,7 @@ class Ingest:
         """See `transfer.ports.Sink.write`."""
         if self._direct and len(buffer) % BLOCK_BYTES:
             buffer = _padded(buffer)
-        self._disk.write(self._data, buffer, offset, self._data_path, block=BLOCK_BYTES if self._direct else 1)
+        self.disk.write(self._data, buffer, offset, self._data_path, block=BLOCK_BYTES if self._direct else 1)
 
     def read(self, buffer: memoryview, offset: int) -> int:
         """Bytes that were written, into the page-aligned `buffer`; fewer only at the end of the file."""
@@ -201,16 +228,27 @@ class Ingest:
         return min(len(buffer), self.read(_padded(buffer) if self._direct else buffer, offset))
 
     def journal(self, records: Sequence[PieceRecord]) -> None:
-        """See `transfer.ports.Sink.journal`."""
-        self._disk.sync_data(self._data, self._data_path)
+        """See `transfer.ports.Sink.journal`; of a light one, remembered alone."""
+        if self.is_light:
+            self._records.update((record.piece, record) for record in records)
+            return
+        self.disk.sync_data(self._data, self._data_path)
         raw = b"".join(journal.encode(record) for record in records)
-        self._disk.write(self._journal, raw, self._journal_bytes, self._journal_path)
-        self._disk.sync_data(self._journal, self._journal_path)
+        self.disk.write(self._journal, raw, self._journal_bytes, self._journal_path)
+        self.disk.sync_data(self._journal, self._journal_path)
         self._journal_bytes += len(raw)
         self._records.update((record.piece, record) for record in records)
 
     def finish(self, *, digests: Sequence[Digest] = ()) -> BlobId:
         """Publish: durable on return. An existing blob with this digest wins.
+
+        Raises:
+            Bug: a piece is missing.
+        """
+        return finish_all([(self, digests)])[0]
+
+    def seal(self, digests: Sequence[Digest]) -> BlobMeta:
+        """Nothing of it is written any more; what it is. To be synced and published next.
 
         Raises:
             Bug: a piece is missing.
@@ -227,22 +265,34 @@ class Ingest:
             frozenset({self.id} if self._is_pinned else ()),
         )
         if os.fstat(self._data).st_size != self.size_bytes:
-            self._disk.truncate(self._data, self.size_bytes, self._data_path)
+            self.disk.truncate(self._data, self.size_bytes, self._data_path)
         if os.fstat(self._data).st_uid != os.geteuid():
-            self._disk.own(self._data, self._data_path)
-        self._disk.seal(self._data, self._data_path)
-        self._disk.sync(self._data, self._data_path)
+            self.disk.own(self._data, self._data_path)
+        self.disk.seal(self._data, self._data_path)
         self._close_files()
-        self._on_publish(meta.blob)
-        self._blobs.publish(self._data_path, meta)
-        drop(self._disk, self.path)
+        return meta
+
+    @property
+    def data(self) -> Path:
+        """Its bytes."""
+        return self._data_path
+
+    def claim(self, blob: BlobId) -> None:
+        """It is about to be published as that."""
+        self._on_publish(blob)
+
+    def end(self) -> None:
+        """It was published."""
+        if self.is_light:
+            remove_tree(self.disk, self.path)  # were it brought back by a power cut: without meta it is a leftover
+        else:
+            drop(self.disk, self.path)
         self._on_close()
-        return meta.blob
 
     def discard(self) -> None:
         """Drop everything that was fetched."""
         self._close_files()
-        drop(self._disk, self.path)
+        drop(self.disk, self.path)
         self._on_close()
 
     def quarantine(self, why: str) -> Path:
@@ -252,18 +302,22 @@ class Ingest:
             return self.path
         self._close_files()
         target = free_name(self.path.parent.parent / "quarantine", self.id)
-        self._disk.rename(self._data_path, target)
-        self._disk.sync_directory(target.parent)
-        write_file(self._disk, target.with_name(f"{target.name}.why"), why.encode())
-        drop(self._disk, self.path)
+        self.disk.rename(self._data_path, target)
+        self.disk.sync_directory(target.parent)
+        write_file(self.disk, target.with_name(f"{target.name}.why"), why.encode())
+        drop(self.disk, self.path)
         self._on_close()
         return target
 
     def close(self) -> None:
-        """Keep what was fetched for the next time; of a file that is still somebody else's, no name. Idempotent."""
+        """Keep what was fetched for the next time, if it is not little; of a file that is still somebody else's, no name.
+        Idempotent.
+        """
         self._close_files()
-        if self._is_linked:
-            drop(self._disk, self.path)
+        if self.is_light:
+            remove_tree(self.disk, self.path)
+        elif self._is_linked:
+            drop(self.disk, self.path)
         self._on_close()
 
     def _close_files(self) -> None:
@@ -271,6 +325,26 @@ class Ingest:
             if fd >= 0:
                 os.close(fd)
         self._data = self._journal = -1
+
+
+def finish_all(found: Sequence[tuple[Ingest, Sequence[Digest]]]) -> list[BlobId]:
+    """Publish these of one store: durable on return. Each step is done for all before the next. Existing blobs with these
+    digests win.
+
+    Raises:
+        Bug: a piece is missing.
+    """
+    metas = [ingest.seal(digests) for ingest, digests in found]
+    if not found:
+        return []
+    first = found[0][0]
+    first.disk.sync_many([ingest.data for ingest, _ in found])
+    for (ingest, _), meta in zip(found, metas, strict=True):
+        ingest.claim(meta.blob)
+    first.blobs.publish([(ingest.data, meta) for (ingest, _), meta in zip(found, metas, strict=True)])
+    for ingest, _ in found:
+        ingest.end()
+    return [meta.blob for meta in metas]
 
 
 def _combinable(file: FileEntry) -> str | None:

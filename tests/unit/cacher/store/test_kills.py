@@ -9,7 +9,7 @@ from stores.disks import KillingDisk
 from stores.kills import calls_of, copied, killed, killed_in_recovery, kills
 from stores.oracle import check_invariants
 from stores.pods import POD_SCENARIOS
-from stores.scenarios import CREATE, KNOWN, SCENARIOS, Scenario
+from stores.scenarios import CREATE, KNOWN, LITTLE, SCENARIOS, Scenario
 
 from prestage.cacher.store.store import Store
 
@@ -44,6 +44,12 @@ def test_a_kill_at_any_step_loses_nothing_acknowledged_and_leaves_nothing_half(
         judge(scenario, crash.root, crash.acks, crash.point)
         count += 1
     assert count >= 4
+
+
+@pytest.mark.parametrize("scenario", [LITTLE], ids=str)
+def test_a_kill_among_little_files_loses_none_that_was_published(scenario: Scenario, base: Path, fast_path: Path) -> None:
+    for crash in kills(scenario, base, fast_path / "crashed", every=5):
+        judge(scenario, crash.root, crash.acks, crash.point)
 
 
 @pytest.mark.parametrize("every", [13, pytest.param(3, marks=pytest.mark.slow)])

@@ -13,7 +13,7 @@ from stores.making import Steps
 from stores.oracle import check_invariants, check_trees
 from stores.pods import POD_SCENARIOS
 from stores.powerloss import Cut, RecordingDisk, another_boot, cuts, distinct
-from stores.scenarios import CREATE, KNOWN, SCENARIOS, Scenario
+from stores.scenarios import CREATE, KNOWN, LITTLE, SCENARIOS, Scenario
 
 from prestage.cacher.errors import PrestageError
 from prestage.cacher.store.store import Store
@@ -65,6 +65,16 @@ def test_a_power_cut_at_any_call_loses_nothing_acknowledged_and_leaves_nothing_h
     long = len(disk.log) > 60
     count = judge(scenario, cuts(disk, samples=2 if long else 4, seed=SEED, every=2 if long else 1), fast_path / "cut")
     assert count > 2 * len(disk.log) // 2
+
+
+def test_a_power_cut_among_little_files_loses_none_that_was_published(fast_path: Path) -> None:
+    disk = recorded(LITTLE, fast_path / "run")
+    assert judge(LITTLE, cuts(disk, samples=4, seed=SEED, every=7), fast_path / "cut") > len(disk.log) // 7
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_little_files_without_their_fsyncs_are_caught(kind: str, fast_path: Path) -> None:
+    assert is_caught(LITTLE, lambda _, what: what == kind, fast_path)
 
 
 @pytest.mark.parametrize("every", [19, pytest.param(5, marks=pytest.mark.slow)])
