@@ -6,7 +6,7 @@ import datetime
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prestage.api.artifacts import AccessState, SourceAccess
@@ -149,6 +149,7 @@ def test_what_waits_longest_is_first_within_a_namespace() -> None:
     assert look.holder.digest == "0"
 
 
+@settings(max_examples=40)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
