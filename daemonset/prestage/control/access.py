@@ -32,7 +32,7 @@ class AccessTerms:
     confirm: datetime.timedelta = datetime.timedelta(minutes=10)
     """After a first no."""
     unknown: datetime.timedelta = datetime.timedelta(minutes=30)
-    """After a look that told nothing."""
+    """After a look that told nothing; half as long as it is overdue, where that is more."""
     revoked: datetime.timedelta = datetime.timedelta(hours=1)
     """Whether it may again."""
     hurried: datetime.timedelta = datetime.timedelta(minutes=1)
@@ -83,8 +83,12 @@ def due_at(row: SourceAccess, terms: AccessTerms, key: str) -> datetime.datetime
     if row.state is AccessState.REVOKED:
         return row.checked_at + terms.revoked
     draw = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) / 2**32
-    daily = (row.verified_at or row.checked_at) + terms.every * (0.9 + draw / 10)
-    return daily if row.verified_at == row.checked_at else max(daily, row.checked_at + terms.unknown)
+    since = row.verified_at or row.checked_at
+    daily = since + terms.every * (0.9 + draw / 10)
+    if row.verified_at == row.checked_at:
+        return daily
+    overdue = row.checked_at - since - terms.every
+    return max(daily, row.checked_at + min(max(overdue / 2, terms.unknown), terms.every))
 
 
 def completed(rows: Iterable[SourceAccess], sources: Sequence[str], created: datetime.datetime) -> list[SourceAccess]:

@@ -116,6 +116,7 @@ def test_keys_that_lost_their_right_mount_nothing_anew_until_they_have_it_again(
     assert "AKTEAM" not in repr([record.__dict__ for record in told])
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_away_revokes_nothing_and_a_token_that_is_taken_back_does_for_grantees_too(
     cluster: Cluster, hub: Hub, tmp_path: Path
 ) -> None:

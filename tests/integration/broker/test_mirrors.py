@@ -45,6 +45,11 @@ async def by_node(broker: Broker, node: str, folder: Path, artifact: str) -> dic
         return await one.stage(broker, artifact)
 
 
+def asked(hub: Hub) -> int:
+    """How often anything of the repository was asked for."""
+    return sum("gated" in one.path for one in hub.log)
+
+
 def weights(hub: Hub) -> int:
     """How often the large file's bytes were asked of its CDN."""
     return sum(one.path.startswith("/repos/") for one in hub.log)
@@ -56,7 +61,7 @@ def test_a_node_whose_pool_has_a_mirror_gets_all_from_there_and_others_do_not(
     async def test(broker: Broker) -> None:
         found = await broker.planner.resolve(wish(REF, credentials="hf"))
         await broker.shelved()
-        assert mirror.log == [], "it is not asked what anything is"
+        assert asked(mirror) == 0, "it is not asked what anything is"
         assert await by_node(broker, "n1", tmp_path / "one", found.artifact) == MODEL
         assert (weights(hub), weights(mirror) > 0) == (0, True)
         assert await by_node(broker, "n2", tmp_path / "two", found.artifact) == MODEL
@@ -94,9 +99,9 @@ def test_a_mirror_that_lacks_it_or_claims_another_revision_is_passed_over(
         await broker.shelved()
         assert await by_node(broker, "n1", tmp_path / "one", found.artifact) == MODEL
         assert (weights(hub) > 0, weights(mirror)) == (True, 0)
-        asked = len(mirror.log)
+        before = asked(mirror)
         assert await by_node(broker, "n1", tmp_path / "two", found.artifact) == MODEL
-        assert len(mirror.log) == asked, "for a minute"
+        assert asked(mirror) == before > 0, "for a minute"
 
     play(cluster, tmp_path, test)
 

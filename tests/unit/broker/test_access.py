@@ -6,7 +6,7 @@ import datetime
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prestage.api.artifacts import AccessState, SourceAccess
@@ -49,6 +49,9 @@ def test_the_next_look_is_within_a_day_and_sooner_after_a_no_or_nothing() -> Non
     assert len({due_at(ROW, TERMS, str(number)) for number in range(20)}) == 20, "not all at once"
     unknown = after(ROW, NOTHING, later(1440), TERMS)
     assert due_at(unknown, TERMS, "a") == later(1470)
+    for days, hours in ((1.5, 6), (2, 12), (10, 24)):
+        overdue = after(ROW, NOTHING, later(days * 1440), TERMS)
+        assert due_at(overdue, TERMS, "a") == later(days * 1440 + hours * 60), "less and less often, and daily"
     doubted = after(ROW, NO, later(1440), TERMS)
     assert due_at(doubted, TERMS, "a") == later(1450)
     assert due_at(after(doubted, NO, later(1450), TERMS), TERMS, "a") == later(1510)
@@ -149,6 +152,7 @@ def test_what_waits_longest_is_first_within_a_namespace() -> None:
     assert look.holder.digest == "0"
 
 
+@settings(max_examples=40)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)

@@ -6,7 +6,7 @@ import datetime
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from planning.objects import artifact, digest, head, line, staged_model
 from planning.worlds import NOW, standing, waiting
@@ -129,6 +129,7 @@ def test_its_people_are_told_and_strangers_are_told_less() -> None:
         assert ("s3://b/m/" in said.note) is (namespace == "team")
 
 
+@settings(max_examples=40)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)

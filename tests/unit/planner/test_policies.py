@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from hypothesis import given
+from hypothesis import given, settings
 from planning.cluster import Cluster, running, until
 from planning.objects import OURS, REF, digest, head, namespace, node, pod, replica_set
 from planning.worlds import NOW, World, carried_out, worlds
@@ -25,6 +25,7 @@ OF_A_LATER_VERSION: Object = {
 }
 
 
+@settings(max_examples=30)
 @given(worlds())
 def test_nothing_new_is_staged_and_nothing_is_let_go_of(world: World) -> None:
     first = plan(world.demands[::2], world.nodes, NOW, walls=world.walls)

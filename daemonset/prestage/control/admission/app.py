@@ -50,7 +50,7 @@ async def serve(config: AdmissionConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with await KubeApi.connect(KubeSettings(kubeconfig=config.kubeconfig, user_agent="prestage-admission")) as api:
-        work = asyncio.create_task(_serve(api, config))
+        work = asyncio.create_task(run(api, config))
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -61,7 +61,8 @@ async def serve(config: AdmissionConfig) -> None:
             await work
 
 
-async def _serve(api: KubeApi, config: AdmissionConfig) -> None:
+async def run(api: KubeApi, config: AdmissionConfig) -> None:
+    """Until cancelled."""
     metrics = AdmissionMetrics()
     metrics.registry.register(Asked(api.requests))
     world = World(config.namespace)

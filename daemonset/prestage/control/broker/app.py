@@ -31,7 +31,7 @@ from prestage.control.broker.rechecking import Rechecking
 from prestage.control.broker.resolving import Resolver
 from prestage.control.broker.server import Server
 from prestage.control.broker.view import View
-from prestage.control.certificates import Serving
+from prestage.control.certificates import Serving, Terms
 from prestage.control.health import health
 from prestage.kube.client import KubeApi
 from prestage.kube.ports import Api
@@ -59,6 +59,10 @@ class BrokerConfig:
     service: str = "prestage-broker"
     names: tuple[str, ...] = ()
     """Other names and addresses in the certificate."""
+    terms: Terms | None = None
+    """How long certificates last."""
+    refresh_s: float = 300.0
+    """Between looks at the certificate."""
     access: AccessTerms = AccessTerms()  # noqa: RUF009  frozen
     kube: KubeSettings = KubeSettings(user_agent="prestage-broker")  # noqa: RUF009  frozen
 
@@ -112,9 +116,9 @@ async def run(
         network = Network.from_environ(environ, Path(folder))
         parts = _parts(api, view, counts, network, config, pool)
         ending.callback(parts.hander.close)
-        serving = Serving(api, config.accounts.namespace, config.service, names=config.names)
+        serving = Serving(api, config.accounts.namespace, config.service, names=config.names, terms=config.terms)
         await serving.refresh()
-        keeping = group.create_task(serving.run())
+        keeping = group.create_task(serving.run(config.refresh_s))
         ending.callback(keeping.cancel)
         await _synced(view, stop)
         if not stop.is_set():

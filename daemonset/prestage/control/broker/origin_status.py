@@ -40,7 +40,7 @@ from prestage.kube.resources import ORIGINS
 MANAGER: Final = "prestage-broker"
 EVERY_S, AGAIN_S = 300.0, 60.0
 HOURLY: Final = datetime.timedelta(hours=1)
-_LOOK_S: Final = 5.0
+_LOOK_S: Final = 1.0
 _ANSWER_S: Final = 10.0
 _SERVED: Final = (OriginType.S3, OriginType.HUGGING_FACE, OriginType.HTTPS)
 

@@ -127,20 +127,22 @@ class Rechecking:
         now = self._clock()
         self._not_before = {key: at for key, at in self._not_before.items() if at > now}
         found = looks(self._view.shelf.all(), self._terms)
-        due = [one for one in found if one.key not in self._not_before and (one.due <= now or one.key in self._hurried)]
+        due = [one for one in found if one.key in self._hurried or (one.due <= now and one.key not in self._not_before)]
         self._served = {name: turn for name, turn in self._served.items() if self._view.shelf.of(name)}
         return fair(due, self._busy, self._served, _AT_ONCE - len(self._busy))
 
     async def _look(self, look: Look) -> None:
         namespace, digest, source = look.key
+        pause = _AGAIN
         try:
             async with self._claims.of("access", namespace, digest, source):
                 await self._claimed(look)
+            pause = self._terms.confirm  # until the mirror shows it
         except (No, PrestageError) as exc:
             fields = {"namespace": namespace, "artifact": digest, "why": type(exc).__name__}
             log("access-not-recorded", level=logging.WARNING, fields=fields)
         finally:
-            self._not_before[look.key] = self._clock() + min(_AGAIN, self._terms.confirm)  # until the mirror shows it
+            self._not_before[look.key] = self._clock() + min(pause, self._terms.confirm)
             self._hurried.discard(look.key)
             self._busy.discard(namespace)
             self._news.set()
