@@ -92,7 +92,7 @@ def test_a_node_shows_a_pod_its_metrics_and_nothing_else(story: Story, tenant: d
 
 
 def test_attributes_written_by_hand_open_nothing_that_is_not_the_namespaces_own(story: Story, tenant: dict[str, Any]) -> None:
-    """In a namespace that has not opted in, where admission looks at nothing: the driver refuses, and the pod's Event says why."""
+    """In a namespace that did not opt in, where admission looks at nothing: the driver refuses, and the pod's Event says why."""
     kubectl = story.cluster.kubectl
     [artifact, *_] = json.loads(kubectl("get", "artifacts", "-n", "demo", "-o", "json"))["items"]
     attributes = {"model.prestage.dev/llama": REF, "artifact.prestage.dev/llama": artifact["spec"]["digest"]}
