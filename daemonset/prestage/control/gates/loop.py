@@ -66,31 +66,36 @@ class Gates:
     world: World
     retired: Callable[[Step], None] = lambda step: None
     reacted: Callable[[float], None] = lambda seconds: None
-    """Told how many seconds after the change that it answers each patch is sent."""
+    """Told of each patch how many seconds after the change that it answers it is ready to be sent."""
     only_when_unwell: bool = False
     """The guard beside admission: takes all gates off while nobody leads, else does nothing."""
     _alone_s: dict[str, float] = field(default_factory=dict)
     _not_before_s: dict[str, float] = field(default_factory=dict)
     _released: dict[str, _Released] = field(default_factory=dict)
+    _sending: dict[str, Step] = field(default_factory=dict)
+    _at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def run(self) -> None:
-        """For ever."""
+        """For ever. A slow API server holds up what is sent, not what is decided."""
         woken = self.world.subscription()
         since_s, took_s = None, 0.0
-        while True:
-            if self.world.whole:
-                began_s = time.monotonic()
-                due = self.steps()
-                took_s = time.monotonic() - began_s
-                await self.take(due, since_s=since_s)
-            try:
-                async with asyncio.timeout(_LOOK_S):
-                    await woken.wait()
-            except TimeoutError:
-                pass
-            await asyncio.sleep(min(_MOST_S, max(_LEAST_S, took_s)))
-            since_s = woken.since_s if woken.is_set() else None
-            woken.clear()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                if self.world.whole:
+                    began_s = time.monotonic()
+                    due = self.steps()
+                    took_s = time.monotonic() - began_s
+                    if due:
+                        self._note(due, since_s)
+                        group.create_task(self._send(due))
+                try:
+                    async with asyncio.timeout(_LOOK_S):
+                        await woken.wait()
+                except TimeoutError:
+                    pass
+                await asyncio.sleep(min(_MOST_S, max(_LEAST_S, took_s)))
+                since_s = woken.since_s if woken.is_set() else None
+                woken.clear()
 
     def steps(self) -> list[Step]:
         """What is to be done now, oldest pods first."""
@@ -113,7 +118,7 @@ class Gates:
         return found
 
     def _decided(self, pod: Object, look: Look) -> Step | None:
-        if not is_gated(pod) or is_over(pod) or uid_of(pod) in self._released:
+        if not is_gated(pod) or is_over(pod) or uid_of(pod) in self._released or uid_of(pod) in self._sending:
             return None
         if self._not_before_s.get(uid_of(pod), 0.0) > self.world.clock():
             return None
@@ -136,6 +141,9 @@ class Gates:
     def _assumed(self) -> dict[str, list[Object]]:
         now_s = self.world.clock()
         found = dict[str, list[Object]]()
+        for step in self._sending.values():
+            if step.seen.warm:
+                found.setdefault(step.seen.warm[0], []).append(step.pod)
         for uid, one in list(self._released.items()):
             there = self.world.pod(key_of(one.pod))
             if now_s - one.at_s > ASSUMED_S or there is None or uid_of(there) != uid or node_of(there):
@@ -144,15 +152,24 @@ class Gates:
                 found.setdefault(one.node, []).append(one.pod)
         return found
 
-    async def take(self, steps: Sequence[Step], *, since_s: float | None = None) -> None:
-        """Carry them out, some at a time: a rollout's pods are released together. `since_s` (time.monotonic): their cause."""
-        at_once = asyncio.Semaphore(_AT_ONCE)
+    async def take(self, steps: Sequence[Step]) -> None:
+        """Carry them out, some at a time: a rollout's pods are released together."""
+        self._note(steps, None)
+        await self._send(steps)
 
+    def _note(self, steps: Sequence[Step], since_s: float | None) -> None:
+        for step in steps:
+            self._sending[uid_of(step.pod)] = step
+            if since_s is not None:
+                self.reacted(time.monotonic() - since_s)
+
+    async def _send(self, steps: Sequence[Step]) -> None:
         async def one(step: Step) -> None:
-            async with at_once:
-                if since_s is not None:
-                    self.reacted(time.monotonic() - since_s)
-                await self._take(step)
+            try:
+                async with self._at_once:
+                    await self._take(step)
+            finally:
+                del self._sending[uid_of(step.pod)]
 
         await asyncio.gather(*map(one, steps))
 

@@ -111,7 +111,7 @@ class Meters:
         )
         self._reactions = Histogram(
             "prestage_reaction_seconds",
-            "From the first change not acted on, as it was read, to the request that acts on it, by what is written.",
+            "From the first change not acted on, as it was read, to a request being ready to be sent, by what is written.",
             ["write"],
             buckets=REACTION_BUCKETS_S,
             registry=self.registry,

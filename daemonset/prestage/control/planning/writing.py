@@ -63,7 +63,7 @@ def writes(plans: Mapping[str, NodePlan], caches: Mapping[str, SeenCache], sent:
 
 class Writer:
     """`sent` tells the next plan: what was decided stands before the API server shows it. `again`: called when a write failed.
-    `writes`: where they are counted; `reacted`: told how many seconds after its cause each is sent."""
+    `writes`: where they are counted; `reacted`: told of each how many seconds after its cause it is ready to be sent."""
 
     def __init__(
         self,
@@ -102,15 +102,16 @@ class Writer:
             async with limit:
                 await work
 
+        if since_s is not None:
+            for _ in due.apply:
+                self._reacted(time.monotonic() - since_s)
         async with asyncio.TaskGroup() as group:
             for name, uid in due.foreign:
                 group.create_task(limited(self._delete(name, uid)))
             for made in due.apply:
-                group.create_task(limited(self._apply(made, since_s)))
+                group.create_task(limited(self._apply(made)))
 
-    async def _apply(self, made: NodePlan, since_s: float | None) -> None:
-        if since_s is not None:
-            self._reacted(time.monotonic() - since_s)
+    async def _apply(self, made: NodePlan) -> None:
         try:
             await self._api.apply(NODE_CACHES, body_of(made), manager=MANAGER, force=True)
         except PrestageError as exc:

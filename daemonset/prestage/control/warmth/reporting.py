@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -48,6 +48,10 @@ class _Life:
     """It was said that it is."""
 
 
+_News = tuple[Object, Told, _Life | None]
+"""A pod, what it is to be told, and what it was told."""
+
+
 @dataclass(slots=True)
 class Warmth:
     """`recorder` is run by whoever made it."""
@@ -57,53 +61,67 @@ class Warmth:
     recorder: Recorder
     sources: Sources = field(default_factory=Sources)
     reacted: Callable[[float], None] = lambda seconds: None
-    """Told how many seconds after the change that it answers each patch is sent."""
+    """Told of each patch how many seconds after the change that it answers it is ready to be sent."""
     _not_before_s: dict[str, float] = field(default_factory=dict)
     _lives: dict[str, _Life] = field(default_factory=dict)
+    _telling: set[str] = field(default_factory=set)
+    _at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def run(self) -> None:
-        """For ever."""
+        """For ever. A slow API server holds up what is sent, not what is decided."""
         woken = self.world.subscription()
         since_s = None
-        while True:
-            if self.world.whole:
-                await self.look(since_s=since_s)
-            try:
-                async with asyncio.timeout(_LOOK_S):
-                    await woken.wait()
-            except TimeoutError:
-                pass
-            await asyncio.sleep(_PAUSE_S)
-            since_s = woken.since_s if woken.is_set() else None
-            woken.clear()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                if self.world.whole and (news := self._news(since_s)):
+                    group.create_task(self._tell_all(news))
+                try:
+                    async with asyncio.timeout(_LOOK_S):
+                        await woken.wait()
+                except TimeoutError:
+                    pass
+                await asyncio.sleep(_PAUSE_S)
+                since_s = woken.since_s if woken.is_set() else None
+                woken.clear()
 
-    async def look(self, *, since_s: float | None = None) -> None:
-        """At every pod that names models, once. `since_s` (time.monotonic): what it answers."""
-        seen, memory, news = set[str](), Memory(), list[tuple[Object, Told, _Life | None]]()
+    async def look(self) -> None:
+        """At every pod that names models, once."""
+        await self._tell_all(self._news(None))
+
+    def _news(self, since_s: float | None) -> list[_News]:
+        """What is to be written. `since_s` (time.monotonic): when what it answers was read."""
+        seen, memory, news = set[str](), Memory(), list[_News]()
         for key in list(self.world.asking):
             pod = self.world.pod(key)
             if pod is None or is_over(pod):
                 continue
-            seen.add(uid_of(pod))
-            life = self._lives.get(uid_of(pod))
-            if life is not None and life.told.warm and node_of(pod) and node_of(pod) in life.told.message:
+            uid = uid_of(pod)
+            seen.add(uid)
+            life = self._lives.get(uid)
+            if uid in self._telling or (life is not None and _is_settled(pod, life)):
                 continue
             now = told(pod, self.world, self.sources, memory)
-            is_soon = self._not_before_s.get(uid_of(pod), 0.0) > self.world.clock()
+            is_soon = self._not_before_s.get(uid, 0.0) > self.world.clock()
             if now is not None and not is_soon and self._is_news(pod, now, life):
                 news.append((pod, now, life))
-        at_once = asyncio.Semaphore(_AT_ONCE)
-
-        async def one(pod: Object, now: Told, life: _Life | None) -> None:
-            async with at_once:
-                if since_s is not None:
-                    self.reacted(time.monotonic() - since_s)
-                await self._tell(pod, now, life)
-
-        await asyncio.gather(*(one(*piece) for piece in news))
         self._not_before_s = {uid: at_s for uid, at_s in self._not_before_s.items() if uid in seen}
         for uid in self._lives.keys() - seen:
             del self._lives[uid]
+        self._telling.update(uid_of(pod) for pod, _, _ in news)
+        if since_s is not None:
+            for _ in news:
+                self.reacted(time.monotonic() - since_s)
+        return news
+
+    async def _tell_all(self, news: Sequence[_News]) -> None:
+        async def one(pod: Object, now: Told, life: _Life | None) -> None:
+            try:
+                async with self._at_once:
+                    await self._tell(pod, now, life)
+            finally:
+                self._telling.discard(uid_of(pod))
+
+        await asyncio.gather(*(one(*piece) for piece in news))
 
     def released(self, step: Step) -> None:
         """For gates.loop: a gate that did not help is told."""
@@ -169,6 +187,11 @@ class Warmth:
 def condition_of(pod: Object) -> Mapping[str, object]:
     """The Warm condition as it stands; empty where there is none."""
     return next((one for one in entries(part(pod, "status"), "conditions") if one.get("type") == WARM_CONDITION), {})
+
+
+def _is_settled(pod: Object, life: _Life) -> bool:
+    """Bound, warm, told."""
+    return life.told.warm and bool(node_of(pod)) and node_of(pod) in life.told.message
 
 
 def _status(now: Told) -> str:
