@@ -21,7 +21,7 @@ from prestage.planner.plans import Assignment, NodePlan, Plan
 from prestage.planner.rules import Rules
 from prestage.planner.values import Use, used
 
-_GRACE_S = 1800.0
+_GRACE_S = 900.0
 """What was said and did not come is waited for so long."""
 _WARM, _STAGING = Held(State.WARM), Held(State.STAGING)
 

@@ -88,6 +88,7 @@ class Run:
         self._queue = deque[int]()
         self._placed_at: dict[int, float] = {}
         """Of starts that first had to wait for an accelerator: that is no wait for bytes."""
+        self._served = set[int | None]()
         self._until_ready: dict[str, list[int]] = {}
         cluster.done = self._whole
         for number, one in enumerate(said):
@@ -140,8 +141,8 @@ class Run:
         self.policy.told(self, one)
 
     def _due(self, number: int) -> None:
-        app = self.said[number].app
-        if any(True for _ in self.cluster.holders(app)):
+        app, start = self.said[number].app, self.said[number].start
+        if start in self._served or any(True for _ in self.cluster.holders(app)):
             self.tally.declared[number] = 0.0
         else:
             self._until_ready.setdefault(app, []).append(number)
@@ -178,6 +179,7 @@ class Run:
     def _run(self, number: int, node: Node, item: Item, *, waited_s: float) -> None:
         start = self.starts[number]
         self._left -= 1
+        self._served.add(number)
         if start.time_s >= self._from_s:
             self.tally.waits_s.append(waited_s)
             self.tally.gpu_wait_s += waited_s * start.gpus
