@@ -20,6 +20,7 @@ from prestage.control.demand.walls import wall_of
 from prestage.control.demand.world import World
 from prestage.control.planning.board import Board, Posted
 from prestage.control.planning.states import Caches, States
+from prestage.control.planning.uses import Uses
 from prestage.control.planning.writing import Writer, writes
 from prestage.kube.ports import Object, metadata_of, name_of
 from prestage.kube.resources import CACHE_POLICIES, NAMESPACES, NODE_CACHES, NODES, STORE_POOLS
@@ -64,6 +65,7 @@ class Planning:
         self._rules, self._now = rules or Rules(), now
         self._collector, self._caches, self._states = Collector(), Caches(), States()
         self._news = world.news()
+        self._uses = Uses(self._rules.worth)
         self._again_at = math.inf
         self.timings = Timings()
         self.last_at_s: float | None = None
@@ -112,7 +114,15 @@ class Planning:
         nodes = self._states.of(world[NODES], caches, world[STORE_POOLS], sent, now)
         walls = walls_of(world[NAMESPACES], world[CACHE_POLICIES])
         before = self._board.last.plan if self._board.last is not None else None
-        made = plan(collected.demands, nodes, now, walls=walls, rules=self._rules, before=before)
+        made = plan(
+            collected.demands,
+            nodes,
+            now,
+            walls=walls,
+            rules=self._rules,
+            uses=self._uses.look(collected.demands, now),
+            before=before,
+        )
         self._again_at = min(collected.changes_at, math.inf if made.again_at is None else made.again_at)
         due = writes(made.nodes, caches, sent)
         self.timings.took(time.perf_counter() - began_s)
