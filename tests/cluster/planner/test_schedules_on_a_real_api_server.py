@@ -57,7 +57,7 @@ def schedule(namespace: str, node: str, ready_by: datetime.datetime, **more: obj
 async def report(api: KubeApi, node: str, *warm: str, rate: str = "1Mi") -> None:
     """As the node's agent does."""
     held = [{"digest": one, "state": "Warm"} for one in warm]
-    status = {"budget": "1Mi", "originRateP10": rate, "artifacts": held}
+    status = {"budget": "1Mi", "used": "0", "originRateP10": rate, "artifacts": held}
     body = {"apiVersion": "prestage.dev/v1alpha1", "kind": "NodeCache", "metadata": {"name": node}, "status": status}
     await api.apply(NODE_CACHES, body, manager="prestage-agent", subresource="status")
 
@@ -95,7 +95,7 @@ def test_what_is_declared_is_staged_before_its_time_through_a_planner_that_dies(
             await api.patch(NAMESPACES, namespace, {"metadata": {"labels": {"prestage.dev/enabled": "true"}}})
             await make_node(api, node)
             await api.patch(NODES, node, {"metadata": {"labels": {"kubernetes.io/hostname": node}}})
-            ready_by = seconds_from_now(8).replace(microsecond=0)
+            ready_by = seconds_from_now(15).replace(microsecond=0)
             for manifest in (
                 deployment(namespace),
                 cron_job(namespace),
@@ -109,7 +109,9 @@ def test_what_is_declared_is_staged_before_its_time_through_a_planner_that_dies(
             with here.planner("first") as log:
                 await until(partial(is_there, api, NODE_CACHES, node), log=log)
                 await report(api, node)
-                await until(partial(stages, api, node, *wanted), log=log)
+                await until(partial(stages, api, node, digest_of(MODEL, 1)), log=log)  # the soonest first: one link
+                await report(api, node, digest_of(MODEL, 1))
+                await until(partial(stages, api, node, *wanted), log=log)  # the rest early, for the link is idle
                 assert datetime.datetime.now(datetime.UTC) < ready_by
                 by = await deadlines(api, node)
                 assert by[digest_of(MODEL, 1)] == ready_by.strftime("%Y-%m-%dT%H:%M:%SZ")

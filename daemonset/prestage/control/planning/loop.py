@@ -21,6 +21,7 @@ from prestage.control.planning.access import allowed, blocked, evicting, release
 from prestage.control.planning.board import Board, Posted
 from prestage.control.planning.policies import frozen, read_policies
 from prestage.control.planning.states import Caches, States
+from prestage.control.planning.uses import Uses
 from prestage.control.planning.writing import Writer, writes
 from prestage.kube.ports import Object, metadata_of, name_of
 from prestage.kube.resources import ARTIFACTS, CACHE_POLICIES, NAMESPACES, NODE_CACHES, NODES, STAGED_MODELS, STORE_POOLS
@@ -65,6 +66,7 @@ class Planning:
         self._rules, self._now = rules or Rules(), now
         self._collector, self._caches, self._states = Collector(), Caches(), States()
         self._news = world.news()
+        self._uses = Uses(self._rules.worth)
         self._again_at = math.inf
         self.timings = Timings()
         self.last_at_s: float | None = None
@@ -117,7 +119,15 @@ class Planning:
         stopped = blocked(world[ARTIFACTS], collected.known)
         evicted = evicting(world[STAGED_MODELS], stopped)
         before = self._board.last.plan if self._board.last is not None else None
-        made = plan(allowed(collected, stopped, evicted), nodes, now, walls=walls, rules=self._rules, before=before)
+        made = plan(
+            allowed(collected, stopped, evicted),
+            nodes,
+            now,
+            walls=walls,
+            rules=self._rules,
+            uses=self._uses.look(collected.demands, now),
+            before=before,
+        )
         self._again_at = min(collected.changes_at, math.inf if made.again_at is None else made.again_at)
         made = released(made, nodes, collected.known, stopped, evicted)
         made, withheld = frozen(made, nodes) if policies.broken else (made, frozenset[str]())
