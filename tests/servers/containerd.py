@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from prestage.images.containerd.channel import Channel
 from prestage.wire import cri_pb2 as cri
@@ -23,10 +25,29 @@ _IMAGES = "/runtime.v1.ImageService"
 _SNAPSHOTS = "/containerd.services.snapshots.v1.Snapshots"
 
 
+class Row(NamedTuple):
+    """One name in a layer. `first`: the first name of that file; `modified_ns` is 0 for folders."""
+
+    name: str
+    mode: int
+    owner: tuple[int, int]
+    device: int
+    content: bytes
+    xattrs: tuple[tuple[str, bytes], ...]
+    first: str
+    modified_ns: int
+
+    @property
+    def is_whiteout(self) -> bool:
+        """As overlayfs writes one."""
+        return stat.S_ISCHR(self.mode) and self.device == 0
+
+
 class Containerd:
     """Ended by `close`."""
 
-    def __init__(self, folder: Path, *, discards_layers: bool = False) -> None:
+    def __init__(self, folder: Path, *, discards_layers: bool = False, disk_bytes: int | None = None) -> None:
+        """`disk_bytes`: its root is a file system of its own, of that size."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.socket = folder / "c.sock"
@@ -34,6 +55,12 @@ class Containerd:
         self._config = folder / "config.toml"
         self._config.write_text(_CONFIG.format(folder=folder, discards=str(discards_layers).lower()))
         self._program: _Daemon | None = None
+        self._has_disk = disk_bytes is not None
+        if disk_bytes is not None:
+            self.root.mkdir()
+            subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", f"size={disk_bytes}", "prestage-test", self.root], check=True, timeout=10
+            )
         self.start()
 
     def __enter__(self) -> Containerd:
@@ -41,6 +68,8 @@ class Containerd:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+        if self._has_disk:
+            subprocess.run(["umount", self.root], check=True, timeout=10)
 
     def start(self) -> None:
         self.socket.unlink(missing_ok=True)
@@ -62,6 +91,11 @@ class Containerd:
     def kubelet(self) -> Kubelet:
         """Use it on one event loop."""
         return Kubelet(self.socket)
+
+    def mounts(self) -> list[str]:
+        """Mount points in its namespace."""
+        assert self._program is not None
+        return [line.split(" ")[4] for line in Path(f"/proc/{self._program.pid}/mountinfo").read_text().splitlines()]
 
     def used_bytes(self) -> int:
         """Of content and snapshots, by what lies there; directories and the databases left out."""
@@ -106,7 +140,7 @@ class Kubelet:
             request = cri.RemoveImageRequest(image=cri.ImageSpec(image=name))
             await channel.call(f"{_IMAGES}/RemoveImage", request, cri.Empty)
 
-    async def tree(self, chain: str) -> list[list[tuple[object, ...]]]:
+    async def tree(self, chain: str) -> list[list[Row]]:
         """What lies in each layer of an unpacked image, topmost first: names, kinds, modes, owners, content, xattrs, whiteouts.
         Times of folders are left out: those that no entry sets are the moment of unpacking."""
         key = f"look-{time.time_ns()}"
@@ -125,28 +159,18 @@ class Kubelet:
             yield channel
 
 
-def _listing(folder: Path) -> list[tuple[object, ...]]:
-    rows: list[tuple[object, ...]] = []
+def _listing(folder: Path) -> list[Row]:
+    rows: list[Row] = []
     links: dict[int, str] = {}
     for path in [folder, *sorted(folder.rglob("*"))]:
-        stat, name = path.lstat(), str(path.relative_to(folder))
-        xattrs = {key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)}
-        content: object = ""
-        if path.is_symlink():
-            content = str(path.readlink())
-        elif path.is_file():
-            content = path.read_bytes()
-        first = links.setdefault(stat.st_ino, name) if stat.st_nlink > 1 and not path.is_dir() else name
-        times = 0 if path.is_dir() else stat.st_mtime_ns
-        rows.append(
-            (name, stat.st_mode, stat.st_uid, stat.st_gid, stat.st_rdev, content, tuple(sorted(xattrs.items())), first, times)
-        )
+        seen, name = path.lstat(), str(path.relative_to(folder))
+        keys = sorted(os.listxattr(path, follow_symlinks=False))
+        xattrs = tuple((key, os.getxattr(path, key, follow_symlinks=False)) for key in keys)
+        content = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+        first = links.setdefault(seen.st_ino, name) if seen.st_nlink > 1 and not path.is_dir() else name
+        modified_ns = 0 if path.is_dir() else seen.st_mtime_ns
+        rows.append(Row(name, seen.st_mode, (seen.st_uid, seen.st_gid), seen.st_rdev, content, xattrs, first, modified_ns))
     return rows
-
-
-def mounts_of(pid: int) -> list[str]:
-    """Mount points of a process's namespace."""
-    return [line.split(" ")[4] for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
 
 
 def version(path: str | None = None) -> str:

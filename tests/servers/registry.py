@@ -56,6 +56,7 @@ class Registry:
 
     def __init__(self, folder: Path, *, password: bool = False, tokens: bool = False, authority: Authority | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self.port = free_port()
         name = "localhost" if authority else "127.0.0.1"
         self.host, self._tls = f"{name}:{self.port}", authority

@@ -240,6 +240,32 @@ def control(namespace: str, parts: Sequence[str], kubeconfig: Path | None, conte
     _show(result.to_json(), controlling.control_table(result), as_json=as_json)
 
 
+@bench.command()
+@click.argument("ref")
+@click.option("--containerd", "socket", type=click.Path(path_type=Path), required=True, help="Of one that nobody else uses.")
+@_dir_option
+@click.option("--throttle", type=Size(), help="Bytes a second that a connection gets, e.g. 80M; registries on loopback only.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100))
+@click.option("--seed", default=1, show_default=True, help="Of the order in which pulls and stagings run.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def image(ref: str, socket: Path, directory: Path | None, throttle: int | None, rounds: int, seed: int, as_json: bool) -> None:
+    """An image (oci://registry/repository:tag) staged by us and pulled by containerd, and pulled once it is staged.
+
+    It is removed from that containerd before and after each of them.
+    """
+    from prestage.bench import image as imaging
+    from prestage.bench.image_run import ImageJob, measure
+    from prestage.bench.scratch import scratch_folder
+    from prestage.images.cli import login_for
+    from prestage.images.names import parse_oci
+
+    name = parse_oci(ref)
+    with scratch_folder(directory or Path.cwd(), ".prestage-bench-") as scratch:
+        job = ImageJob(name, socket, scratch.absolute(), login_for(name, os.environ), rounds, seed, throttle)
+        result = measure(job, _tell)
+    _show(result.to_json(), imaging.image_table(result), as_json=as_json)
+
+
 @bench.command("make-model")
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--size", type=Size(), default=2 * _GB, help="Tensor bytes, e.g. 2G (default).")

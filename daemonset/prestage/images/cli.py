@@ -21,17 +21,13 @@ from prestage.cacher.digests import artifact_id
 from prestage.cacher.errors import Misconfigured
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
-from prestage.cacher.origins.asking import Asker
-from prestage.cacher.staging import Stager
 from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.rate import RateLimit
 from prestage.cacher.transfer.schedule import Schedule
-from prestage.images.descriptors import this_platform
 from prestage.images.doctor import findings
-from prestage.images.fetching import StoreFetcher
 from prestage.images.logins import Login, Logins, parse_logins
 from prestage.images.names import ImageName, parse_oci
-from prestage.images.registry import Registry
+from prestage.images.opening import Means, opened
 from prestage.images.runtime import Containerd
 from prestage.images.shelf import listed
 from prestage.images.stager import ImageStager, StagedImage, StagingTerms
@@ -62,7 +58,10 @@ def _containerd_options(command: _Command) -> _Command:
 @_containerd_options
 @click.option("--keep", "lease_s", type=Duration(), default="24h", show_default=True, help="How long it stays unless renewed.")
 @click.option("--drop-blobs", is_flag=True, help="Keep only what is unpacked: saves the compressed layers' bytes.")
-@click.option("--plain-http", is_flag=True, help="The registry speaks no TLS (as assumed of one on loopback).")
+@click.option(
+    "--high-water", type=click.IntRange(1, 100), default=80, show_default=True, help="Most per cent of containerd's disk."
+)
+@click.option("--plain-http/--tls", default=None, help="How the registry is spoken to; default: TLS, but for loopback.")
 @click.option("--budget", type=Size(), help="Most bytes of layers on their way in our store.")
 @click.option("--rate", type=Rate(), help='Most bytes a second, by time of day too: "200M, 22:00-06:00=unlimited".')
 @json_option
@@ -73,7 +72,8 @@ def stage(
     snapshotter: str | None,
     lease_s: float,
     drop_blobs: bool,
-    plain_http: bool,
+    high_water: int,
+    plain_http: bool | None,
     budget: int | None,
     rate: Schedule | None,
     as_json: bool,
@@ -86,15 +86,13 @@ def stage(
     name, display = parse_oci(ref), JsonLines() if as_json else Bar(ref)
     net = NetConfig.from_environ(os.environ)
     with closing(HttpClient(net)) as client, Engine(rate=RateLimit(rate)) as engine, owning(root, budget_bytes=budget) as store:
-        registry = Registry(name, Asker(client), login_for(name, os.environ), plain_http=plain_http)
+        means = Means(socket, store, engine, client, snapshotter, StagingTerms(lease_s, drop_blobs, high_water / 100))
 
         async def work() -> StagedImage:
-            image = await asyncio.to_thread(registry.resolve, this_platform())
-            display.show({"event": "resolved", "artifact": image.artifact, "bytes": image.size_bytes, "missing_bytes": 0})
-            async with await Containerd.connect(socket, snapshotter) as containerd:
-                stager = ImageStager(containerd, StagingTerms(lease_s, drop_blobs))
-                fetcher = StoreFetcher(store, Stager(store, engine, client), client, registry)
-                return await stager.stage(image, fetcher, lambda progress: display.show(progress.to_json()))
+            async with opened(name, means, login_for(name, os.environ), plain_http=plain_http) as it:
+                resolved = {"artifact": it.image.artifact, "bytes": it.image.size_bytes, "missing_bytes": 0}
+                display.show({"event": "resolved", **resolved})
+                return await it.stager.stage(it.image, it.fetcher, lambda progress: display.show(progress.to_json()))
 
         try:
             staged = _run(work())

@@ -58,12 +58,12 @@ class _Permit:
 
 
 class Registry:
-    """See the module."""
+    """See the module. `plain_http`: default, only for a registry on loopback."""
 
-    def __init__(self, name: ImageName, asker: Asker, login: Login | None = None, *, plain_http: bool = False) -> None:
+    def __init__(self, name: ImageName, asker: Asker, login: Login | None = None, *, plain_http: bool | None = None) -> None:
         self.name, self.asker = name, asker
         self._login = login
-        self._is_tls = not (plain_http or name.is_loopback)
+        self._is_tls = not (name.is_loopback if plain_http is None else plain_http)
         scheme = "https" if self._is_tls else "http"
         self._base = f"{scheme}://{name.api_host}/v2/{name.repository}"
         self.authority = f"oci:{scheme}://{name.api_host}/{name.repository}"

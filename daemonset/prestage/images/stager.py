@@ -13,13 +13,14 @@ are closed, fetches journaled), is waited for, and the next attempt looks anew. 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from prestage.cacher.digests import ArtifactId
-from prestage.cacher.errors import Busy, NotFound, PrestageError
+from prestage.cacher.errors import Busy, Full, NotFound, PrestageError
 from prestage.images import leasing
 from prestage.images.containerd.leases import CONTENT, Resource
 from prestage.images.fetching import Fetcher
@@ -29,6 +30,7 @@ from prestage.images.moving import Moving
 from prestage.images.plan import Plan, Seen, plan
 from prestage.images.progress import Progress
 from prestage.images.pulls import LOOK_S, is_pulling, until_pulled
+from prestage.images.room import HIGH_WATER, Disk, is_over, why_not
 from prestage.images.runtime import Containerd
 
 RENEW_AT = 0.5
@@ -59,6 +61,8 @@ class StagingTerms:
     """How long an image stays when nobody renews its lease."""
     drop_blobs: bool = False
     """Let layers' blobs go once they are unpacked: saves their bytes, costs other images that share only some of them a fetch."""
+    high_water: float = HIGH_WATER
+    """How full containerd's file system may become."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ class ImageStager:
         """Make the node hold the image, unpacked. Idempotent; killed or cancelled, the next call goes on.
 
         Raises:
+            Full: it does not fit on containerd's file system, or that filled up: nothing of it is held any more.
             PrestageError: as its class says; what was fetched and unpacked stays on the lease until that expires.
         """
         began, progress, yielded = time.monotonic(), Progress(), 0
@@ -112,6 +117,9 @@ class ImageStager:
             try:
                 await self._attempt(image, lease, fetcher, progress, told)
                 break
+            except Full:
+                await self._drop(leasing.ours(await self.containerd.leases.all(), image.artifact)[image.artifact])
+                raise
             except Interrupted as exc:
                 progress.stopped(exc.why.value)
                 told(progress)
@@ -153,10 +161,13 @@ class ImageStager:
             raise _unknown(artifact)
         if await is_pulling(self.containerd, found[0].terms.roots):
             raise Busy(f"{found[0].terms.name} is being pulled", hint="release it once that pull has ended")
-        for one in found:
+        await self._drop(found)
+
+    async def _drop(self, leases: Sequence[ImageLease]) -> None:
+        for one in leases:
             await self.containerd.snapshots.sweep(one.id)
-        for one in found:
-            await self.containerd.leases.delete(one.id, collect=one is found[-1])
+        for one in leases:
+            await self.containerd.leases.delete(one.id, collect=one is leases[-1])
 
     async def _leased(self, terms: Terms) -> ImageLease:
         """The image's lease, good for a while, with all that earlier ones hold, and nothing half unpacked on it."""
@@ -189,8 +200,10 @@ class ImageStager:
     ) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                watching = group.create_task(self._watch(image, lease))
+                watching = group.create_task(self._watch(image, lease, progress))
                 todo = await self._look(image, lease)
+                if (disk := self._disk()) is not None and (why := why_not(todo, disk, self.terms.high_water)):
+                    raise Full(f"{image.name}: {why}", hint="release other images, or raise the mark")
                 progress.begun(todo)
                 told(progress)
                 moving = Moving(self.containerd, image, lease.id, fetcher, lambda: told(progress), progress)
@@ -214,7 +227,7 @@ class ImageStager:
                 blobs.add(blob.digest)
         return plan(image, Seen(chains, blobs))
 
-    async def _watch(self, image: Image, lease: ImageLease) -> None:
+    async def _watch(self, image: Image, lease: ImageLease, progress: Progress) -> None:
         """End the attempt when something else goes first."""
         while True:
             if not self._running.is_set():
@@ -223,7 +236,19 @@ class ImageStager:
                 raise Interrupted(Why.PULL)
             if lease.ends_before(self.now() + RENEW_AT * self.terms.lease_s):
                 raise Interrupted(Why.RENEWAL)
+            disk = self._disk() if progress.unpacked < progress.unpack_total else None
+            if disk is not None and is_over(disk, self.terms.high_water):
+                raise Full(f"{image.name}: containerd's disk is {disk.used:.0%} full", hint="release other images")
             await asyncio.sleep(LOOK_S)
+
+    def _disk(self) -> Disk | None:
+        """containerd's file system; None where its path is not ours too."""
+        root = self.containerd.setup.image_root
+        try:
+            room = os.statvfs(root) if root else None
+        except OSError:
+            room = None
+        return Disk(room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize) if room is not None else None
 
 
 def _first(group: BaseExceptionGroup[BaseException], kind: type[BaseException]) -> BaseException:

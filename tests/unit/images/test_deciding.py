@@ -18,6 +18,7 @@ from prestage.images.image import Image, assemble
 from prestage.images.names import OciDigest, parse_oci
 from prestage.images.plan import Need, Seen, next_fetches, plan
 from prestage.images.progress import Progress
+from prestage.images.room import Disk, is_over, needed_bytes, why_not
 
 SETUP = Setup("1.7.24", "overlayfs", "overlayfs", ("native", "overlayfs"), (), False, "/var/lib/containerd/…overlayfs")
 
@@ -120,3 +121,17 @@ def test_progress_counts_what_is_missing_and_never_goes_over() -> None:
 )
 def test_the_doctor_says_what_of_a_setup_matters(setup: Setup, marks: list[str]) -> None:
     assert [finding.mark for finding in findings(setup)] == marks
+
+
+@pytest.mark.parametrize(("used", "fits"), [(0.0, True), (0.5, True), (0.79, False), (0.8, False), (0.95, False)])
+def test_an_image_is_begun_only_where_it_stays_below_the_mark(used: float, fits: bool) -> None:
+    todo = plan(TWELVE, Seen((), ()))
+    total = needed_bytes(todo) * 10
+    assert (why_not(todo, Disk(total, round(total * (1 - used))), 0.8) is None) is fits
+
+
+def test_what_is_there_already_needs_no_room() -> None:
+    done = plan(TWELVE, Seen({TWELVE.top}, ()))
+    assert why_not(done, Disk(1000, 0), 0.8) is None
+    assert is_over(Disk(1000, 90), 0.8)
+    assert not is_over(Disk(1000, 110), 0.8)

@@ -1,0 +1,122 @@
+"""A pod's own pull and our staging of one image at once: the pull goes first, nobody does again what the other has done."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from layers import simple
+from layers.node import NEEDS, Node
+
+from prestage.images.containerd.content import Writing, Written
+from prestage.images.containerd.leases import Lease
+from prestage.images.descriptors import Descriptor
+from prestage.images.names import OciDigest
+from prestage.images.progress import Progress
+from servers.registry import Registry
+
+pytestmark = [pytest.mark.slow, pytest.mark.needs(*NEEDS)]
+MB = 1_000_000
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.15, 0.4, 0.8])
+def test_a_pull_that_comes_while_we_fetch_goes_first(delay_s: float, registry: Registry, node: Node) -> None:
+    made = simple(layers=4, size_bytes=6 * MB, seed=round(delay_s * 100))
+    name = registry.push("t/beside", f"d{round(delay_s * 100)}", made)
+    node.rate_bytes_per_s = 12 * MB  # two seconds
+
+    async def both() -> tuple[float, int]:
+        staging = asyncio.create_task(node.staging(name))
+        await asyncio.sleep(delay_s)
+        began = time.monotonic()
+        await node.containerd.kubelet().pull(name)
+        pulled_s = time.monotonic() - began
+        return pulled_s, (await staging).yielded
+
+    pulled_s, yielded = asyncio.run(both())
+    print(f"the pull took {pulled_s:.2f} s, staging gave way {yielded} times")
+    found = node.inventory()
+    assert len(found["snapshots"]) == 4
+    assert not found["ingests"]
+    assert [row.state for row in node.listed()] == ["warm"]
+    (image,) = asyncio.run(node.containerd.kubelet().images())
+    assert image.repo_tags == [name]
+
+
+def test_an_image_that_was_pulled_before_is_only_leased(registry: Registry, node: Node) -> None:
+    name = registry.push("t/pulled", "v1", simple())
+    node.pull(name)
+    staged = node.stage(name)
+    assert (staged.fetched_bytes, staged.yielded) == (0, 0)
+    asyncio.run(node.containerd.kubelet().remove(name))
+    asked = len(registry.asked(client="containerd"))
+    node.pull(name)
+    assert not any(one.is_blob for one in registry.asked(client="containerd")[asked:])
+
+
+class Slowly:
+    """Four megabytes a second."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        time.sleep(size_bytes / (4 * MB))
+        return self._data[offset : offset + size_bytes]
+
+
+def test_a_pull_goes_on_from_where_we_closed_the_stream(registry: Registry, node: Node) -> None:
+    made = simple(layers=1, size_bytes=12 * MB)
+    name = registry.push("t/closed", "v1", made)
+    (layer,), ((_, data),) = made.layers, [(key, blob) for key, blob in made.blobs.items() if key in made.layers]
+    blob = Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", OciDigest(layer), len(data))
+
+    async def work() -> Written:
+        async with node.open(name) as it:
+            runtime = it.stager.containerd
+            await runtime.leases.create(Lease("prestage-by-hand", {}))
+            unwanted = asyncio.Event()
+            writing = Writing(blob, f"layer-{layer}", "prestage-by-hand", {}, unwanted.is_set)
+            filling = asyncio.create_task(runtime.content.write(writing, Slowly(data)))
+            await asyncio.sleep(1.2)
+            pulling = asyncio.create_task(node.containerd.kubelet().pull(name))
+            await asyncio.sleep(0.3)
+            unwanted.set()
+            written = await filling
+            await pulling
+            return written
+
+    asked = len(registry.asked(client="containerd"))
+    assert asyncio.run(work()) is Written.YIELDED
+    moved = sum(one.bytes for one in registry.asked(client="containerd")[asked:] if one.is_blob and one.method == "GET")
+    assert 0 < moved < len(data) - 2 * MB, "the rest, not all of it"
+
+
+def test_staging_can_be_paused_and_goes_on(registry: Registry, node: Node) -> None:
+    made = simple(layers=3, size_bytes=6 * MB, seed=77)
+    name = registry.push("t/paused", "v1", made)
+    node.rate_bytes_per_s = 12 * MB
+    steps: list[tuple[str, int]] = []
+
+    async def work() -> int:
+        async with node.open(name) as it:
+
+            def told(progress: Progress) -> None:
+                steps.append((progress.step, progress.fetched))
+
+            staging = asyncio.create_task(it.stager.stage(it.image, it.fetcher, told))
+            while not steps or steps[-1][1] < 4 * MB:
+                await asyncio.sleep(0.02)
+            it.stager.pause()
+            while steps[-1][0] != "pause":
+                await asyncio.sleep(0.02)
+            said = len(steps)
+            await asyncio.sleep(1.0)
+            assert len(steps) == said, "it stands still"
+            it.stager.resume()
+            return (await staging).fetched_bytes
+
+    fetched = asyncio.run(work())
+    assert fetched <= made.layer_bytes
+    assert [row.state for row in node.listed()] == ["warm"]

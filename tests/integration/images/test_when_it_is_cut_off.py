@@ -1,0 +1,193 @@
+"""Staging that ends at any moment, its process's or containerd's: the next one goes on, and nothing is lost, leaked or wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+
+import pytest
+from google.protobuf.message import Message
+from layers import curious, image, simple
+from layers.node import NEEDS, Node
+
+from prestage.cacher.errors import PrestageError
+from prestage.images.containerd.channel import Channel, Stream
+from prestage.images.containerd.content import Content
+from prestage.images.containerd.images import Images
+from prestage.images.containerd.leases import Leases
+from prestage.images.containerd.snapshots import Snapshots
+from prestage.images.runtime import Containerd as Runtime
+from prestage.images.stager import ImageStager, StagingTerms
+from servers.registry import Registry
+
+pytestmark = [pytest.mark.slow, pytest.mark.needs(*NEEDS)]
+NOTHING: dict[str, list[str]] = {"leases": [], "blobs": [], "ingests": [], "snapshots": []}
+EVERY = int(os.environ.get("PRESTAGE_STEPS", "3"))
+"""Every how many-th call is the last one; 1: each."""
+
+
+class Died(Exception):
+    """Nothing is said to containerd any more, as when the process is killed."""
+
+
+class Dying(Channel):
+    """Says so many things, then no more: neither what is to be done nor what would clean up."""
+
+    left = 0
+
+    async def call(self, method: str, *args: object, **options: object) -> Message:  # type: ignore[override]  # passes all on
+        self._spend()
+        return await super().call(method, *args, **options)  # type: ignore[arg-type]  # passes all on
+
+    def stream(self, method: str, answer: type[Message], lease: str | None) -> Stream:
+        self._spend()
+        return super().stream(method, answer, lease)
+
+    def _spend(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Died
+
+
+@asynccontextmanager
+async def dying(runtime: Runtime, calls: int) -> AsyncIterator[Runtime]:
+    async with Dying(runtime.channel.socket) as channel:
+        channel.left = calls
+        leases = Leases(channel)
+        snapshots = Snapshots(channel, leases, runtime.setup.snapshotter)
+        yield replace(
+            runtime, channel=channel, leases=leases, content=Content(channel), snapshots=snapshots, images=Images(channel)
+        )
+
+
+async def stage_and_die(node: Node, name: str, calls: int) -> bool:
+    """True: it died before it was done."""
+    async with node.open(name) as it, dying(it.stager.containerd, calls) as runtime:
+        try:
+            await ImageStager(runtime).stage(it.image, it.fetcher)
+        except (Died, BaseExceptionGroup):
+            return True
+    return False
+
+
+def test_whatever_was_the_last_thing_said_the_next_run_ends_as_the_first_would_have(registry: Registry, node: Node) -> None:
+    name = registry.push("t/cut", "v1", image([(tar, "gzip") for tar in curious()[:3]]))
+    resolved = node.resolve(name)
+    node.stage(name)
+    wanted, tree = node.inventory(), node.tree(resolved)
+    node.release(resolved.artifact)
+    assert node.inventory() == NOTHING
+    for calls in itertools.count(1, EVERY):
+        died = asyncio.run(stage_and_die(node, name, calls))
+        if died:
+            assert [row.state for row in node.listed()] in ([], ["staging"], ["warm"])
+            node.stage(name)
+        assert node.inventory() == wanted, f"after {calls} calls"
+        assert node.tree(resolved) == tree
+        node.release(resolved.artifact)
+        assert node.inventory() == NOTHING, f"after {calls} calls"
+        if not died:
+            break
+    print(f"died at {calls // EVERY} places")
+
+
+def test_what_a_killed_process_had_begun_ends_by_itself(registry: Registry, node: Node) -> None:
+    name = registry.push("t/cut", "v1", simple())
+    node.terms = StagingTerms(lease_s=2)
+    node.stage(name)
+    assert asyncio.run(_collected_until_gone(node)) < 20
+    assert node.inventory() == NOTHING
+
+
+async def _collected_until_gone(node: Node) -> float:
+    began = time.monotonic()
+    async with await Runtime.connect(node.containerd.socket) as runtime:
+        while [lease async for lease in _ours(runtime)] and time.monotonic() - began < 20:
+            await asyncio.sleep(0.5)
+            await runtime.leases.collect()
+    return time.monotonic() - began
+
+
+async def _ours(runtime: Runtime) -> AsyncIterator[str]:
+    for lease in await runtime.leases.all():
+        yield lease.id
+
+
+def test_a_renewed_lease_keeps_what_the_old_one_kept(registry: Registry, node: Node) -> None:
+    name = registry.push("t/cut", "v1", simple())
+    node.stage(name)
+    before, (row,) = node.inventory(), node.listed()
+
+    async def renewed() -> None:
+        async with await Runtime.connect(node.containerd.socket) as runtime:
+            await ImageStager(runtime, StagingTerms(lease_s=48 * 3600)).renew(row.artifact)
+
+    asyncio.run(renewed())
+    after = node.inventory()
+    assert {**after, "leases": []} == {**before, "leases": []}
+    assert [lease.rpartition("-")[2] for lease in (*before["leases"], *after["leases"])] == ["1", "2"]
+    assert node.listed()[0].expires_at > row.expires_at + 12 * 3600
+    assert node.listed()[0].state == "warm"
+
+
+def test_containerd_killed_in_the_middle_loses_nothing(registry: Registry, node: Node) -> None:
+    name = registry.push("t/killed", "v1", image([(tar, "gzip") for tar in curious()]))
+    resolved = node.resolve(name)
+    node.pull(name)
+    pulled = node.inventory()["snapshots"]
+    node.clean()
+
+    async def killed(after_s: float) -> None:
+        staging = asyncio.create_task(node.staging(name))
+        await asyncio.sleep(after_s)
+        await asyncio.to_thread(node.containerd.kill)
+        await asyncio.to_thread(node.containerd.start)
+        with suppress(PrestageError):
+            await staging
+
+    for after_s in (0.15, 0.3):
+        asyncio.run(killed(after_s))
+        node.stage(name)
+        assert node.inventory()["snapshots"] == pulled
+        node.release(resolved.artifact)
+        assert node.inventory() == NOTHING
+
+
+def test_a_command_that_is_killed_goes_on_when_it_is_run_again(registry: Registry, node: Node) -> None:
+    made = simple(layers=2, size_bytes=30 << 20)
+    name = registry.push("t/command", "v1", made)
+    argv = [sys.executable, "-m", "prestage.cacher.cli", "images", "stage", f"oci://{name}", "--json"]
+    argv += ["--containerd", str(node.containerd.socket), "--root", str(node.root)]
+    slow = subprocess.Popen([*argv, "--rate", "20M"], stdout=subprocess.PIPE, text=True)
+    assert slow.stdout is not None
+    for line in slow.stdout:
+        if '"progress"' in line and int(line.partition('"bytes": ')[2].partition(",")[0]) > 20 << 20:
+            break
+    slow.send_signal(signal.SIGKILL)
+    slow.stdout.close()
+    slow.wait(10)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()[-1]
+    assert '"event": "done"' in done
+    fetched = int(done.partition('"fetched_bytes": ')[2].partition(",")[0])
+    assert fetched < made.layer_bytes - (8 << 20), "what was journaled is not fetched again"
+    assert [row.state for row in node.listed()] == ["warm"]
+
+
+def test_ten_times_staged_and_released_leave_nothing(registry: Registry, node: Node) -> None:
+    name = registry.push("t/cycles", "v1", image([(tar, "gzip") for tar in curious()]))
+    artifact = node.resolve(name).artifact
+    for _ in range(int(os.environ.get("PRESTAGE_CYCLES", "10"))):
+        node.stage(name)
+        assert len(node.inventory()["snapshots"]) == 12
+        node.release(artifact)
+        assert node.inventory() == NOTHING
+    assert node.containerd.used_bytes() == 0
+    assert not [mount for mount in node.containerd.mounts() if "containerd-mount" in mount or "snapshot" in mount]
