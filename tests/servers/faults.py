@@ -183,6 +183,18 @@ class Flip:
         return replace(answer, body=bytes(wrong))
 
 
+@dataclass(frozen=True, slots=True)
+class Reworded:
+    """`old` reads `new` in the body: a listing that lies."""
+
+    old: bytes
+    new: bytes
+
+    def __call__(self, request: Request, answer: Answer) -> Answer:
+        body = bytes(answer.body).replace(self.old, self.new)
+        return replace(answer.with_header("Content-Length", str(len(body))), body=body) if body != answer.body else answer
+
+
 def gzipped(request: Request, answer: Answer) -> Answer:
     """The body compressed although identity was asked for, and said so."""
     packed = gzip.compress(bytes(answer.body), compresslevel=1)

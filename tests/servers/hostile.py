@@ -91,6 +91,16 @@ class Hostile:
         with self._lock:
             return [r for r in self.requests if r.method == "GET" and (path is None or r.path == path)]
 
+    def reset(self) -> None:
+        """Correct again, nothing asked yet, nobody connected; the files stay."""
+        self.faults.clear()
+        self.always.clear()
+        self.choose = lambda request: None
+        self._listening.drop()
+        with self._lock:
+            self.requests.clear()
+            self.sent_bytes = self.peak_requests = 0
+
     def close(self) -> None:
         self._listening.close()
 
@@ -112,16 +122,24 @@ class Hostile:
 
     def _decide(self, request: Request) -> Answer:
         with self._lock:
-            served = self._files.get(request.path)
             chosen = [fault] if (fault := self.choose(request)) else []
-            if request.method == "GET":
+            if self.is_data(request):
                 chosen += [*self.always, *([self.faults.pop(0)] if self.faults else [])]
         if ignores_range in chosen:
             request = replace(request, headers={k: v for k, v in request.headers.items() if k != "range"})
-        answer = answer_for(request, served)
+        answer = self._proper(request)
         for fault in chosen:
             answer = fault(request, answer)
         return answer
+
+    def is_data(self, request: Request) -> bool:
+        """It asks for bytes: what `faults` and `always` are for."""
+        return request.method == "GET"
+
+    def _proper(self, request: Request) -> Answer:
+        with self._lock:
+            served = self._files.get(request.path)
+        return answer_for(request, served)
 
     def _send(self, connection: socket.socket, answer: Answer) -> bool:
         """Write `answer`; True if another request may follow on this connection."""

@@ -19,6 +19,7 @@ import secrets
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,7 @@ from aiohttp import web
 from servers.hub_answers import cdn_refusal, directory, item, listing, moved, rate_limited, refusal, sibling
 from servers.hub_repositories import Repository, read_repositories
 
+_THREADS = 4
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -113,6 +115,7 @@ class Hub:
             runner.run(self._serve(started))
 
     async def _serve(self, started: threading.Event) -> None:
+        await self._start_threads()
         runners = [web.AppRunner(app, access_log=None, shutdown_timeout=0.2) for app in (self._hub_app(), self._cdn_app())]
         ports = []
         for runner in runners:
@@ -124,6 +127,12 @@ class Hub:
         await self._stop.wait()
         for runner in runners:
             await runner.cleanup()
+
+    async def _start_threads(self) -> None:
+        """Those that files are read in, all at once: what is there before a test is not left behind by it."""
+        self._loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="hub-files"))
+        all_are_there = threading.Barrier(_THREADS)
+        await asyncio.gather(*(asyncio.to_thread(all_are_there.wait) for _ in range(_THREADS)))
 
     def _hub_app(self) -> web.Application:
         app = web.Application(middlewares=[self._recorded])

@@ -61,6 +61,10 @@ class Listening:
         self.stopping.set()
         self._acceptor.join()
         self._listener.close()
+        self.drop()
+
+    def drop(self) -> None:
+        """End the connections that are open now, and wait for their threads."""
         with self._lock:
             left = dict(self._open)
         for connection in left.values():
