@@ -106,6 +106,7 @@ class HeldArtifact(Value, frozen=True, kw_only=True):
     digest: Digest
     state: Annotated[State, about("Where it stands.")]
     step: Annotated[Step, about("While Staging.")] | None = None
+    fetched: Annotated[int | str, quantity("Bytes of it that are here, while Staging; as of the last write.")] | None = None
     error_class: Annotated[ErrorClass, about("Of Failed.")] | None = None
     error_code: Annotated[str, text("One word.", max_length=63, pattern=WORD_PATTERN)] | None = None
 

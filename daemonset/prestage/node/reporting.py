@@ -57,7 +57,7 @@ def entry_of(artifact: ArtifactId, plan: Plan, look: Look) -> HeldArtifact:
         is_leaving = planned is not None and planned.action is Action.RELEASE
         return HeldArtifact(digest=artifact, state=State.RELEASING if is_leaving else State.WARM)
     if stage is not None and stage.state is agent.State.RUNNING:
-        return HeldArtifact(digest=artifact, state=State.STAGING, step=_step(stage))
+        return HeldArtifact(digest=artifact, state=State.STAGING, step=_step(stage), fetched=_fetched(stage))
     if stage is not None and isinstance(stage.outcome, PrestageError):
         error_class = _CLASSES.get(stage.outcome.kind, ErrorClass.BUG)
         code = look.codes.get(artifact) or type(stage.outcome).__name__
@@ -65,6 +65,17 @@ def entry_of(artifact: ArtifactId, plan: Plan, look: Look) -> HeldArtifact:
     if held == "damaged" and stage is None:
         return HeldArtifact(digest=artifact, state=State.FAILED, error_class=ErrorClass.CORRUPT, error_code="Damaged")
     return HeldArtifact(digest=artifact, state=State.PENDING)
+
+
+def _fetched(stage: agent.Stage) -> int | None:
+    """What it has, whoever brought it; None: its size is not known yet."""
+    resolved, progress = stage.feed.latest("resolved") or {}, stage.feed.latest("progress") or {}
+    size, missing = resolved.get("bytes"), resolved.get("missing_bytes")
+    if not isinstance(size, int) or not isinstance(missing, int):
+        return None
+    done, total = progress.get("bytes"), progress.get("total")
+    left = total - done if isinstance(done, int) and isinstance(total, int) else missing
+    return max(0, size - left)
 
 
 def _step(stage: agent.Stage) -> Step:

@@ -52,6 +52,19 @@ def test_each_artifact_is_told_as_it_stands() -> None:
     assert (damaged.state, damaged.error_class) == (State.FAILED, ErrorClass.CORRUPT)
 
 
+def test_bytes_that_are_here_are_told_with_what_is_written_anyway() -> None:
+    running = stage(B, agent.State.RUNNING)
+    look = replace(LOOK, stages={B: running})
+    assert entry_of(B, PLAN, look).fetched is None
+    running.feed.publish({"event": "resolved", "bytes": 1000, "missing_bytes": 900})
+    assert entry_of(B, PLAN, look).fetched == 100
+    before = status_of(PLAN, look, None, NOW, is_current=True)
+    running.feed.publish({"event": "progress", "bytes": 310, "total": 800})  # 100 of the 900 were journaled
+    assert entry_of(B, PLAN, look).fetched == 510
+    after = status_of(PLAN, look, before, NOW, is_current=True)
+    assert due_in_s(after, Written(before, at_s=100.0), 101.0) == 59.0  # bytes alone are worth no write
+
+
 def test_the_whole_says_plan_store_and_conditions() -> None:
     status = status_of(PLAN, LOOK, None, NOW, is_current=True)
     assert (status.observed_generation, status.observed_plan, status.store_id) == (3, "p", "store-1")

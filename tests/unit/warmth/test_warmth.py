@@ -89,8 +89,12 @@ def test_each_state_has_its_words() -> None:
 def test_progress_and_source_are_said_where_they_are_known() -> None:
     cache = node_cache("a", {DIGEST: "Staging"})
     cache["spec"] = {"nodeUID": "u", "artifacts": [{"digest": DIGEST, "action": "Stage", "sources": [{"type": "Origin"}]}]}
-    sources = Sources(progress=lambda name, digest: 0.41 if (name, digest) == ("a", DIGEST) else None)
-    assert said(world(artifact(), cache), aged(1), sources)[1] == "Staging 41 % on a, about 10 s left, from origin"
+    assert said(world(artifact(), cache), aged(1))[1] == "Staging on a, about 10 s left, from origin"
+    [entry] = cast("list[dict[str, object]]", part(cache, "status")["artifacts"])
+    for fetched, percent in ((0, 0), ("418M", 41), (10**9, 99), (2 * 10**9, 99)):
+        entry["fetched"] = fetched
+        words = said(world(artifact(), cache), aged(1))[1]
+        assert words == f"Staging {percent} % on a, about 10 s left, from origin"
 
 
 def test_failures_say_class_code_and_what_to_do() -> None:

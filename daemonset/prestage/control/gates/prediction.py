@@ -52,6 +52,8 @@ class Holding:
     errors: Mapping[str, Failure] = field(default_factory=dict)
     """Of those that are Failed."""
     rate_bytes_per_s: int | None = None
+    fetched: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of those that are Staging, as of the last write."""
 
 
 def holding(cache: NodeCache, since_s: Mapping[str, float]) -> Holding:
@@ -71,6 +73,7 @@ def holding(cache: NodeCache, since_s: Mapping[str, float]) -> Holding:
             if one.state is State.FAILED
         },
         rate_bytes_per_s=quantity_bytes(rate) if rate is not None else None,
+        fetched={one.digest: quantity_bytes(one.fetched) for one in listed if one.fetched is not None},
     )
 
 

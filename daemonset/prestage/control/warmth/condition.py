@@ -62,8 +62,6 @@ Memory = dict[tuple[str, tuple[str, ...]], Scan]
 """By node (empty: all) and artifacts, for one look at many pods."""
 Refusals = Callable[[Template, ModelRequest], Refusal | None]
 """Why the broker did not resolve a model for a template, as the planner heard it last."""
-Progress = Callable[[str, str], float | None]
-"""How much of an artifact a node has, from 0 to 1; None where that is not known."""
 
 
 def _nothing(*_: object) -> None:
@@ -75,7 +73,6 @@ class Sources:
     """What more may be known than the mirrors hold."""
 
     refusals: Refusals = _nothing
-    progress: Progress = _nothing
 
 
 _NEXT: Final = {
@@ -143,7 +140,7 @@ def _resolved(pod: Object, request: Request, digests: Sequence[str], scan: Scan,
         where = f"on {bound}" if bound else f"on {scan.warm} node{'s' if scan.warm > 1 else ''}"
         return Told(Reason.WARM, f"Warm {where}", late if late > 0 else None, f"{_bytes(digests, world)} were to be staged")
     if scan.soonest is not None:
-        return _staging(*scan.soonest, request.gate_timeout_s - age, digests, world, more)
+        return _staging(*scan.soonest, request.gate_timeout_s - age, digests, world)
     if scan.failure is not None:
         return _failed(*scan.failure)
     return Told(Reason.STAGING, "Resolved; no node has begun to stage it yet")
@@ -157,11 +154,11 @@ def _failed(node: str, failure: Failure) -> Told:
     return Told(reason, f"Staging failed on {node}: {failure.kind}, {failure.code}; {_NEXT[failure.kind]}")
 
 
-def _staging(name: str, left_s: float | None, patience_s: float, digests: Sequence[str], world: World, more: Sources) -> Told:
+def _staging(name: str, left_s: float | None, patience_s: float, digests: Sequence[str], world: World) -> Told:
     holding = world.holding(name)
     busy = next((one for one in digests if holding and holding.states.get(one) in _BUSY), digests[0])
-    done = more.progress(name, busy)
-    words = [f"Staging {done * 100:.0f} % on {name}" if done is not None else f"Staging on {name}"]
+    percent = _percent(digests, holding, world.sizes) if holding else None
+    words = [f"Staging {percent} % on {name}" if percent is not None else f"Staging on {name}"]
     if left_s is not None:
         words.append(f"about {left_s:.0f} s left")
     source = holding.sources.get(busy) if holding else None
@@ -169,6 +166,20 @@ def _staging(name: str, left_s: float | None, patience_s: float, digests: Sequen
         words.append("from origin" if source is SourceType.ORIGIN else "from a peer")
     late = left_s - max(0.0, patience_s) if left_s is not None and left_s > max(0.0, patience_s) else None
     return Told(Reason.STAGING, ", ".join(words), late, f"{_bytes(digests, world)} take longer at the rate of {name}")
+
+
+def _percent(digests: Sequence[str], holding: Holding, sizes: Mapping[str, int]) -> int | None:
+    """Of all of them together, 100 only once they are whole; None where a size or what is there is not known."""
+    if not any(digest in holding.fetched for digest in digests):
+        return None
+    total = done = 0
+    for digest in digests:
+        size, state = sizes.get(digest), holding.states.get(digest)
+        if size is None or (state is State.STAGING and digest not in holding.fetched):
+            return None
+        total += size
+        done += size if state is State.WARM else min(size, holding.fetched.get(digest, 0))
+    return min(99, done * 100 // total) if total else None
 
 
 def _bytes(digests: Sequence[str], world: World) -> str:
