@@ -109,8 +109,8 @@ class FetchesRequest(Message, frozen=True, kw_only=True):
 
     artifact: str
     paths: list[str]
-    primary: bool = False
-    """From where it was resolved: a mirror's bytes did not do."""
+    mirrors: bool = False
+    """From a mirror too: whoever asks turns to the origin where something is wrong with that."""
 
 
 class Fetch(Message, frozen=True, kw_only=True):
@@ -139,7 +139,7 @@ class FetchesAnswer(Message, frozen=True, kw_only=True):
     ca: str | None = None
     """PEM of the origin's own CA, where it has one."""
     is_mirror: bool = False
-    """They lead to a mirror of that authority: if anything is wrong with them, ask again with `primary`."""
+    """They lead to a mirror of that authority: if anything is wrong with them, ask again without `mirrors`."""
 
 
 class PodIdentity(Message, frozen=True, kw_only=True):

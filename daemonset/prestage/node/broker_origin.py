@@ -226,7 +226,7 @@ class BrokerOrigin:
             known = self._fetches.get(other.path)
             if len(paths) < FETCHES_MAX and (known is None or not _is_good(known, now)):
                 paths.append(other.path)
-        request = FetchesRequest(artifact=self._artifact, paths=paths, primary=self._wants_primary)
+        request = FetchesRequest(artifact=self._artifact, paths=paths, mirrors=not self._wants_primary)
         answer = self._asking.ask(self._artifact, lambda broker: broker.fetches(request), self._cancel)
         if answer.is_mirror:
             self._asking.mirrored(self._artifact)

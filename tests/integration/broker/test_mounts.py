@@ -147,3 +147,25 @@ def test_all_models_of_a_pod_or_none(cluster: Cluster, hub: Hub, tmp_path: Path)
         await refused(broker, Misconfigured, "NoRef", asks(pod, WantedMount(alias="../x", ref=REF)))
 
     play(cluster, tmp_path, test)
+
+
+def test_an_adapter_is_refused_beside_models_that_are_not_its_base(cluster: Cluster, hub: Hub, tmp_path: Path) -> None:
+    for name in ("org/other", "org/lora"):
+        repository(hub, name, {**MODEL, "config.json": name.encode()})
+    cluster.model("team-a", "base", source="hf://org/public", revision="main")
+    base = {"type": "Adapter", "baseRef": {"name": "base"}}
+    cluster.model("team-a", "lora", source="hf://org/lora", revision="main", **base)
+    refs = {"base": "ref:base", "same": REF, "other": "hf://org/other@main", "lora": "ref:lora"}
+    wanted = {alias: WantedMount(alias=alias, ref=ref) for alias, ref in refs.items()}
+
+    async def test(broker: Broker) -> None:
+        pod = await broker.pod("team-a", "n1")
+        for alias, ref in refs.items():
+            await resolved_for(broker, pod, ref, alias)
+        await broker.shelved(3)
+        for fine in (["lora"], ["lora", "base"], ["lora", "same"], ["lora", "other", "base"], ["other"]):
+            assert len((await mounted(broker, pod, *(wanted[one] for one in fine))).models) == len(fine)
+        said = await refused(broker, Misconfigured, "OtherBase", asks(pod, wanted["other"], wanted["lora"]))
+        assert "StagedModel team-a/base" in said
+
+    play(cluster, tmp_path, test)

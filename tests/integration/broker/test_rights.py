@@ -114,7 +114,7 @@ def test_every_right_is_used_and_none_is_missing(hub: Hub, tmp_path: Path, monke
         await broker.shelved()
         node = broker.node("n1")
         await node.manifest(resolved.artifact)
-        await node.fetches(FetchesRequest(artifact=resolved.artifact, paths=["config.json"]))
+        await node.fetches(FetchesRequest(artifact=resolved.artifact, paths=["config.json"], mirrors=True))
         wanted = WantedMount(alias="llama", ref="hf://meta/gated@main")
         await node.mounts(MountsRequest(pod=pod.identity, pod_token=pod.token, models=[wanted]))
         async with asyncio.timeout(20):

@@ -12,8 +12,10 @@ import aiohttp
 import pytest
 import trustme
 from brokers import Broker, Cluster, play
+from click.testing import CliRunner
 
 from prestage.cacher.errors import Unavailable
+from prestage.control.broker.cli import broker
 from prestage.wire.broker_client import BrokerClient, BrokerSettings
 
 
@@ -27,9 +29,9 @@ def test_without_a_cluster_it_says_so_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "kubeconfig" in done.stderr
-    wrong = started("--listen", "here", "--kubeconfig", str(tmp_path / "none"))
-    assert wrong.returncode == 2
-    assert "'here' is no HOST:PORT" in wrong.stderr
+    wrong = CliRunner().invoke(broker, ["--listen", "here", "--kubeconfig", str(tmp_path / "none")])
+    assert wrong.exit_code == 2
+    assert "'here' is no HOST:PORT" in wrong.output
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:

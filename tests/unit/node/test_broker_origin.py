@@ -52,8 +52,8 @@ class Broker:
 
     async def fetches(self, request: FetchesRequest, *, deadline_s: float | None = None) -> FetchesAnswer:
         self.asked.append(request.paths)
-        self.primary.append(request.primary)
-        is_mirror = self.has_mirror and not request.primary
+        self.primary.append(not request.mirrors)
+        is_mirror = self.has_mirror and request.mirrors
         expires_at = None if self.lasting_s is None else time.time() + self.lasting_s
         number = len(self.asked)
         host = "mirror.test" if is_mirror else "s3.test"

@@ -19,7 +19,7 @@ from prestage.control.planning.app import CONTROLLER, SERVICES, Planner, Planner
 from prestage.control.planning.rbac import RULES
 from prestage.kube.events import Book, EventType, Recorder, Said, Subject
 from prestage.kube.ports import Object, uid_of
-from prestage.kube.resources import DEPLOYMENTS, NODE_CACHES, NODES, PODS
+from prestage.kube.resources import DEPLOYMENTS, NODE_CACHES, NODES, PODS, STAGING_SCHEDULES
 from prestage.wire.broker_client import BrokerSettings
 
 A = digest(REF)
@@ -33,6 +33,18 @@ POOL: Object = {
 }
 
 
+SCHEDULE: Object = {
+    "apiVersion": OURS,
+    "kind": "StagingSchedule",
+    "metadata": head("always"),
+    "spec": {
+        "artifacts": [{"name": "weights", "type": "Model", "modelRef": {"name": "llama"}}],
+        "nodes": {"selector": {}},
+        "windows": [{"name": "always"}],
+    },
+}
+
+
 def allowed() -> set[Used]:
     return {(verb, rule.api_group, rule.resource) for rule in (*RULES, *LEADER_RULES) for verb in rule.verbs}
 
@@ -43,6 +55,7 @@ def test_every_right_is_used_and_none_is_missing() -> None:
         cluster.broker.refuse["ref:llama"] = Denied("hf://org/model is gated", hint="name a Secret")
         await cluster.put(namespace(), node("n1"), node("n2"), WEB, replica_set(), staged_model(), POLICY, POOL)
         owner = ("ReplicaSet", "web-abc")
+        await cluster.api.create(STAGING_SCHEDULES, SCHEDULE)
         web = await cluster.api.get(DEPLOYMENTS, "web", namespace="team")
         await cluster.put(artifact(REF, line(uid_of(web))))
         await cluster.put(pod("bound", owner=owner, on="n1"), pod("gated", owner=owner, gates=[WARM_GATE]))
@@ -52,7 +65,8 @@ def test_every_right_is_used_and_none_is_missing() -> None:
         async with running(planner):
             await cluster.report("n1", artifacts=[{"digest": A, "state": "Warm"}])
             await until(lambda: {("patch", "", one) for one in ("pods", "pods/status", "nodes")} <= asked.used, seconds=20)
-            await until(lambda: {("patch", "prestage.dev", f"{one}/status") for one in _STATUSES} <= asked.used, seconds=20)
+            statuses = {one for one in allowed() if one[1] == "prestage.dev" and one[2].endswith("/status")}
+            await until(lambda: statuses <= asked.used, seconds=20)
             subject = Subject.of(PODS, await cluster.api.get(PODS, "bound", namespace="team"))
             recorder = Recorder(asked, controller=CONTROLLER, instance="one", book=Book(series_s=0.0))  # the planner's: 30 s
             saying = asyncio.create_task(recorder.run())
@@ -68,6 +82,3 @@ def test_every_right_is_used_and_none_is_missing() -> None:
     assert used - given == set(), "asked for, and not given"
     no_more = {("get", group, resource) for verb, group, resource in given if verb == "list"}
     assert given - used - no_more == set(), "given, and never asked for"
-
-
-_STATUSES = ("stagedmodels", "cachepolicies", "storepools")

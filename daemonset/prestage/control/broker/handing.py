@@ -92,7 +92,7 @@ class Hander:
             raise No(ErrorClass.NOT_FOUND, "NoSuchFile", f"{unknown[:200]!r} is no file of {request.artifact}")
         files = [by_path[path] for path in request.paths]
         holders = await self._view.holders(request.artifact)
-        if not request.primary and is_provable(manifest):
+        if request.mirrors and is_provable(manifest):
             for way in await self._mirrored(node, holders):
                 answer = await self._tried(way, manifest, files)
                 if answer is not None:

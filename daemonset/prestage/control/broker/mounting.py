@@ -13,12 +13,13 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from prestage.api.artifacts import SourceAccess
 from prestage.api.brokerage import GrantedMount, MountsAnswer, MountsRequest, PodIdentity, Template, WantedMount
+from prestage.api.models import ArtifactType
 from prestage.api.nodes import ErrorClass
 from prestage.api.values import DIGEST_PATTERN
 from prestage.cacher.errors import Misconfigured
@@ -70,6 +71,7 @@ class Granter:
         seen = _Once(self._api, who)
         await self._check_node(pod, node, seen)
         granted = [await self._granted(one, who, seen) for one in request.models]
+        self._check_bases([read_wish(one.alias, one.ref, who.namespace) for one in request.models], granted)
         for one in granted:
             self._log(one, who, node)
         now = self._clock()
@@ -106,6 +108,24 @@ class Granter:
                 return found
         message = f"{wanted.artifact[:80]} is not what {wish.text} was resolved to for namespace {who.namespace}"
         raise denied("NoGrant", message, "leave artifact.prestage.dev/… to admission: knowing a digest grants nothing")
+
+    def _check_bases(self, wishes: Sequence[Wish], granted: Sequence[GrantedMount]) -> None:
+        """An adapter beside models that are all not the one it was made for is a mistake. Beside none it is the pod's matter."""
+        models = [self._view.model(one.owner, one.model) if one.model is not None else None for one in wishes]
+        bases = {
+            one.artifact
+            for model, one in zip(models, granted, strict=True)
+            if model is None or model.spec.type is ArtifactType.MODEL
+        }
+        for model, wish in zip(models, wishes, strict=True):
+            if model is None or model.spec.base_ref is None or not bases:
+                continue
+            name = model.spec.base_ref.name
+            base = self._view.model(wish.owner, name)
+            known = self._view.shelf.content(base) if base is not None else None
+            if known is None or known.digest not in bases:
+                message = f"{wish.text} was made for StagedModel {wish.owner}/{name}, and the pod has other models only"
+                raise misconfigured("OtherBase", message, f"mount ref:{name} beside it, or another adapter")
 
     def _check_access(self, found: Kept, wish: Wish, who: PodIdentity) -> None:
         """Not where the origin refuses the owner by now."""

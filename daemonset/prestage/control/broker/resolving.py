@@ -28,7 +28,7 @@ from prestage.control.broker.grants import grant_for
 from prestage.control.broker.opening import Network, Place, open_to_resolve
 from prestage.control.broker.records import Records, packed
 from prestage.control.broker.refusals import No, denied, misconfigured
-from prestage.control.broker.shelf import Kept
+from prestage.control.broker.shelf import CONTENT, Kept
 from prestage.control.broker.slots import Slots
 from prestage.control.broker.sources import Source, Trace, Wish, content_of, of_model, of_ref, read_wish, shown_ref
 from prestage.control.broker.view import View
@@ -42,8 +42,6 @@ ARTIFACTS_MAX: Final = 1000
 """Of one namespace."""
 MANIFEST_CHARS_MAX: Final = 64 * 2**20
 """Of one namespace: what its Artifacts take in etcd."""
-CONTENT: Final = "prestage.dev"
-"""The alias of a StagedModel's own record; no pod can use it as one beside it, for the UID is the model's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from typing import TypeVar
 import msgspec
 
 from prestage.api.artifacts import SourceAccess, TemplateUse
+from prestage.api.models import StagedModel
 from prestage.control.access import completed, revoked
-from prestage.control.broker.sources import Trace, named_as
+from prestage.control.broker.sources import Trace, content_of, named_as
 from prestage.kube.ports import Object, metadata_of, name_of, namespace_of
 
 _Outer = TypeVar("_Outer")
@@ -20,6 +21,8 @@ _Inner = TypeVar("_Inner")
 TRACES = "prestage.dev/sources"
 """Annotation of an Artifact: how it is fetched again, newest first."""
 TRACES_MAX = 16
+CONTENT = "prestage.dev"
+"""The alias of a StagedModel's own record; no pod can use it as one beside it, for the UID is the model's."""
 REVISION = "prestage.dev/revision"
 """Annotation of an Artifact: the commit it is, where its origin has commits."""
 
@@ -164,6 +167,11 @@ class Shelf:
     def of(self, namespace: str) -> tuple[Kept, ...]:
         """All of a namespace."""
         return tuple(self._by_namespace[namespace].values()) if namespace in self._by_namespace else ()
+
+    def content(self, model: StagedModel) -> Kept | None:
+        """What a StagedModel was resolved to, as it says now; None: it is not resolved yet."""
+        uid, namespace = model.metadata.uid or "", model.metadata.namespace or ""
+        return self.recorded(namespace, uid, content_of(model), CONTENT, None)
 
     def recorded(self, owner: str, uid: str, hash_: str, alias: str | None, ref: str | None) -> Kept | None:
         """What a template got; None for alias or ref: any."""
