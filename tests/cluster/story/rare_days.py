@@ -33,6 +33,33 @@ def events(story: Story, name: str) -> list[dict[str, Any]]:
     return sorted(said["items"], key=lambda one: one["metadata"]["creationTimestamp"])
 
 
+def test_a_full_disk_is_said_and_room_that_comes_is_used(story: Story) -> None:
+    ref, foreign = "s3://models/llama/full/", f"{ROOT}/../foreign"
+    sums = uploaded(story.origin, ref)
+    story.cluster.kubectl("apply", "-f", "-", stdin=deployment("steady"))
+    story.available("steady")
+    fill = f"fallocate -l $(( $(df --output=avail -B1 {ROOT} | tail -n 1) - (20 << 20) )) {foreign}"
+    run(*story.node.enter("/bin/sh", "-ec", fill))
+    try:
+        story.cluster.kubectl("apply", "-f", "-", stdin=deployment("late", ref=ref, wait="Mount"))
+        began_s = time.monotonic()
+        story.told(lambda: "Failed Full" in story.states(), "the node says Full")
+        print(f"\nFull after {time.monotonic() - began_s:.1f} s: {story.states()}")
+        [steady], [late] = story.pods("steady"), story.pods("late")
+        assert story.answer(steady)["sums"] == story.sums, "what is mounted stays"
+        name = late["metadata"]["name"]
+        story.told(lambda: any("ResourceExhausted" in one["message"] for one in events(story, name)), "an Event that says so")
+    finally:
+        run(*story.node.enter("/bin/rm", foreign))
+    began_s = time.monotonic()
+    story.available("late", timeout_s=240)
+    print(f"ran {time.monotonic() - began_s:.1f} s after there was room")
+    [late] = story.pods("late")
+    assert story.answer(late)["sums"] == sums
+    story.gone("late")
+    story.gone("steady")
+
+
 def test_a_publish_that_waits_longer_than_the_kubelet_does_ends_in_a_mount(story: Story) -> None:
     ref = "s3://models/llama/patient/"
     sums = uploaded(story.origin, ref)
@@ -49,34 +76,6 @@ def test_a_publish_that_waits_longer_than_the_kubelet_does_ends_in_a_mount(story
     assert any("Staging" in words for words in told)
     assert story.answer(pod)["sums"] == sums
     story.gone("patient")
-
-
-def test_a_full_disk_is_said_and_room_that_comes_is_used(story: Story) -> None:
-    ref, foreign = "s3://models/llama/full/", f"{ROOT}/../foreign"
-    sums = uploaded(story.origin, ref)
-    story.cluster.kubectl("apply", "-f", "-", stdin=deployment("steady"))
-    story.available("steady")
-    fill = f"fallocate -l $(( $(df --output=avail -B1 {ROOT} | tail -n 1) - (20 << 20) )) {foreign}"
-    run(*story.node.enter("/bin/sh", "-ec", fill))
-    try:
-        story.cluster.kubectl("apply", "-f", "-", stdin=deployment("late", ref=ref, wait="Mount"))
-        began_s = time.monotonic()
-        story.told(lambda: "Failed Full" in story.states(), "the node says Full")
-        print(f"\nFull after {time.monotonic() - began_s:.1f} s: {story.states()}")
-        [steady], [late] = story.pods("steady"), story.pods("late")
-        assert story.answer(steady)["sums"] == story.sums, "what is mounted stays"
-        story.told(
-            lambda: any("room" in one["message"] for one in events(story, late["metadata"]["name"])), "an Event about room"
-        )
-    finally:
-        run(*story.node.enter("/bin/rm", foreign))
-    began_s = time.monotonic()
-    story.available("late", timeout_s=240)
-    print(f"ran {time.monotonic() - began_s:.1f} s after there was room")
-    [late] = story.pods("late")
-    assert story.answer(late)["sums"] == sums
-    story.gone("late")
-    story.gone("steady")
 
 
 def test_after_a_reboot_with_an_empty_disk_pods_come_back_with_the_same_files(story: Story) -> None:

@@ -29,6 +29,8 @@ _log = logging.getLogger("prestage")
 _PAUSE_S: Final = 0.25
 _LOOK_S: Final = 5.0
 _AT_ONCE: Final = 16
+_IN_A_ROW: Final = 100
+"""Pods looked at before others of this loop have their turn: gates and plans are urgent, words are not."""
 _AGAIN_S: Final = 10.0
 """After a write that the API server did not take."""
 GRACE_S: Final = 3.0
@@ -73,7 +75,7 @@ class Warmth:
         since_s = None
         async with asyncio.TaskGroup() as group:
             while True:
-                if self.world.whole and (news := self._news(since_s)):
+                if self.world.whole and (news := await self._news(since_s)):
                     group.create_task(self._tell_all(news))
                 try:
                     async with asyncio.timeout(_LOOK_S):
@@ -86,12 +88,14 @@ class Warmth:
 
     async def look(self) -> None:
         """At every pod that names models, once."""
-        await self._tell_all(self._news(None))
+        await self._tell_all(await self._news(None))
 
-    def _news(self, since_s: float | None) -> list[_News]:
+    async def _news(self, since_s: float | None) -> list[_News]:
         """What is to be written. `since_s` (time.monotonic): when what it answers was read."""
         seen, memory, news = set[str](), Memory(), list[_News]()
-        for key in list(self.world.asking):
+        for number, key in enumerate(list(self.world.asking), 1):
+            if number % _IN_A_ROW == 0:
+                await asyncio.sleep(0)
             pod = self.world.pod(key)
             if pod is None or is_over(pod):
                 continue
