@@ -1,5 +1,5 @@
-"""How long plans take, and what they need: `PYTHONPATH=tests python -m planning.scale`. Nothing but the planner; by hand, for its time is no
-test's to hang on."""
+"""How long plans take, and what they need: `PYTHONPATH=tests python -m planning.scale`. Nothing but the planner; by hand, for its
+time is no test's to hang on."""
 
 from __future__ import annotations
 

@@ -118,16 +118,7 @@ def test_seconds_have_three_digits_at_most(value: float, text: str) -> None:
     assert tables.seconds(value) == text
 
 
-@pytest.fixture(scope="module")
-def _fonts_are_open() -> None:
-    """matplotlib keeps the fonts it has used open for the life of the process; no test leaks them."""
-    figure = plots.new_figure(width=1, height=1)
-    figure.suptitle("bold", fontweight="bold")
-    figure.supxlabel("plain")
-    figure.savefig(io.BytesIO())
-
-
-@pytest.mark.usefixtures("_fonts_are_open")
+@pytest.mark.usefixtures("fonts_are_open")
 def test_plots_are_pictures(start_result: start.StartResult, fetch_result: fetch.FetchResult, tmp_path: Path) -> None:
     plots.plot_start([start_result, start_result], tmp_path / "start.png")
     plots.plot_fetch(fetch_result, tmp_path / "fetch.png")

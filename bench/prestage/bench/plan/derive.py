@@ -59,15 +59,24 @@ def one_node(rates: Rates, seed: int, *, apps: int = 80, per_day: float = 240.0)
     sizes = {client: chance.choice(SIZES_GB) * GB for client in drawn}
     windows = 1 + max(max(rates[client]) for client in drawn)
     wanted = per_day * windows * WINDOW_S / _DAY_S
-    least, most = 1e-9, 10.0
-    for _ in range(40):  # more requests are more starts, until pods no longer end between them
-        thinned = math.sqrt(least * most)
-        found = sum(_expected_starts(rates[client], thinned) for client in drawn)
-        least, most = (thinned, most) if found < wanted else (least, thinned)
+    thinned = _thinned([rates[client] for client in drawn], wanted)
     starts = list[Start]()
     for client in drawn:
         starts += _sessions(client, rates[client], thinned, sizes[client], chance)
     return sorted(starts, key=lambda one: (one.time_s, one.app))
+
+
+def _thinned(rates: Sequence[Mapping[int, float]], wanted: float) -> float:
+    """The share of requests that makes so many starts; more requests are more starts, until pods no longer end between them."""
+    most = 1e-9
+    while most < 10.0 and sum(_expected_starts(rate, most) for rate in rates) < wanted:
+        most *= 2
+    least = most / 2
+    for _ in range(30):
+        middle = math.sqrt(least * most)
+        found = sum(_expected_starts(rate, middle) for rate in rates)
+        least, most = (middle, most) if found < wanted else (least, middle)
+    return most
 
 
 def _expected_starts(rate: Mapping[int, float], thinned: float) -> float:

@@ -1,0 +1,196 @@
+"""`prestage bench plan`: the fluid cluster by hand calculation, the traces, and that the policies are what they are called."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prestage.bench.cli import bench
+from prestage.bench.plan import derive, traces
+from prestage.bench.plan.baselines import POLICIES, cluster_of
+from prestage.bench.plan.cluster import Cluster, Item, Node, evict
+from prestage.bench.plan.command import Setting, run_one
+from prestage.bench.plan.ours import Ours
+from prestage.bench.plan.outcome import feasible
+from prestage.bench.plan.simulate import Run, Scheduler, Tally
+from prestage.bench.plan.traces import Announcement, Start
+from prestage.cacher.errors import Misconfigured
+
+
+def finished(cluster: Cluster) -> list[tuple[str, float]]:
+    """What becomes whole, and when."""
+    made = list[tuple[str, float]]()
+
+    def note(node: Node, item: Item) -> None:
+        made.append((item.app, cluster.now))
+
+    cluster.done = note
+    while (then := cluster.next_done()) < math.inf:
+        cluster.advance(then)
+    return made
+
+
+def test_what_a_pod_waits_for_goes_before_what_is_staged() -> None:
+    cluster = cluster_of(1, budget_bytes=10_000, link=10.0, gpus=8)
+    [node] = cluster.nodes
+    cluster.add(node, "staged", 100)
+    cluster.add(node, "wanted", 50).is_wanted = True
+    assert finished(cluster) == [("wanted", 5.0), ("staged", 15.0)]
+
+
+def test_of_one_kind_all_share_a_link_alike_and_the_origins_limit_max_min() -> None:
+    cluster = Cluster([Node("fast", 10**6, 30.0, 8), Node("slow", 10**6, 5.0, 8)], origin_bytes_per_s=20.0)
+    fast, slow = cluster.nodes
+    cluster.add(fast, "a", 75)
+    cluster.add(fast, "b", 75)
+    cluster.add(slow, "c", 100)
+    assert finished(cluster) == [("a", 10.0), ("b", 10.0), ("c", 20.0)]  # slow its 5, fast the other 15 in halves
+
+
+def test_nothing_that_a_pod_uses_or_waits_for_is_evicted_and_never_a_part_of_what_is_needed() -> None:
+    cluster = cluster_of(1, budget_bytes=100, link=10.0, gpus=8)
+    [node] = cluster.nodes
+    cluster.add(node, "used", 40).pods = 1
+    cluster.add(node, "free", 40)
+    assert not evict(cluster, node, 70, list(node.items))
+    assert set(node.items) == {"used", "free"}
+    assert evict(cluster, node, 60, list(node.items))
+    assert (set(node.items), node.used_bytes) == ({"used"}, 40)
+
+
+def a_day() -> list[Start]:
+    """Six models of 10 bytes in turn, two of them often."""
+    made = list[Start]()
+    for number in range(120):
+        app = f"hot{number % 2}" if number % 3 else f"cold{number // 3 % 4}"
+        made.append(Start(number * 600.0, app, 1, 10, 60.0))
+    return made
+
+
+def waited_s(policy: str, *, budget: int = 30, share: float = 0.0) -> float:
+    starts = a_day()
+    said = traces.announced(starts, share, 1)
+    chosen = Ours(measured=1.0) if policy == "prestage" else POLICIES[policy](0.0)
+    tally = Run(cluster_of(1, budget_bytes=budget, link=0.1, gpus=8), starts, said, chosen).go()
+    assert len(tally.waits_s) == len(starts)
+    return sum(tally.waits_s)
+
+
+def test_policies_stand_in_the_order_that_theory_has() -> None:
+    none, lru, belady, best = (waited_s(name) for name in ("no cache", "LRU", "Belady by size", "clairvoyant"))
+    assert none == 120 * 100.0
+    assert none > lru >= belady > best
+    assert waited_s("static list") <= lru
+
+
+def test_the_product_told_ahead_waits_less_than_untold_and_less_than_lru() -> None:
+    lru, untold, told = waited_s("LRU"), waited_s("prestage"), waited_s("prestage", share=1.0)
+    assert untold <= lru
+    assert told < untold / 2
+
+
+def test_a_run_with_the_same_seed_is_the_same_run(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(traces.write_trace(a_day()))
+    one = Setting(file, None, 3, "prestage", Scheduler.BEST_OF_5, 0.5, 0.5, 7, 0.1, math.inf, 8)
+    assert run_one(one) == run_one(one)
+
+
+def test_a_link_serves_the_soonest_first_and_pods_before_all() -> None:
+    said = [
+        Announcement(0.0, 10.0, "a", 1, 50, None),
+        Announcement(0.0, 20.0, "b", 1, 100, None),
+        Announcement(0.0, 21.0, "c", 1, 100, None),
+    ]
+    tally = Tally(missing_bytes={0: 50.0, 1: 100.0, 2: 100.0})
+    assert feasible(said, tally, 10.0) == {0, 1}
+    tally.demand_pulls = [(0.0, 70.0)]
+    assert feasible(said, tally, 10.0) == set()
+    tally.missing_bytes[2] = 0.0
+    assert feasible(said, tally, 10.0) == {2}
+
+
+_SECONDS = st.integers(0, 10**6).map(float)
+_STARTS = st.builds(Start, _SECONDS, st.sampled_from(["a", "b"]), st.integers(0, 8), st.just(10), _SECONDS, st.none() | _SECONDS)
+
+
+@given(st.lists(_STARTS, max_size=9))
+def test_a_trace_is_read_as_it_was_written(starts: list[Start]) -> None:
+    ordered = sorted(starts, key=lambda one: (one.time_s, one.app))
+    assert traces.parse_trace(traces.write_trace(ordered).splitlines(), "t") == ordered
+
+
+@given(st.text(max_size=200))
+def test_no_text_is_read_as_a_trace_but_a_trace(text: str) -> None:
+    for lines in (text.splitlines(), ["time_s,app,gpus,size_bytes,duration_s", *text.splitlines()]):
+        try:
+            traces.parse_trace(lines, "t")
+        except Misconfigured as exc:
+            assert exc.hint
+
+
+def test_starts_are_derived_from_rates_the_same_for_the_same_seed() -> None:
+    rates = {"busy": dict.fromkeys(range(1008), 0.5), "rare": dict.fromkeys(range(0, 1008, 7), 0.01)}
+    one = derive.one_node(rates, 3, apps=2, per_day=24.0)
+    assert one == derive.one_node(rates, 3, apps=2, per_day=24.0)
+    assert one != derive.one_node(rates, 4, apps=2, per_day=24.0)
+    assert 100 < len(one) < 250  # 24 a day for a week
+    assert sum(start.app == "busy" for start in one) > 10 * sum(start.app == "rare" for start in one)
+    fleet = derive.fleet({"busy": {0: 5.0, 1: 500.0, 2: 5.0}}, 3, days=(0,))
+    assert {start.time_s // 600 for start in fleet} == {0, 1}
+
+
+def test_what_is_told_ahead_is_a_share_some_of_it_off_and_some_of_it_false() -> None:
+    starts = a_day() * 10
+    said = traces.announced(starts, 0.5, 1)
+    true = [one for one in said if one.start is not None]
+    assert abs(len(true) - 600) < 60
+    assert len(said) - len(true) == int(len(true) * 0.05)
+    off = [one for one in true if one.start is not None and one.ready_s != starts[one.start].time_s]
+    assert 0.05 < len(off) / len(true) < 0.15
+    assert all(one.said_s <= one.ready_s for one in said)
+
+
+@pytest.mark.usefixtures("fonts_are_open")
+def test_the_command_prints_tables_json_and_a_picture(tmp_path: Path) -> None:
+    file, png = tmp_path / "t.csv", tmp_path / "p.png"
+    file.write_text(traces.write_trace(a_day()))
+    common = [
+        "plan",
+        str(file),
+        "--seeds",
+        "2",
+        "--announced",
+        "0.5",
+        "--link",
+        "1",
+        "--budget",
+        "30",
+        "--policies",
+        "LRU,prestage",
+    ]
+    shown = CliRunner().invoke(bench, [*common, "--png", str(png)])
+    assert shown.exit_code == 0, shown.output
+    assert "prestage" in shown.output
+    assert png.read_bytes()[:4] == b"\x89PNG"
+    made = json.loads(CliRunner().invoke(bench, [*common, "--json"]).output)
+    assert [row["policy"] for row in made["rows"]] == ["LRU", "prestage"]
+    assert {"mean", "spread"} == set(made["rows"][0]["wait_hours"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["plan"], ["plan", "FILE", "--policies", "magic"], ["plan", "FILE", "--announced", "2"], ["plan", "FILE", "--ssd", "x"]],
+)
+def test_what_cannot_be_run_is_refused_with_a_next_step(given: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(traces.write_trace(a_day()[:3]))
+    refused = CliRunner().invoke(bench, [str(file) if one == "FILE" else one for one in given])
+    assert isinstance(refused.exception, Misconfigured)
+    assert refused.exception.hint
