@@ -46,7 +46,8 @@ class Promise:
     @property
     def starts(self) -> float:
         """When its room is taken; -inf: now."""
-        return min(span.starts for span in self.spans)
+        first = self.spans[0].starts
+        return first if len(self.spans) == 1 else min(span.starts for span in self.spans)
 
 
 class Book:

@@ -14,8 +14,8 @@ class Link:
     __slots__ = ("_edges", "_rates", "_usual")
 
     def __init__(self, rate_bytes_per_s: float, windows: Iterable[RateWindow] = ()) -> None:
-        windows = [one for one in windows if one.ends > one.begins]
         self._usual = rate_bytes_per_s
+        windows = [one for one in windows if one.ends > one.begins]
         self._edges = sorted({edge for one in windows for edge in (one.begins, one.ends)})
         self._rates = list[float]()
         for begins in self._edges[:-1]:

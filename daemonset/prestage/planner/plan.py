@@ -9,7 +9,7 @@ plan that was carried out gives itself.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prestage.api.nodes import Action
 from prestage.planner.copies import Copies, copies_of, guard_copies
@@ -19,7 +19,7 @@ from prestage.planner.nodes import NodeState
 from prestage.planner.placement import Placed, place_bound, place_declared, place_waiting
 from prestage.planner.plans import ORIGIN, Assignment, NodePlan, Plan
 from prestage.planner.prediction import Prediction
-from prestage.planner.retention import admits, keep_copies, releases
+from prestage.planner.retention import keep_copies, price, releases
 from prestage.planner.rules import Rules
 from prestage.planner.sources import sources_of
 from prestage.planner.starting import Starting
@@ -51,12 +51,15 @@ def plan(
     guard_copies(ledger, copies)
     values = Values(copies, uses or {}, timing)
     placed = _place(demands, ledger, copies, timing, before)
-    starting = Starting(ledger, timing)
+
+    def priced(book: Book, artifact: str, size_bytes: int) -> float:
+        return price(book, artifact, size_bytes, copies, values)
+
+    starting = Starting(ledger, timing, priced)
     starting.decide()
     for one in demands:
         if one.trust is Trust.FOLLOW_ON:
-            names = frozenset(name for name in one.at if name in ledger.books)
-            welcome = {name for name in names if admits(ledger.books[name], one, copies, values, rules.worth)}
+            welcome = {name for name in one.at if name in ledger.books and _is_welcome(ledger.books[name], one, priced, rules)}
             placed[one.id] = place_waiting(ledger, copies, one, welcome)
     keep_copies(ledger, copies, values, rules.worth)
     prediction = Prediction(ledger, timing, copies)
@@ -65,6 +68,13 @@ def plan(
     said = {one.id: verdicts.of(one, placed.get(one.id)) for one in known if one.id not in too_many}
     said |= {name: verdicts.too_many() for name in too_many}
     return Plan(made, said, _again_at(demands, made, now, rules))
+
+
+def _is_welcome(book: Book, demand: Demand, priced: Callable[[Book, str, int], float], rules: Rules) -> bool:
+    """It has to do with it already, or loses clearly less by it than it gains."""
+    if demand.artifact in book.node.held or demand.artifact in book.promises:
+        return True
+    return priced(book, demand.artifact, demand.size_bytes) * rules.worth.hysteresis <= 1
 
 
 def _place(demands: Iterable[Demand], ledger: Ledger, copies: Copies, timing: Timing, before: Plan | None) -> dict[str, Placed]:

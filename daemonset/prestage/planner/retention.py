@@ -3,6 +3,7 @@ room; and what goes first."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from prestage.api.nodes import Action, State
@@ -68,27 +69,29 @@ def _stayed(book: Book, artifact: str, worth: Worth) -> float:
     return worth.hysteresis if artifact in book.node.planned else 1.0
 
 
-def admits(book: Book, demand: Demand, copies: Copies, values: Values, worth: Worth) -> bool:
-    """Whether what may follow a burst is worth more, by far enough, than what would have to go for it."""
+def price(book: Book, artifact: str, size_bytes: int, copies: Copies, values: Values) -> float:
+    """What would be lost until the horizon if it were there from now on: the worth of what would have to go, as a share of its
+    own. 0: nothing goes. inf: it does not fit beside what is promised, or nobody knows what is there."""
     node = book.node
-    if demand.artifact in node.held or demand.artifact in book.promises:
-        return True
     if node.budget_bytes is None or node.used_bytes is None:
-        return False
-    lacking = node.used_bytes + demand.size_bytes - node.budget_bytes
-    own = values.density(demand.artifact, demand.size_bytes, book)
+        return math.inf
+    lacking = node.used_bytes + size_bytes - node.budget_bytes
+    if lacking <= 0:
+        return 0.0
     goes = list[tuple[float, int]]()
-    for artifact in node.held:
-        size = _size(artifact, copies, values)
-        if artifact not in book.promises and size is not None and node.is_warm(artifact):
-            goes.append((values.density(artifact, size, book), size))
+    for other in node.held:
+        size, promise = _size(other, copies, values), book.promises.get(other)
+        is_free = other not in book.guarded and (promise is None or promise.starts > -math.inf)
+        if is_free and size is not None and node.is_warm(other):
+            goes.append((values.density(other, size, book), size))
+    lost = 0.0
     for density, size in sorted(goes):
-        if lacking <= 0:
-            return True
-        if own < worth.hysteresis * density:
-            return False
+        lost += density * size
         lacking -= size
-    return lacking <= 0
+        if lacking <= 0:
+            own = values.density(artifact, size_bytes, book) * size_bytes
+            return lost / own if own > 0 else math.inf if lost > 0 else 0.0
+    return math.inf
 
 
 def _size(artifact: str, copies: Copies, values: Values) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,8 +24,10 @@ NOW: Final = Span(-math.inf, -1e300)
 """This very moment, and no promise for the next."""
 
 
-def uncovered(spans: Iterable[Span], wanted: Span) -> list[Span]:
+def uncovered(spans: Sequence[Span], wanted: Span) -> list[Span]:
     """What of `wanted` is in none of `spans`, in order."""
+    if not spans:
+        return [wanted]
     left, at = list[Span](), wanted.starts
     for span in sorted(spans):
         if span.ends <= at or span.starts >= wanted.ends:
@@ -57,11 +59,13 @@ class Room:
             self.now_bytes += size_bytes
         if span == OPEN:
             self.always_bytes += size_bytes
-        else:
+        elif span is not NOW:  # nothing is asked for this moment again but `now_bytes`
             self._passing.append((span, size_bytes))
 
     def peak_bytes(self, span: Span) -> int:
         """The most that is promised at any moment of it."""
+        if span is NOW:
+            return self.now_bytes
         if not self._passing:
             return self.always_bytes
         changes = list[tuple[float, int]]()
@@ -78,4 +82,7 @@ class Room:
 
     def lacks_bytes(self, size_bytes: int, spans: Iterable[Span], *, kept_bytes: int = 0) -> float:
         """How much more would have to be free for it, beside `kept_bytes`; 0 or less: it fits."""
-        return max((self.peak_bytes(span) for span in spans), default=0) + kept_bytes + size_bytes - self.limit_bytes
+        most = 0
+        for span in spans:
+            most = max(most, self.peak_bytes(span))
+        return most + kept_bytes + size_bytes - self.limit_bytes

@@ -1,6 +1,7 @@
 """What of a window that is to come is begun now: what must, what was begun, and what costs nothing.
 
-Early where the link is idle and nothing has to go for it; late, at its latest safe start, where it would push something out.
+Early where the link is idle and nothing has to go for it, or what is worth clearly less; late, at its latest safe start, where
+it would push out what is worth as much; between these, the sooner the cheaper what has to go.
 What all nodes together may take from origins goes to windows in turn between namespaces, each its soonest first.
 """
 
@@ -8,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prestage.planner.demands import Trust
-from prestage.planner.ledger import Book, Ledger, Promise
+from prestage.planner.ledger import Book, Ledger
 from prestage.planner.timing import Stage, Timing, is_begun
 
 _AGAIN_S = 15.0
@@ -25,8 +26,9 @@ _LATER_COPY = 1_000_000
 class Starting:
     """Decides once, for all nodes."""
 
-    def __init__(self, ledger: Ledger, timing: Timing) -> None:
-        self._ledger, self._timing = ledger, timing
+    def __init__(self, ledger: Ledger, timing: Timing, price: Callable[[Book, str, int], float]) -> None:
+        """`price`: what is lost until the horizon if an artifact is there from now on, as a share of its own worth."""
+        self._ledger, self._timing, self._price = ledger, timing, price
         self._now, self._rules = timing.now, timing.rules
         self.start_by: dict[tuple[str, str], float] = {}
         """By node and artifact, of all that is to be fetched."""
@@ -79,21 +81,22 @@ class Starting:
         return self._told_at(stage) <= self._now
 
     def _begin_or_wait(self, stage: Stage) -> None:
-        book, promise = self._ledger.books[stage.node], stage.promise
-        begins = (self._must(stage) or self._costs_nothing(book, promise)) and self._origin_has_rate(book)
-        if begins and self._ledger.hasten(stage.node, stage.artifact):
+        book, promise, now = self._ledger.books[stage.node], stage.promise, self._now
+        told_at = self._told_at(stage)
+        early_at = self._early_at(book, stage, told_at)
+        begins = told_at <= now or (early_at <= now and book.node.name not in self._busy)
+        if begins and self._origin_has_rate(book) and self._ledger.hasten(stage.node, stage.artifact):
             self._busy.add(stage.node)
             return
-        told_at = self._told_at(stage)
-        promise.not_before = told_at if told_at > self._now else self._now + _AGAIN_S
+        promise.not_before = next((moment for moment in (early_at, told_at) if moment > now), now + _AGAIN_S)
 
-    def _costs_nothing(self, book: Book, promise: Promise) -> bool:
-        node = book.node
-        if node.name in self._busy or node.used_bytes is None or node.budget_bytes is None:
-            return False
-        if (promise.ready_by or 0.0) > self._now + self._rules.horizon_s:
-            return False
-        return node.used_bytes + promise.size_bytes <= node.budget_bytes
+    def _early_at(self, book: Book, stage: Stage, told_at: float) -> float:
+        """When going sooner costs no more than it is worth: at once where nothing has to go, else the sooner the cheaper what has
+        to go; it would go at `told_at` anyway."""
+        ready_by, rules = stage.promise.ready_by or self._now, self._rules
+        cost = self._price(book, stage.artifact, stage.promise.size_bytes) * rules.worth.hysteresis
+        sooner_s = rules.horizon_s if cost == 0 else rules.horizon_s * min(1.0, rules.worth.haste / cost)
+        return max(told_at - sooner_s, ready_by - rules.horizon_s)
 
     def _origin_has_rate(self, book: Book) -> bool:
         """Whether one more node may take from origins. One may always."""

@@ -67,7 +67,9 @@ class Values:
         """Of the copy there, which is the `number`th that counts: worth per byte."""
         worth, use = self._rules.worth, self.uses.get(artifact)
         wanted = self._copies.wanted.get(artifact, ())
-        gpus = max([1, *([use.gpus] if use else []), *(demand.gpus for demand in wanted)])
+        gpus = 1 if use is None else max(1, use.gpus)
+        for demand in wanted:
+            gpus = max(gpus, demand.gpus)
         rate = self._timing.link(book).rate_at(self._timing.now) or self._rules.assumed_bytes_per_s
         saved = gpus * worth.wait_s * (size_bytes / rate) + worth.start_s
         return self.starts(artifact) / (number + 1) * saved / max(1, size_bytes)

@@ -12,7 +12,6 @@ from typing import Final
 
 from prestage.api.reading import Invalid, read
 from prestage.api.schedules import CapacityType, DemandType, ScheduledArtifact, StagingSchedule, Window
-from prestage.api.texts import duration_s
 from prestage.calendar import windows
 from prestage.control.demand.declared import Asked, Declaration, Place, Problem, Remembered, Want
 from prestage.control.demand.leaving import is_away
@@ -67,22 +66,13 @@ def read_schedule(seen: Object) -> ReadSchedule:
     made, problems = list[tuple[Window, windows.Window]](), list[Problem]()
     for window in schedule.spec.windows:
         try:
-            made.append((window, window_of(window)))
+            made.append((window, windows.spoken(window)))
         except ValueError as exc:
             problems.append(Problem("Ready", "BadWindow", f"window {window.name}: {exc}"))
     if schedule.spec.capacity is not None and schedule.spec.capacity.type is CapacityType.CAPACITY_BUFFER:
         message = "nodes are not asked for yet: have them there in time, or leave capacity out"
         problems.append(Problem("Feasible", "NoCapacityBuffer", message))
     return ReadSchedule(subject, schedule, tuple(made), tuple(problems))
-
-
-def window_of(window: Window) -> windows.Window:
-    """Raises ValueError with what to write instead."""
-    if window.ready_schedule is not None:
-        return windows.again(window.ready_schedule, window.time_zone, duration_s(window.duration or ""))
-    if window.ready_by is not None:
-        return windows.Once(float(round(window.ready_by.timestamp())), duration_s(window.duration or ""))
-    return windows.ALWAYS
 
 
 def declaration_of(known: ReadSchedule, around: Around, now: float) -> Declaration:
