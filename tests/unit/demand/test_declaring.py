@@ -180,6 +180,17 @@ def test_a_suspended_schedule_keeps_what_is_warm_and_begins_nothing() -> None:
     assert reasons(found) == ["Suspended"]
 
 
+def test_a_schedule_whose_windows_nobody_used_counts_for_less() -> None:
+    def chance(*used: bool) -> float:
+        history = [{"readyBy": "2026-11-26T08:00:00Z", "used": one} for one in used]
+        [one] = declared(collected(staged_model(), MODEL, {**schedule(), "status": {"history": history}}))
+        return one.chance
+
+    assert chance() == chance(False) == 1.0  # the newest may be used yet
+    assert chance(False, *[True] * 9) == pytest.approx(17 / 19)
+    assert chance(False, *[False] * 9) == pytest.approx(8 / 19)
+
+
 def test_priorities_are_those_of_priority_classes() -> None:
     serving = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": head("serving", None), "value": 700}
     default = {**serving, "metadata": head("usual", None), "value": 5, "globalDefault": True}
