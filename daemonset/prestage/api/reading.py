@@ -18,6 +18,7 @@ from prestage.api.texts import quantity_bytes
 from prestage.api.values import API_VERSION, Stored, Value
 
 Kind = TypeVar("Kind", bound=Stored)
+Part = TypeVar("Part", bound=Value)
 
 
 class Invalid(ValueError):
@@ -46,6 +47,17 @@ def read(kind: type[Kind], raw: object) -> Kind:
     for problem in _misformed(made, ""):
         raise problem
     return made
+
+
+def checked(value: Part) -> Part:
+    """A part by itself, whose types are right: also by its rules and forms.
+
+    Raises:
+        Invalid: the first thing that is wrong.
+    """
+    for problem in _misformed(value, ""):
+        raise problem
+    return value
 
 
 def written(stored: Stored) -> dict[str, object]:

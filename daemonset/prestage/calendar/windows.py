@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from prestage.api import schedules
+from prestage.api.texts import duration_s
 from prestage.calendar.moments import Cron, Reading, cron_of
 
 _YEAR_S = 366 * 86400.0
@@ -115,3 +117,12 @@ def again(fields: str, time_zone: str | None, duration_s: float, *, reading: Rea
     if duration_s < LEAST_S:
         raise ValueError(f"a window of {duration_s:g} s is too short: write at least 1m")
     return Again(cron_of(fields, time_zone, reading=reading), duration_s)
+
+
+def spoken(window: schedules.Window) -> Window:
+    """As a StagingSchedule has it. Raises ValueError with what to write instead."""
+    if window.ready_schedule is not None:
+        return again(window.ready_schedule, window.time_zone, duration_s(window.duration or ""))
+    if window.ready_by is not None:
+        return Once(float(round(window.ready_by.timestamp())), duration_s(window.duration or ""))
+    return ALWAYS

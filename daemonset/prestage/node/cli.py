@@ -18,9 +18,25 @@ _Command = TypeVar("_Command", bound=Callable[..., object])
 _FILE = click.Path(path_type=Path)
 
 
-@click.group()
-def node() -> None:
+@click.group(invoke_without_command=True)
+@click.option("--standalone", is_flag=True, help="Without Kubernetes: stage what a file says, in time.")
+@click.option("--demand", type=_FILE, help="With --standalone: which models are wanted when.")
+@root_option
+@click.pass_context
+def node(context: click.Context, standalone: bool, demand: Path | None, root: Path | None) -> None:
     """The parts that run on every node; the chart starts them."""
+    if context.invoked_subcommand is not None:
+        if standalone or demand is not None:
+            raise click.UsageError("--standalone and --demand go without a subcommand")
+        return
+    if not standalone or demand is None:
+        raise click.UsageError("name a part (agent, csi), or say --standalone --demand FILE")
+    from prestage.cacher.agent import logs
+    from prestage.cacher.cli.session import checked_root
+    from prestage.node.standalone.app import run
+
+    logs.set_up(as_json=False)
+    run(checked_root(root), demand)
 
 
 node.add_command(mountpoint)

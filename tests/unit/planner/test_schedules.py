@@ -306,7 +306,7 @@ def test_a_pools_windows_limit_its_nodes_rates_at_their_times() -> None:
 # the whole planner, with its own clock
 
 
-def test_a_schedule_a_deployment_and_a_cron_job_are_staged_before_their_time_and_a_suspended_one_is_let_go() -> None:
+def test_a_schedule_is_staged_before_its_time_and_a_suspended_one_keeps_what_is_warm() -> None:
     async def steps() -> None:
         cluster = Cluster()
         soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=2)

@@ -77,6 +77,8 @@ class Declaration:
     priority: int = 0
     keeps: tuple[Asked, ...] = ()
     """Suspended: what is warm of it stays, nothing is begun."""
+    chance: float = 1.0
+    """That its windows are used."""
 
     @property
     def namespace(self) -> str:

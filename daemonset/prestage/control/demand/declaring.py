@@ -103,6 +103,7 @@ class Declaring:
             until=None if due.opening.ends == math.inf else due.opening.ends,
             source=due.declaration.source,
             copies=place.copies,
+            chance=due.declaration.chance,
             priority=due.declaration.priority,
         )
 
