@@ -84,7 +84,7 @@ test-all: setup tools cluster torch ## the slow tier, and beside it the loader o
 	.ci/beside '$(MAKE) --no-print-directory on-torch integrations' '$(MAKE) --no-print-directory slow'
 
 slow: setup tools cluster ## the slow tier alone; which tests follow each other is written in tests/lanes.py
-	$(PYTEST) -n $(SLOW_JOBS) --dist loadgroup --no-loadscope-reorder --durations=25 -m slow $(SLOW)
+	$(PYTEST) -n $(SLOW_JOBS) --dist loadgroup --no-loadscope-reorder --durations=25 --timeout=600 -m slow $(SLOW)
 
 on-torch: torch ## the loader's tests that need torch
 	$(TORCH)/bin/python -m pytest tests/contract/loader tests/unit/loader -k torch

@@ -18,15 +18,10 @@ LANES: dict[str, tuple[str, ...]] = {
     ),
     "story": ("tests/cluster/story/",),
     "kill": ("tests/integration/staging/test_kill_anywhere.py",),
-    "one-node": ("tests/cluster/node/", "tests/cluster/planner/test_a_deployment_on_a_real_cluster.py"),
+    "one-node": ("tests/cluster/node/", "tests/cluster/planner/"),
     "broker": ("tests/cluster/broker/",),
     "admission": ("tests/cluster/admission/",),
-    "api-server": (
-        "tests/cluster/planner/test_the_planner_on_a_real_api_server.py",
-        "tests/cluster/kube/",
-        "tests/contract/kube/",
-        "tests/contract/node/",
-    ),
+    "api-server": ("tests/contract/node/", "tests/cluster/kube/", "tests/contract/kube/"),
 }
 """Lane to the beginnings of its tests' names, in the order in which they run."""
 

@@ -23,7 +23,7 @@ CHART = Path(__file__).resolve().parents[2] / "daemonset" / "chart"
 IMAGE = "localhost/prestage"
 NAMESPACE = "prestage"
 ROOT = "/mnt/prestage/store"
-PRESTAGE_START_S = 90.0
+PRESTAGE_START_S = 240.0
 DISK_BYTES = 640 << 20
 _DISK = f"""
 rm -f /var/disk

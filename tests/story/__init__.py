@@ -79,7 +79,7 @@ class Story:
         )
         return f"{kubectl('describe', 'pods', '-n', 'demo', '-l', f'app={app}').stdout}\n{events}\n{logs}"
 
-    def available(self, app: str, *, timeout_s: int = 90) -> float:
+    def available(self, app: str, *, timeout_s: int = 180) -> float:
         """Seconds until every replica of the Deployment is up."""
         started_s = time.monotonic()
         done = self.cluster.api.try_kubectl("rollout", "status", f"deployment/{app}", "-n", "demo", f"--timeout={timeout_s}s")

@@ -261,7 +261,7 @@ def test_ten_thousand_objects_through_a_restart(api_server: ApiServer, namespace
                 assert [version_of(one) for one in pages] == list(replay.versions.values())[:50]
                 assert len(follower.mirror) == 10_004
 
-    run(test(), 290)
+    run(test(), 500)
 
 
 def test_two_candidates_never_lead_at_once_through_a_restart(api_server: ApiServer, namespace: str) -> None:

@@ -77,14 +77,14 @@ class World:
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
         self.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
 
-    def ready(self, name: str, timeout_s: int = 60) -> None:
+    def ready(self, name: str, timeout_s: int = 120) -> None:
         self.cluster.kubectl("wait", "--for=condition=Ready", f"pod/{name}", f"--timeout={timeout_s}s")
 
     def run(self, name: str, *argv: str) -> str:
         return self.cluster.kubectl("exec", name, "--", *argv)
 
     def delete(self, name: str) -> None:
-        self.cluster.kubectl("delete", "pod", name, "--timeout=60s")
+        self.cluster.kubectl("delete", "pod", name, "--timeout=120s")
 
     def mounts(self) -> list[str]:
         """Of ours, on the node: two of a pod."""

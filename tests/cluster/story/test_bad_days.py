@@ -31,7 +31,7 @@ def scaled(story: Story, replicas: int) -> None:
     story.cluster.kubectl("scale", "-n", "prestage", *names, f"--replicas={replicas}")
     if not replicas:
         parts = f"app.kubernetes.io/component in ({', '.join(AWAY)})"
-        story.cluster.kubectl("wait", "pod", "-n", "prestage", "-l", parts, "--for=delete", "--timeout=60s")
+        story.cluster.kubectl("wait", "pod", "-n", "prestage", "-l", parts, "--for=delete", "--timeout=120s")
 
 
 def test_a_warm_pod_starts_while_broker_planner_and_origin_are_away(steady: Story) -> None:
@@ -39,7 +39,7 @@ def test_a_warm_pod_starts_while_broker_planner_and_origin_are_away(steady: Stor
     scaled(steady, 0)
     try:
         steady.cluster.kubectl("scale", "deployment/steady", "-n", "demo", "--replicas=3")
-        steady.available("steady", timeout_s=60)
+        steady.available("steady", timeout_s=120)
     finally:
         scaled(steady, 1)
         steady.origin.program.resume()
@@ -71,8 +71,8 @@ def test_what_dies_on_a_node_comes_back_and_running_pods_do_not_notice(steady: S
 
 
 def test_what_was_mounted_is_gone_with_its_pods(steady: Story) -> None:
-    steady.cluster.kubectl("delete", "deployment", "steady", "-n", "demo", "--timeout=60s")
-    steady.cluster.kubectl("wait", "pod", "-n", "demo", "-l", "app=steady", "--for=delete", "--timeout=60s")
+    steady.cluster.kubectl("delete", "deployment", "steady", "-n", "demo", "--timeout=120s")
+    steady.cluster.kubectl("wait", "pod", "-n", "demo", "-l", "app=steady", "--for=delete", "--timeout=120s")
     [node] = steady.cluster.nodes
     assert "kubernetes.io~csi" not in run(*node.enter("/bin/cat", "/proc/self/mountinfo"))
     assert run(*node.enter("/bin/ls", "/mnt/prestage/store/mounts")).split() == []
@@ -90,6 +90,6 @@ def test_a_disk_that_did_not_mount_is_seen_by_what_runs_before_the_agent(story: 
     }
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "look"}, "spec": spec}
     story.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
-    story.cluster.kubectl("wait", "pod/look", "--for=jsonpath={.status.phase}=Failed", "--timeout=60s")
+    story.cluster.kubectl("wait", "pod/look", "--for=jsonpath={.status.phase}=Failed", "--timeout=120s")
     assert "no disk is mounted there" in story.cluster.kubectl("logs", "look")
-    story.cluster.kubectl("delete", "pod", "look", "--timeout=60s")
+    story.cluster.kubectl("delete", "pod", "look", "--timeout=120s")

@@ -50,7 +50,7 @@ def test_a_pod_reads_the_weights_as_they_are_at_the_origin_and_cannot_change_the
 
 
 def test_the_pod_says_that_it_is_warm_and_the_template_is_as_it_was_written(chat: Story) -> None:
-    chat.cluster.kubectl("wait", "pod", "-n", "demo", "-l", "app=chat", "--for=condition=prestage.dev/Warm", "--timeout=60s")
+    chat.cluster.kubectl("wait", "pod", "-n", "demo", "-l", "app=chat", "--for=condition=prestage.dev/Warm", "--timeout=120s")
     written = json.loads(chat.cluster.kubectl("get", "deployment", "chat", "-n", "demo", "-o", "json"))
     assert "volumes" not in written["spec"]["template"]["spec"]
 
@@ -87,7 +87,7 @@ def test_the_next_pod_starts_warm_while_the_origin_is_down(chat: Story) -> None:
     chat.origin.program.pause()
     try:
         chat.cluster.kubectl("scale", "deployment/chat", "-n", "demo", "--replicas=2")
-        seconds = chat.available("chat", timeout_s=60)
+        seconds = chat.available("chat", timeout_s=120)
     finally:
         chat.origin.program.resume()
     pods = chat.pods("chat")
@@ -144,8 +144,8 @@ def test_an_uninstall_is_refused_while_models_are_mounted_and_then_leaves_the_ki
     refused = chat.installed.try_helm("uninstall", "prestage", "--timeout", "60s")
     assert refused.returncode != 0
     assert "prestage-node" in chat.cluster.kubectl("get", "daemonset", "-n", "prestage", "-o", "name")
-    chat.cluster.kubectl("delete", "deployment", "chat", "-n", "demo", "--timeout=60s")
-    chat.cluster.kubectl("wait", "pod", "-n", "demo", "-l", "app=chat", "--for=delete", "--timeout=60s")
+    chat.cluster.kubectl("delete", "deployment", "chat", "-n", "demo", "--timeout=120s")
+    chat.cluster.kubectl("wait", "pod", "-n", "demo", "-l", "app=chat", "--for=delete", "--timeout=120s")
     [node] = chat.cluster.nodes
     mounts = subprocess.run(
         node.enter("/bin/cat", "/proc/self/mountinfo"), capture_output=True, text=True, timeout=30, check=True

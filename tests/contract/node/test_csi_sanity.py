@@ -129,7 +129,7 @@ def test_csi_sanity_passes(world: World, tmp_path: Path) -> None:
     argv: list[str | Path] = [sanity, f"-csi.endpoint=unix://{world.parts.endpoint}", f"-csi.controllerendpoint=unix://{socket}"]
     argv += [f"-csi.secrets={secrets}", f"-csi.mountdir={folder}/mount", f"-csi.stagingdir={folder}/staging", "-ginkgo.no-color"]
     with Controller(messages(tmp_path), context).serving(socket, world.parts.endpoint):
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=200, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout[-6000:]
     passed = int(done.stdout.rpartition(" Passed")[0].split()[-1])
     assert passed >= 25, done.stdout[-3000:]
