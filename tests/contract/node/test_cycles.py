@@ -17,7 +17,7 @@ from .conftest import World, tokens
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("kubernetes", "mount", "root")]
 CYCLES = int(os.environ.get("PRESTAGE_CYCLES", "200"))
-"""`make cycles` says 1,000."""
+"""`make volumes` says 1,000."""
 PUBLISHES = 100
 
 
