@@ -90,8 +90,8 @@ test-gpu: setup ## the loader on a real GPU, with torch where `make torch` made 
 cycles: setup ## 100,000 small artifacts staged and evicted, each another one (CYCLES=10000: a tenth); any growth fails it; prints a table
 	PYTHONPATH=cacher:tests $(BIN)/python -m agents.cycles
 
-volumes: setup ## a thousand volumes come and go, and what a publish costs (root; a minute on an idle machine)
-	PRESTAGE_CYCLES=1000 $(PYTEST) -s -m slow tests/contract/node/test_cycles.py
+volumes: setup ## what a publish costs, and a thousand volumes that come and go and leave nothing (root; two minutes)
+	PYTHONPATH=cacher:daemonset:tests $(BIN)/python -m nodes.publishes
 
 soak: setup ## the agent under four clients and faults for two hours (SOAK_S=600: ten minutes); growth from the second quarter to the last fails it; prints a table
 	PYTHONPATH=cacher:tests $(BIN)/python -m agents.soak
