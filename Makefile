@@ -17,7 +17,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools cluster torch test-gpu fuzz demo bench check style types imports unit test test-all integrations conformance vllm soak cycles volumes api wire chart fmt clean
+.PHONY: help setup lock tools cluster torch test-gpu fuzz demo bench check style types imports unit test test-all integrations conformance vllm soak cycles api wire chart fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 14
@@ -87,11 +87,12 @@ fuzz: setup ## a million damaged safetensors headers (a minute or two)
 test-gpu: setup ## the loader on a real GPU, with torch where `make torch` made it; says "not run" where there is none
 	@$(if $(wildcard $(TORCH)/.ready),$(TORCH),.venv)/bin/python -m pytest -rP -m "" tests/gpu
 
-cycles: setup ## 100,000 small artifacts staged and evicted, each another one (CYCLES=10000: a tenth); any growth fails it; prints a table
-	PYTHONPATH=cacher:tests $(BIN)/python -m agents.cycles
-
+.PHONY: volumes
 volumes: setup ## what a publish costs, and a thousand volumes that come and go and leave nothing (root; two minutes)
 	PYTHONPATH=cacher:daemonset:tests $(BIN)/python -m nodes.publishes
+
+cycles: setup ## 100,000 small artifacts staged and evicted, each another one (CYCLES=10000: a tenth); any growth fails it; prints a table
+	PYTHONPATH=cacher:tests $(BIN)/python -m agents.cycles
 
 soak: setup ## the agent under four clients and faults for two hours (SOAK_S=600: ten minutes); growth from the second quarter to the last fails it; prints a table
 	PYTHONPATH=cacher:tests $(BIN)/python -m agents.soak
