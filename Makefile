@@ -95,6 +95,10 @@ fuzz: setup ## a million damaged safetensors headers (a minute or two)
 test-gpu: setup ## the loader on a real GPU, with torch where `make torch` made it; says "not run" where there is none
 	@$(if $(wildcard $(TORCH)/.ready),$(TORCH),.venv)/bin/python -m pytest -rP -m "" tests/gpu
 
+.PHONY: volumes
+volumes: setup ## what a publish costs, and a thousand volumes that come and go and leave nothing (root; two minutes)
+	PYTHONPATH=cacher:daemonset:tests $(BIN)/python -m nodes.publishes
+
 cycles: setup ## 100,000 small artifacts staged and evicted, each another one (CYCLES=10000: a tenth); any growth fails it; prints a table
 	PYTHONPATH=cacher:tests $(BIN)/python -m agents.cycles
 

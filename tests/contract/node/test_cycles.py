@@ -16,8 +16,8 @@ from servers.broker import Model
 from .conftest import World, tokens
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("kubernetes", "mount", "root")]
-CYCLES = int(os.environ.get("PRESTAGE_CYCLES", "200"))
-"""`make cycles` says 1,000."""
+CYCLES = 300
+"""`make volumes` does 1,000, without a kubelet's calls."""
 PUBLISHES = 100
 
 
@@ -97,7 +97,7 @@ def test_what_a_publish_of_a_warm_artifact_costs(world: World, files: int) -> No
     print(said(f"publish of {files} files, {PUBLISHES} times", seconds))
     inside = [one["seconds"] for one in world.parts.csi.events() if one["event"] == "mounted"][-PUBLISHES - 1 :]
     print(said("  of which the driver knows", inside))
-    assert composed(world) == before
+    assert before.items() <= composed(world).items()
 
 
 def composed(world: World) -> dict[str, int]:

@@ -116,7 +116,8 @@ class Ingest:
     def _open(self, manifest: Manifest, file: FileEntry) -> None:
         try:
             if not (self.path / "meta").exists() or is_published_too(self._data_path):
-                self.is_light = file.size_bytes <= LIGHT_BYTES and self._local is None
+                is_copied = self._local is None or self._local.sharing is Sharing.COPY
+                self.is_light = file.size_bytes <= LIGHT_BYTES and is_copied
                 if self.is_light:
                     self._create_light()
                 else:
