@@ -43,7 +43,7 @@ class Fleet:
     cluster: Cluster
     metrics: dict[str, str]
 
-    def bench(self, *words: str | int) -> Result:
+    def bench(self, *words: str | float) -> Result:
         """`prestage bench control` on it."""
         argv = ["control", "-n", TEAM, "--refs", REFS, "--kubeconfig", str(self.cluster.api.kubeconfig), *map(str, words)]
         for part, url in self.metrics.items():

@@ -26,6 +26,7 @@ class Cluster:
     """With `nodes` nodes Ready and the default service account there. `kubelet`: settings beyond ours.
 
     `services`: kube-proxy runs on the nodes and Services work there; the API server asks webhooks at their pods' addresses.
+    `shared` by several tests: each may restart what it likes.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class Cluster:
         kubelet: Mapping[str, object] | None = None,
         flags: Sequence[str] = (),
         services: bool = False,
+        shared: bool = False,
     ) -> None:
         self._folder, self._count, self._kubelet, self._flags = folder, nodes, kubelet or {}, flags
-        self._services = services
+        self._services, self._shared = services, shared
         self.nodes: list[Node] = []
         self._wires: Processes | None = None
         self._network: Network | None = None
@@ -89,7 +91,7 @@ class Cluster:
         pause = images.write(self._folder / "pause.tar", PAUSE, ["/bin/busybox", "tail", "-f", "/dev/null"])
         services = f"{network.prefix}.255.0/24"
         flags = [*self._flags, "--enable-aggregator-routing=true"] if self._services else self._flags
-        self._api = api = ApiServer(self._folder, host=network.ip, service_ips=services, flags=flags)
+        self._api = api = ApiServer(self._folder, host=network.ip, service_ips=services, flags=flags, shared=self._shared)
         api.start()
         self._start_controllers(api)
         for number in range(1, self._count + 1):

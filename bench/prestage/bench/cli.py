@@ -222,6 +222,7 @@ def pod(
 @click.option("--replicas", default=10, show_default=True, type=click.IntRange(1, 1000), help="Pods of each Deployment.")
 @click.option("--alone", default=20, show_default=True, type=click.IntRange(1, 1000), help="Deployments one after the other.")
 @click.option("--patience", "patience_s", default=300.0, show_default=True, help="Seconds that a step may take.")
+@click.option("--settle", "settle_s", default=2.0, show_default=True, help="Seconds without a write that end a phase.")
 @click.option("--kubeconfig", type=click.Path(path_type=Path, dir_okay=False), help="Default: as kubectl.")
 @click.option("--context", help="Of the kubeconfig; default: its current one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -52,6 +52,8 @@ class ControlJob:
     """How long the stand-in stages."""
     patience_s: float = 300.0
     """How long a step may take."""
+    settle_s: float = 2.0
+    """Nothing was written for so long: what follows from the last change is done."""
 
     @property
     def templates(self) -> int:

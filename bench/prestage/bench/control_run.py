@@ -28,8 +28,6 @@ LABEL: Final = "bench.prestage.dev/run"
 _TEMPLATE: Final = "bench.prestage.dev/template"
 _FAKE: Final = "kwok.x-k8s.io/node"
 _AT_ONCE: Final = 8
-_QUIET_S: Final = 2.0
-"""Nothing was written for so long: what follows from the last change is done."""
 
 
 def node_of_bench(name: str, run: str) -> Object:
@@ -211,7 +209,7 @@ class _Bench:
         """Once nothing is written any more; what was said then."""
         said, ends_s = await self._said(), self._clock() + self._job.patience_s
         while self._clock() < ends_s:
-            await asyncio.sleep(_QUIET_S)
+            await asyncio.sleep(self._job.settle_s)
             now = await self._said()
             if all(now[part].writes() == said[part].writes() for part in now):
                 return now

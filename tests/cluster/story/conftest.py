@@ -24,7 +24,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     folder = tmp_path_factory.mktemp("story")
     audit = Audit(folder / "audit")
     with (
-        Cluster(folder / "cluster", services=True, flags=audit.flags) as cluster,
+        Cluster(folder / "cluster", services=True, shared=True, flags=audit.flags) as cluster,
         Versitygw(folder / "s3", host=cluster.ip) as origin,
         Toxiproxy(folder / "toxiproxy") as toxiproxy,
         Hub(folder / "hub", host=cluster.ip) as hub,
