@@ -53,11 +53,13 @@ class Promise:
 class Book:
     """Of one node. `guarded`: last copies of what is wanted, not promised yet; they keep their room until they are let go."""
 
-    __slots__ = ("guarded", "guarded_bytes", "node", "promises", "room")
+    __slots__ = ("guarded", "guarded_bytes", "lacking", "node", "promises", "room")
 
     def __init__(self, node: NodeState) -> None:
         self.node = node
         self.promises: dict[str, Promise] = {}
+        self.lacking: dict[str, Promise] = {}
+        """Those to be staged that are not there."""
         self.guarded: dict[str, int] = {}
         self.guarded_bytes = 0
         self.room = Room(math.inf if node.budget_bytes is None else node.budget_bytes)
@@ -157,6 +159,8 @@ class Ledger:
             elif priority > found.priority:
                 found.priority, found.ready_by = priority, demand.ready_by
                 found.namespace, found.trust = demand.namespace, demand.trust
+        if found.action is Action.STAGE and not book.node.is_warm(demand.artifact):
+            book.lacking[demand.artifact] = found
         self._take(book, demand.artifact, found, span)
         self._charge(demand.namespace, node, demand.artifact, demand.size_bytes, span)
         return None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from prestage.api.nodes import Action
 from prestage.planner.copies import Copies
 from prestage.planner.ledger import Book, Ledger
-from prestage.planner.timing import Stage, Timing, in_turn, spread_origin
+from prestage.planner.timing import Stage, Timing, in_turn, lacking, spread_origin
 
 
 class Prediction:
@@ -18,7 +18,7 @@ class Prediction:
         self._by_node: dict[str, dict[str, float | None]] = {}
         self.by_origin: dict[tuple[str, str], float] = {}
         """What the limit of all origins alone would allow; by node and artifact. Empty: no limit."""
-        stages = {name: self._stages(book) for name, book in ledger.books.items() if book.promises}
+        stages = {name: lacking(book) for name, book in ledger.books.items() if book.promises}
         if timing.rules.origin_bytes_per_s is not None:
             self._ask_origin([one for own in stages.values() for one in own], timing.rules.origin_bytes_per_s)
         for name, book in ledger.books.items():
@@ -27,14 +27,6 @@ class Prediction:
     def ready_at(self, node: str) -> Mapping[str, float | None]:
         """By artifact; None: nobody can tell."""
         return self._by_node[node]
-
-    def _stages(self, book: Book) -> list[Stage]:
-        found = [
-            Stage(book.node.name, artifact, promise)
-            for artifact, promise in book.promises.items()
-            if promise.action is Action.STAGE and not book.node.is_warm(artifact)
-        ]
-        return sorted(found, key=in_turn)
 
     def _through(self, book: Book, stages: list[Stage]) -> dict[str, float | None]:
         now, node = self._timing.now, book.node

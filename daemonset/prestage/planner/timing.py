@@ -70,23 +70,14 @@ class Timing:
             return False
         ahead = sum(
             promise.size_bytes
-            for artifact, promise in book.promises.items()
-            if artifact != demand.artifact
-            and promise.action is Action.STAGE
-            and (promise.ready_by or 0.0) <= demand.ready_by
-            and not book.node.is_warm(artifact)
+            for artifact, promise in book.lacking.items()
+            if artifact != demand.artifact and (promise.ready_by or 0.0) <= demand.ready_by
         )
         return self.link(book).ends(self.now, ahead + demand.size_bytes) > demand.ready_by
 
     def stages(self, book: Book) -> list[Stage]:
         """What is not there yet, in the order in which it is fetched, with the latest start of each."""
-        name = book.node.name
-        found = [
-            Stage(name, artifact, promise)
-            for artifact, promise in book.promises.items()
-            if promise.action is Action.STAGE and not book.node.is_warm(artifact)
-        ]
-        found.sort(key=in_turn)
+        found = lacking(book)
         self._backwards(found, self.link(book))
         return found
 
@@ -105,6 +96,11 @@ def in_turn(stage: Stage) -> tuple[bool, int, float, str]:
     promise = stage.promise
     is_later = promise.not_before is not None or promise.starts > -math.inf
     return is_later, 0 if is_later else -promise.priority, promise.ready_by or 0.0, stage.artifact
+
+
+def lacking(book: Book) -> list[Stage]:
+    """What a node still has to fetch, in turn."""
+    return sorted((Stage(book.node.name, artifact, promise) for artifact, promise in book.lacking.items()), key=in_turn)
 
 
 def is_begun(book: Book, artifact: str) -> bool:

@@ -28,6 +28,10 @@ _WARM_UP = 0.3
 """Of the trace: counts are learned, and the static list is made, before anything is measured."""
 
 
+_LOAD = 0.25
+"""Of the rates, where a fleet is derived: about half of 8 accelerators a node are busy."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One run."""
@@ -54,7 +58,7 @@ def _starts(setting: Setting) -> list[traces.Start]:
     rates = derive.read_rates(setting.rates)
     if setting.nodes == 1:
         return derive.one_node(rates, setting.seed)
-    return derive.fleet(rates, setting.seed, copies=max(1, round(setting.nodes / 100)))
+    return derive.fleet(rates, setting.seed, copies=max(1, round(setting.nodes / 100)), scale=_LOAD)
 
 
 def run_one(setting: Setting) -> dict[str, float]:
