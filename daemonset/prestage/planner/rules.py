@@ -17,7 +17,7 @@ class Worth:
     """After so long a start counts half. Of all measured ones the best forecast of the next."""
     hysteresis: float = 1.2
     """What stayed is worth so much more: swapping two that are nearly alike moves bytes for nothing."""
-    haste: float = 0.05
+    haste: float = 0.02
     """How likely it is that the latest safe start is too late after all, for another pod took the link. What is lost by going
     sooner is weighed against it."""
     giant: float = 0.3
