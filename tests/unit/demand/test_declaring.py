@@ -112,6 +112,18 @@ def test_the_revision_is_that_of_the_newest_replica_set_once_it_shows_the_models
     assert (behind.questions, reasons(behind)) == ((), ["NoTemplate"])
 
 
+def test_a_stateful_set_is_wanted_in_its_update_revision_once_that_is_of_this_generation() -> None:
+    def stateful_set(observed: int) -> Object:
+        made = deployment("db", size=2, said=OFFICE)
+        metadata = {**cast("dict[str, object]", made["metadata"]), "generation": 4}
+        status = {"updateRevision": "db-7", "observedGeneration": observed}
+        return {**made, "kind": "StatefulSet", "metadata": metadata, "status": status}
+
+    current, behind = collected(stateful_set(4)), collected(stateful_set(3))
+    assert {one.line.template for one in current.questions} == {line("db-uid", "db-7").template}
+    assert (reasons(current), reasons(behind)) == ([], ["NoTemplate"])
+
+
 def test_what_its_pods_hold_counts_as_place_for_it() -> None:
     full = [
         pod(f"p{number}", owner=("ReplicaSet", "web-abc"), on="n1", made=template(gpus=4), phase="Running") for number in range(1)

@@ -33,7 +33,7 @@ from prestage.api.conditions import find
 from prestage.api.nodes import ErrorClass
 from prestage.api.reading import read, written
 from prestage.api.schedules import PastWindow, StagingSchedule, StagingScheduleStatus
-from prestage.control.demand.collecting import Collector
+from prestage.control.demand.collecting import Collected, Collector
 from prestage.control.demand.records import Line, Question
 from prestage.control.demand.resolving import Failure
 from prestage.control.planning.board import Board, Posted
@@ -292,6 +292,12 @@ def test_outcomes_are_counted_by_source() -> None:
         value = meters.registry.get_sample_value("prestage_windows_total", {"source": "CronJob", "outcome": outcome})
         assert value == 1.0
     assert meters.registry.get_sample_value("prestage_window_late_seconds_sum", {"source": "CronJob"}) == 8.0
+
+
+def test_what_is_left_out_is_counted() -> None:
+    board, tally = Board(), Tally(is_leading=True)
+    board.post(Posted(Collected(cut={"s": 3}, unread=frozenset({"t"}))))
+    assert Meters(board, tally).registry.get_sample_value("prestage_demands_left_out") == 4.0
 
 
 def test_a_pools_windows_limit_its_nodes_rates_at_their_times() -> None:
