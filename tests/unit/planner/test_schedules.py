@@ -190,6 +190,22 @@ def test_history_has_the_last_ten_and_survives_a_planner_that_begins_anew() -> N
     assert {one.late_by for one in watch.status.history} == {"0s"}
 
 
+def test_a_planner_that_was_away_when_a_window_began_does_not_call_it_late() -> None:
+    watch = Watch()
+    watch.look(EIGHT - 60, node_cache("n1", "a"))
+    watch.collector, watch.outcomes = Collector(), Outcomes()
+    status = watch.look(EIGHT + 60, node_cache("n1", "a"))
+    assert status.history is not None
+    assert (status.history[0].ready_at, status.history[0].late_by) == (when(EIGHT - 60), "0s")
+    cold = Watch()
+    cold.look(EIGHT - 60)
+    cold.collector, cold.outcomes = Collector(), Outcomes()
+    cold.look(EIGHT + 60)
+    late = cold.look(EIGHT + 90, node_cache("n1", "a"))
+    assert late.history is not None
+    assert late.history[0].late_by == "90s"
+
+
 def test_a_window_that_began_before_its_schedule_was_made_is_no_late_one() -> None:
     seen = schedule("s", EVERY_DAY)
     created = {**cast("dict[str, object]", seen["metadata"]), "creationTimestamp": when(EIGHT + 60).isoformat()}
