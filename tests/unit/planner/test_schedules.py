@@ -31,8 +31,10 @@ from planning.objects import (
 
 from prestage.api.conditions import find
 from prestage.api.nodes import ErrorClass
+from prestage.api.policies import StorePool
 from prestage.api.reading import read, written
 from prestage.api.schedules import PastWindow, StagingSchedule, StagingScheduleStatus
+from prestage.api.values import ConditionStatus
 from prestage.control.demand.collecting import Collected, Collector
 from prestage.control.demand.records import Line, Question
 from prestage.control.demand.resolving import Failure
@@ -43,7 +45,7 @@ from prestage.control.planning.metrics import Meters, Tally
 from prestage.control.planning.outcomes import Key, Outcomes, Settled
 from prestage.control.planning.schedules import dues_by_uid, schedule_status, view_of
 from prestage.control.planning.states import Caches, States
-from prestage.control.planning.statuses import spreads
+from prestage.control.planning.statuses import pool_status, spreads
 from prestage.kube.ports import Object
 from prestage.kube.resources import EVENTS, NODE_CACHES, NODES, PODS, STAGING_SCHEDULES, STORE_POOLS
 from prestage.planner.demands import ToldBy
@@ -323,6 +325,16 @@ def test_a_pools_windows_limit_its_nodes_rates_at_their_times() -> None:
     mirrors = Mirrored(node("n1"), COLD, {**pool, "spec": {"nodeSelector": {}, "root": "/mnt/a", "windows": [window, broken]}})
     [state] = States().of(mirrors[NODES], Caches().look(mirrors[NODE_CACHES]), mirrors[STORE_POOLS], {}, NOW)
     assert [(one.begins, one.ends, one.rate_bytes_per_s) for one in state.rate_windows] == [(NOW + 7200, NOW + 11 * 3600, 5.0)]
+
+
+def test_a_pool_with_a_window_that_never_opens_says_so() -> None:
+    window = {"name": "never", "schedule": "0 9 30 2 *", "duration": "9h", "originBytesPerSecond": "5"}
+    spec = {"nodeSelector": {}, "root": "/mnt/a", "windows": [window]}
+    pool = read(StorePool, {"apiVersion": OURS, "kind": "StorePool", "metadata": head("p", None), "spec": spec})
+    said = find(pool_status(pool, [{}], when(NOW)).conditions, "Ready")
+    assert said is not None
+    assert (said.status, said.reason) == (ConditionStatus.FALSE, "BadWindow")
+    assert "window never is not heeded" in said.message
 
 
 # the whole planner, with its own clock
