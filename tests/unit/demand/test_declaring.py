@@ -192,6 +192,14 @@ def test_a_suspended_schedule_keeps_what_is_warm_and_begins_nothing() -> None:
     assert reasons(found) == ["Suspended"]
 
 
+def test_of_two_schedules_that_contradict_the_one_that_wants_it_counts() -> None:
+    found = collected(staged_model(), MODEL, schedule("no", suspend=True), schedule("yes"))
+    assert sorted((one.trust, one.artifact) for one in found.demands) == [
+        (Trust.DECLARED, digest("a")),
+        (Trust.STANDING, digest("a")),
+    ]
+
+
 def test_a_schedule_whose_windows_nobody_used_counts_for_less() -> None:
     def chance(*used: bool) -> float:
         history = [{"readyBy": "2026-11-26T08:00:00Z", "used": one} for one in used]
