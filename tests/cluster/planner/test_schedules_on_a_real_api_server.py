@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from planning.real import digest_of, is_there, make_node, make_replica_set, place, stages, until
+from planning.real import digest_of, is_there, listed, make_node, make_replica_set, place, stages, until
 
 from cluster.apiserver import ApiServer
 from prestage.kube.client import KubeApi
@@ -95,7 +95,7 @@ def test_what_is_declared_is_staged_before_its_time_through_a_planner_that_dies(
             await api.patch(NAMESPACES, namespace, {"metadata": {"labels": {"prestage.dev/enabled": "true"}}})
             await make_node(api, node)
             await api.patch(NODES, node, {"metadata": {"labels": {"kubernetes.io/hostname": node}}})
-            ready_by = seconds_from_now(15).replace(microsecond=0)
+            ready_by = seconds_from_now(20).replace(microsecond=0)
             for manifest in (
                 deployment(namespace),
                 cron_job(namespace),
@@ -105,24 +105,28 @@ def test_what_is_declared_is_staged_before_its_time_through_a_planner_that_dies(
                 await apply(manifest)
             web = await api.get(DEPLOYMENTS, "web", namespace=namespace)
             await make_replica_set(api, namespace, "abc", ref=WEB, deployment_uid=uid_of(web))
-            wanted = [digest_of(ref, 1) for ref in (WEB, JOB, MODEL)]
+            wanted = {digest_of(ref, 1) for ref in (WEB, JOB, MODEL)}
             with here.planner("first") as log:
                 await until(partial(is_there, api, NODE_CACHES, node), log=log)
                 await report(api, node)
                 await until(partial(stages, api, node, digest_of(MODEL, 1)), log=log)  # the soonest first: one link
-                await report(api, node, digest_of(MODEL, 1))
-                await until(partial(stages, api, node, *wanted), log=log)  # the rest early, for the link is idle
+                for count in (2, 3):  # the rest early, one after the other, for the link is idle
+                    warm = await listed(api, node) or set()
+                    await report(api, node, *warm)
+                    await until(partial(_staged, api, node, count), log=log)
+                assert await listed(api, node) == wanted
                 assert datetime.datetime.now(datetime.UTC) < ready_by
                 by = await deadlines(api, node)
                 assert by[digest_of(MODEL, 1)] == ready_by.strftime("%Y-%m-%dT%H:%M:%SZ")
                 zone = datetime.timezone(datetime.timedelta(hours=1))
                 hours = {ref: _hour(by[digest_of(ref, 1)], zone) for ref in (WEB, JOB)}
                 assert hours in ({WEB: 8, JOB: 2}, {WEB: 7, JOB: 1})  # winter and summer time
-                here.kill("first")
+                await until(partial(_foretold, api, namespace, ready_by), log=log)
+                here.kill("first")  # it may be away when the window begins
             before = metadata_of(await api.get(NODE_CACHES, node))["generation"]
             asked = len(broker.asked)
             with here.planner("second") as log:
-                await report(api, node, digest_of(MODEL, 1))
+                await report(api, node, *warm)
 
                 async def history() -> object:
                     return (await status_of(api, namespace)).get("history")
@@ -178,3 +182,13 @@ def _hour(moment: str | None, zone: datetime.tzinfo) -> int:
 
 async def _staged_without(api: KubeApi, node: str, digest: str) -> bool:
     return digest not in await deadlines(api, node)
+
+
+async def _staged(api: KubeApi, node: str, count: int) -> bool:
+    return len(await listed(api, node) or ()) == count
+
+
+async def _foretold(api: KubeApi, namespace: str, ready_by: datetime.datetime) -> bool:
+    """That it will be in time."""
+    coming = cast("dict[str, str]", (await status_of(api, namespace)).get("next") or {})
+    return coming.get("predictedReadyAt", "9") <= ready_by.strftime("%Y-%m-%dT%H:%M:%SZ") and coming.get("lateBy") == "0s"

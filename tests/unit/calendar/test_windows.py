@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prestage.calendar.windows import ALWAYS, Again, Once, Opening, Openings, Window, again
+from prestage.calendar.moments import cron_of
+from prestage.calendar.windows import ALWAYS, Again, Between, Once, Opening, Openings, Window, again
 
 DAY = 86400.0
 HOURLY = again("0 * * * *", None, 600)
@@ -59,6 +60,18 @@ def test_once_is_once_and_always_is_from_now() -> None:
     assert once.at(1059.0) == Openings(Opening(1000.0, 1060.0), None, 1060.0)
     assert once.at(1060.0) == Openings(None, None, math.inf)
     assert ALWAYS.at(5.0) == Openings(Opening(5.0, math.inf), None, math.inf)
+
+
+def test_from_one_schedule_to_the_other_also_over_midnight_and_when_the_clock_starts_in_the_middle() -> None:
+    night = Between(cron_of("0 22 * * *"), cron_of("0 6 * * *"))
+    ten, six = at("2026-11-26T22:00"), at("2026-11-27T06:00")
+    assert night.at(ten - 1) == Openings(None, Opening(ten, six), ten)
+    assert night.at(ten) == Openings(Opening(ten, six), Opening(ten + DAY, six + DAY), six)
+    assert night.at(six) == Openings(None, Opening(ten + DAY, six + DAY), ten + DAY)
+    same = Between(cron_of("0 8 * * *"), cron_of("0 8 * * *"))
+    assert same.at(at("2026-11-26T09:00")).open is None
+    yearly = Between(cron_of("0 0 1 1 *"), cron_of("0 0 1 7 *"))
+    assert yearly.at(at("2026-03-01T00:00")).open == Opening(at("2026-01-01T00:00"), at("2026-07-01T00:00"))
 
 
 def test_a_window_of_seconds_is_refused() -> None:

@@ -112,6 +112,18 @@ def test_the_revision_is_that_of_the_newest_replica_set_once_it_shows_the_models
     assert (behind.questions, reasons(behind)) == ((), ["NoTemplate"])
 
 
+def test_a_stateful_set_is_wanted_in_its_update_revision_once_that_is_of_this_generation() -> None:
+    def stateful_set(observed: int) -> Object:
+        made = deployment("db", size=2, said=OFFICE)
+        metadata = {**cast("dict[str, object]", made["metadata"]), "generation": 4}
+        status = {"updateRevision": "db-7", "observedGeneration": observed}
+        return {**made, "kind": "StatefulSet", "metadata": metadata, "status": status}
+
+    current, behind = collected(stateful_set(4)), collected(stateful_set(3))
+    assert {one.line.template for one in current.questions} == {line("db-uid", "db-7").template}
+    assert (reasons(current), reasons(behind)) == ([], ["NoTemplate"])
+
+
 def test_what_its_pods_hold_counts_as_place_for_it() -> None:
     full = [
         pod(f"p{number}", owner=("ReplicaSet", "web-abc"), on="n1", made=template(gpus=4), phase="Running") for number in range(1)
@@ -178,6 +190,14 @@ def test_a_suspended_schedule_keeps_what_is_warm_and_begins_nothing() -> None:
     found = collected(staged_model(), MODEL, schedule(suspend=True))
     assert [(one.trust, one.artifact) for one in found.demands] == [(Trust.STANDING, digest("a"))]
     assert reasons(found) == ["Suspended"]
+
+
+def test_of_two_schedules_that_contradict_the_one_that_wants_it_counts() -> None:
+    found = collected(staged_model(), MODEL, schedule("no", suspend=True), schedule("yes"))
+    assert sorted((one.trust, one.artifact) for one in found.demands) == [
+        (Trust.DECLARED, digest("a")),
+        (Trust.STANDING, digest("a")),
+    ]
 
 
 def test_a_schedule_whose_windows_nobody_used_counts_for_less() -> None:

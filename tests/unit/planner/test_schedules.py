@@ -31,9 +31,11 @@ from planning.objects import (
 
 from prestage.api.conditions import find
 from prestage.api.nodes import ErrorClass
+from prestage.api.policies import StorePool
 from prestage.api.reading import read, written
 from prestage.api.schedules import PastWindow, StagingSchedule, StagingScheduleStatus
-from prestage.control.demand.collecting import Collector
+from prestage.api.values import ConditionStatus
+from prestage.control.demand.collecting import Collected, Collector
 from prestage.control.demand.records import Line, Question
 from prestage.control.demand.resolving import Failure
 from prestage.control.planning.board import Board, Posted
@@ -43,7 +45,7 @@ from prestage.control.planning.metrics import Meters, Tally
 from prestage.control.planning.outcomes import Key, Outcomes, Settled
 from prestage.control.planning.schedules import dues_by_uid, schedule_status, view_of
 from prestage.control.planning.states import Caches, States
-from prestage.control.planning.statuses import spreads
+from prestage.control.planning.statuses import pool_status, spreads
 from prestage.kube.ports import Object
 from prestage.kube.resources import EVENTS, NODE_CACHES, NODES, PODS, STAGING_SCHEDULES, STORE_POOLS
 from prestage.planner.demands import ToldBy
@@ -190,6 +192,22 @@ def test_history_has_the_last_ten_and_survives_a_planner_that_begins_anew() -> N
     assert {one.late_by for one in watch.status.history} == {"0s"}
 
 
+def test_a_planner_that_was_away_when_a_window_began_does_not_call_it_late() -> None:
+    watch = Watch()
+    watch.look(EIGHT - 60, node_cache("n1", "a"))
+    watch.collector, watch.outcomes = Collector(), Outcomes()
+    status = watch.look(EIGHT + 60, node_cache("n1", "a"))
+    assert status.history is not None
+    assert (status.history[0].ready_at, status.history[0].late_by) == (when(EIGHT - 60), "0s")
+    cold = Watch()
+    cold.look(EIGHT - 60)
+    cold.collector, cold.outcomes = Collector(), Outcomes()
+    cold.look(EIGHT + 60)
+    late = cold.look(EIGHT + 90, node_cache("n1", "a"))
+    assert late.history is not None
+    assert late.history[0].late_by == "90s"
+
+
 def test_a_window_that_began_before_its_schedule_was_made_is_no_late_one() -> None:
     seen = schedule("s", EVERY_DAY)
     created = {**cast("dict[str, object]", seen["metadata"]), "creationTimestamp": when(EIGHT + 60).isoformat()}
@@ -294,6 +312,12 @@ def test_outcomes_are_counted_by_source() -> None:
     assert meters.registry.get_sample_value("prestage_window_late_seconds_sum", {"source": "CronJob"}) == 8.0
 
 
+def test_what_is_left_out_is_counted() -> None:
+    board, tally = Board(), Tally(is_leading=True)
+    board.post(Posted(Collected(cut={"s": 3}, unread=frozenset({"t"}))))
+    assert Meters(board, tally).registry.get_sample_value("prestage_demands_left_out") == 4.0
+
+
 def test_a_pools_windows_limit_its_nodes_rates_at_their_times() -> None:
     window = {"name": "office", "schedule": "0 9 * * *", "duration": "9h", "originBytesPerSecond": "5"}
     broken = {**window, "name": "never", "schedule": "0 9 30 2 *"}
@@ -301,6 +325,16 @@ def test_a_pools_windows_limit_its_nodes_rates_at_their_times() -> None:
     mirrors = Mirrored(node("n1"), COLD, {**pool, "spec": {"nodeSelector": {}, "root": "/mnt/a", "windows": [window, broken]}})
     [state] = States().of(mirrors[NODES], Caches().look(mirrors[NODE_CACHES]), mirrors[STORE_POOLS], {}, NOW)
     assert [(one.begins, one.ends, one.rate_bytes_per_s) for one in state.rate_windows] == [(NOW + 7200, NOW + 11 * 3600, 5.0)]
+
+
+def test_a_pool_with_a_window_that_never_opens_says_so() -> None:
+    window = {"name": "never", "schedule": "0 9 30 2 *", "duration": "9h", "originBytesPerSecond": "5"}
+    spec = {"nodeSelector": {}, "root": "/mnt/a", "windows": [window]}
+    pool = read(StorePool, {"apiVersion": OURS, "kind": "StorePool", "metadata": head("p", None), "spec": spec})
+    said = find(pool_status(pool, [{}], when(NOW)).conditions, "Ready")
+    assert said is not None
+    assert (said.status, said.reason) == (ConditionStatus.FALSE, "BadWindow")
+    assert "window never is not heeded" in said.message
 
 
 # the whole planner, with its own clock

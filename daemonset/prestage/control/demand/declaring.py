@@ -51,6 +51,8 @@ class Said:
     chosen: Chosen = field(default_factory=Chosen)
     standing: Mapping[str, Standing] = field(default_factory=dict)
     unread: frozenset[str] = frozenset()
+    ones: dict[frozenset[str], dict[str, int]] = field(default_factory=dict)
+    """One copy on each of these nodes: alike for all schedules that select them."""
 
 
 class Declaring:
@@ -81,7 +83,9 @@ class Declaring:
         at: dict[str, int] = {}
         if place.needs is None:
             feasible = place.names or frozenset()
-            at = dict.fromkeys(feasible, 1)
+            if feasible not in said.ones:
+                said.ones[feasible] = dict.fromkeys(feasible, 1)
+            at = said.ones[feasible]
         else:
             feasible = self._sites.feasible(place.needs) - place.avoid
             feasible = feasible if place.names is None else feasible & place.names

@@ -14,10 +14,8 @@ from prestage.api.reading import Invalid, read
 from prestage.api.schedules import CapacityType, DemandType, ScheduledArtifact, StagingSchedule, Window
 from prestage.calendar import windows
 from prestage.control.demand.declared import Asked, Declaration, Place, Problem, Remembered, Want
-from prestage.control.demand.leaving import is_away
 from prestage.control.demand.records import Line, Question
 from prestage.control.demand.sites import Sites
-from prestage.control.demand.walls import selects
 from prestage.control.demand.workloads import Workload, Workloads
 from prestage.kube.events import Subject
 from prestage.kube.mirror import Mirror
@@ -143,11 +141,10 @@ def _target(schedule: StagingSchedule, namespace: str, workloads: Workloads, pro
 def _names(schedule: StagingSchedule, sites: Sites, problems: list[Problem]) -> frozenset[str] | None:
     if schedule.spec.nodes is None:
         return None
-    selector = schedule.spec.nodes.selector
-    matching = [site for site in sites.by_name.values() if selects(selector, site.labels)]
-    if not matching:
+    found = sites.selected(schedule.spec.nodes.selector)
+    if not found.is_any:
         problems.append(Problem("Feasible", "NoNode", "no node matches nodes.selector: compare it with the nodes' labels"))
-    return frozenset(site.name for site in matching if not is_away(site.taints))
+    return found.names
 
 
 def _place(copies: int | None, replicas: int | None, target: Workload | None, names: frozenset[str] | None) -> tuple[Place, int]:

@@ -10,11 +10,24 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
+from prestage.api.values import LabelSelector
 from prestage.control.demand.feasibility import Needs, Site, Where, site_of
+from prestage.control.demand.leaving import is_away
 from prestage.control.demand.pods import PodFacts
+from prestage.control.demand.walls import selects
 from prestage.kube.ports import Object, name_of, uid_of, version_of
 
 _Shape = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """Nodes that a selector selects: those that are there and stay, and whether there are any at all."""
+
+    names: frozenset[str]
+    is_any: bool
 
 
 @dataclass(slots=True)
@@ -29,6 +42,7 @@ class Sites:
     _feasible: dict[Needs, frozenset[str]] = field(default_factory=dict)
     _fitting: dict[Needs, dict[str, int]] = field(default_factory=dict)
     _asked: set[Needs] = field(default_factory=set)
+    _selected: dict[bytes, Selected] = field(default_factory=dict)
 
     def look(self, nodes: Iterable[Object], pods: Iterable[PodFacts]) -> None:
         """Take in how the cluster is now. `pods`: all of them, whoever's."""
@@ -51,6 +65,7 @@ class Sites:
             self._shapes = dict(shapes)
             self._where.clear()
             self._feasible.clear()
+            self._selected.clear()
         fresh = {name: dict(site.allocatable) for name, site in self.by_name.items()}
         for pod in pods:
             if pod.takes_room_on is not None and (free := fresh.get(pod.takes_room_on)) is not None:
@@ -72,6 +87,18 @@ class Sites:
                 if all(amount <= dict(shape).get(resource, 0) for resource, amount in needs.requests)
             ]
             found = self._feasible[needs] = self._allowed(needs.where).intersection(set[str]().union(*fits))
+        return found
+
+    def selected(self, selector: LabelSelector) -> Selected:
+        """By their labels."""
+        key = msgspec.json.encode(selector, order="deterministic")
+        found = self._selected.get(key)
+        if found is None:
+            if len(self._selected) > _REMEMBERED:
+                self._selected.clear()
+            matching = [site for site in self.by_name.values() if selects(selector, site.labels)]
+            there = frozenset(site.name for site in matching if not is_away(site.taints))
+            found = self._selected[key] = Selected(there, bool(matching))
         return found
 
     def fitting(self, needs: Needs) -> dict[str, int]:

@@ -76,6 +76,8 @@ class PlannerCollector(Collector):
         for trust, seconds in sorted(late.items()):
             lateness.add_metric([trust.name.lower()], seconds)
         yield lateness
+        left_out = sum(posted.collected.cut.values()) + len(posted.collected.unread)
+        yield GaugeMetricFamily("prestage_demands_left_out", "Declared, but too much of one namespace.", value=left_out)
         failures = GaugeMetricFamily("prestage_unresolved", "Models without artifact, by class of the refusal.", labels=["class"])
         for kind, count in sorted(Counter(one.error_class for one in posted.failures.values()).items()):
             failures.add_metric([kind], count)

@@ -52,6 +52,11 @@ class Outcomes:
         found = self._watched.get(Key(uid, begins))
         return found.warm_at if found is not None else None
 
+    def saw_begin(self, uid: str, begins: float) -> bool:
+        """Whether it was looked at before it began."""
+        found = self._watched.get(Key(uid, begins))
+        return found is not None and found.seen_at < begins
+
     def is_open(self, uid: str, begins: float) -> bool:
         """Whether its outcome is still to come: it was seen before it began, and was not warm since."""
         found = self._watched.get(Key(uid, begins))

@@ -204,14 +204,23 @@ def _history(
         entry = made.get(begins) or PastWindow(ready_by=_moment(begins))
         ready_at, late_by = entry.ready_at, entry.late_by
         if ready_at is None and all(one.is_warm for one in ones):
-            since = view.outcomes.warm_since(uid, begins)
-            warm = now if since is None else since
+            warm = _warm_since(uid, begins, before.next, view.outcomes, now)
             ready_at, late_by = _moment(warm), f"{math.ceil(max(0.0, warm - begins))}s"
         is_used = entry.used or any(
             (one.demand.namespace, one.demand.artifact) in view.used for one in ones if one.demand is not None
         )
         made[begins] = PastWindow(ready_by=entry.ready_by, ready_at=ready_at, late_by=late_by, used=is_used)
     return [made[begins] for begins in sorted(made, reverse=True)][:HISTORY_MAX]
+
+
+def _warm_since(uid: str, begins: float, before: NextWindow | None, outcomes: Outcomes, now: float) -> float:
+    """By what was seen; where nobody looked when it began (the planner was away), by what the one before foretold."""
+    since = outcomes.warm_since(uid, begins)
+    seen = now if since is None else since
+    if outcomes.saw_begin(uid, begins) or before is None or before.predicted_ready_at is None:
+        return seen
+    foretold = before.predicted_ready_at.timestamp()
+    return min(seen, foretold) if before.ready_by.timestamp() == begins and foretold <= begins else seen
 
 
 def _conditions(

@@ -150,7 +150,7 @@ class Standalone:
             key = window.model.ref.name, window.name, window.opening.begins
             fresh[key] = _state(window)
             if self._said.get(key) != fresh[key]:
-                log(f"window_{fresh[key]}", fields=_fields(window, self.now()))
+                log(fresh[key], fields=_fields(window, self.now()))
         self._said = fresh
 
 
@@ -158,11 +158,12 @@ _UNDER_WAY: Final = frozenset({"queued", "running", "waiting", "paused"})
 
 
 def _state(window: Window) -> str:
+    """The event that tells it."""
     if window.verdict.reason is Reason.WARM:
-        return "ready"
+        return "window_ready"
     if window.verdict.outcome is Outcome.ON_TIME:
-        return "planned"
-    return "late" if window.verdict.outcome is Outcome.LATE else "impossible"
+        return "window_planned"
+    return "window_late" if window.verdict.outcome is Outcome.LATE else "window_impossible"
 
 
 def _fields(window: Window, now: float) -> dict[str, object]:
