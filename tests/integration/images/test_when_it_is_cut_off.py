@@ -30,7 +30,7 @@ from servers.registry import Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs(*NEEDS)]
 NOTHING: dict[str, list[str]] = {"leases": [], "blobs": [], "ingests": [], "snapshots": []}
-EVERY = int(os.environ.get("PRESTAGE_STEPS", "3"))
+EVERY = int(os.environ.get("PRESTAGE_STEPS", "6"))
 """Every how many-th call is the last one; 1: each."""
 
 
@@ -181,10 +181,10 @@ def test_a_command_that_is_killed_goes_on_when_it_is_run_again(registry: Registr
     assert [row.state for row in node.listed()] == ["warm"]
 
 
-def test_ten_times_staged_and_released_leave_nothing(registry: Registry, node: Node) -> None:
+def test_staged_and_released_again_and_again_nothing_is_left(registry: Registry, node: Node) -> None:
     name = registry.push("t/cycles", "v1", image([(tar, "gzip") for tar in curious()]))
     artifact = node.resolve(name).artifact
-    for _ in range(int(os.environ.get("PRESTAGE_CYCLES", "10"))):
+    for _ in range(int(os.environ.get("PRESTAGE_CYCLES", "5"))):
         node.stage(name)
         assert len(node.inventory()["snapshots"]) == 12
         node.release(artifact)
