@@ -126,6 +126,7 @@ class ImageStager:
                 yielded += exc.why is Why.PULL
                 if exc.why is Why.PULL:
                     await until_pulled(self.containerd, image.roots)
+        await fetcher.forget(image.blobs)
         seconds = time.monotonic() - began
         return StagedImage(
             image.artifact,

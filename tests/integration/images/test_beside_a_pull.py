@@ -40,6 +40,7 @@ def test_a_pull_that_comes_while_we_fetch_goes_first(delay_s: float, registry: R
     assert len(found["snapshots"]) == 4
     assert not found["ingests"]
     assert [row.state for row in node.listed()] == ["warm"]
+    assert not [path for folder in ("blobs", "ingest") for path in (node.root / folder).rglob("*") if path.is_file()]
     (image,) = asyncio.run(node.containerd.kubelet().images())
     assert image.repo_tags == [name]
 
