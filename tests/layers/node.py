@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import grpc
 
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.origins.asking import Asker
@@ -25,6 +27,21 @@ from prestage.images.shelf import ShelfRow, listed
 from prestage.images.stager import ImageStager, StagedImage, StagingTerms
 from servers.containerd import Containerd, Row
 
+
+@contextmanager
+def grpc_kept() -> Iterator[None]:
+    """gRPC's one thread for all event loops lives as long as anybody uses it: here from the first test to the last."""
+
+    async def done(what: Callable[[], None]) -> None:
+        what()
+
+    asyncio.run(done(grpc.aio.init_grpc_aio))
+    try:
+        yield
+    finally:
+        asyncio.run(done(grpc.aio.shutdown_grpc_aio))
+
+
 NEEDS = ("containerd", "docker-registry", "unshare", "root", "mount")
 
 
@@ -34,7 +51,7 @@ class Node:
 
     containerd: Containerd
     root: Path
-    terms: StagingTerms = field(default_factory=StagingTerms)
+    terms: StagingTerms = field(default_factory=lambda: StagingTerms(high_water=1.0))
     rate_bytes_per_s: float | None = None
 
     def resolve(self, name: str, login: tuple[str, str] | None = None) -> Image:

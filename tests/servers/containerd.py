@@ -26,7 +26,7 @@ _SNAPSHOTS = "/containerd.services.snapshots.v1.Snapshots"
 
 
 class Row(NamedTuple):
-    """One name in a layer. `first`: the first name of that file; `modified_ns` is 0 for folders."""
+    """One name in a layer. `first`: the first name of that file; `modified_ns` is 0 for folders and whiteouts."""
 
     name: str
     mode: int
@@ -168,7 +168,8 @@ def _listing(folder: Path) -> list[Row]:
         xattrs = tuple((key, os.getxattr(path, key, follow_symlinks=False)) for key in keys)
         content = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else b""
         first = links.setdefault(seen.st_ino, name) if seen.st_nlink > 1 and not path.is_dir() else name
-        modified_ns = 0 if path.is_dir() else seen.st_mtime_ns
+        is_made_up = path.is_dir() or (stat.S_ISCHR(seen.st_mode) and seen.st_rdev == 0)
+        modified_ns = 0 if is_made_up else seen.st_mtime_ns
         rows.append(Row(name, seen.st_mode, (seen.st_uid, seen.st_gid), seen.st_rdev, content, xattrs, first, modified_ns))
     return rows
 

@@ -13,9 +13,11 @@ import re
 import ssl
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -63,6 +65,7 @@ class Registry:
         self.login = (USER, PASSWORD) if password or tokens else None
         self.issuer = TokenServer(folder) if tokens else None
         self._log = folder / "registry.log"
+        self._settled = 0
         settings: dict[str, object] = {
             "version": 0.1,
             "log": {"level": "warn", "accesslog": {"disabled": False}},
@@ -102,11 +105,24 @@ class Registry:
 
     def asked(self, *, client: str = "") -> Sequence[Asked]:
         """What was asked of repositories so far, by clients whose User-Agent begins so; refusals (401) left out."""
+        self._settle()
         found = [
             Asked(method, path, int(status), int(count), agent)
             for method, path, status, count, agent in _LINE.findall(self._log.read_text(errors="replace"))
         ]
-        return [one for one in found if one.path != "/v2/" and one.status != 401 and one.client.startswith(client)]
+        return [one for one in found if not one.path.startswith("/v2/?") and one.status != 401 and one.client.startswith(client)]
+
+    def _settle(self) -> None:
+        """Until the log has a request of ours: then it has those before it."""
+        self._settled += 1
+        mark = f"/v2/?settled={self._settled}"
+        context = self._tls.client_context() if self._tls else None
+        with suppress(urllib.error.HTTPError):  # 401: it is logged all the same
+            urllib.request.urlopen(f"{'https' if self._tls else 'http'}://{self.host}{mark}", timeout=10, context=context).close()
+        deadline_s = time.monotonic() + 10
+        while f"{mark} " not in self._log.read_text(errors="replace"):
+            assert time.monotonic() < deadline_s, "the registry logs nothing"
+            time.sleep(0.01)
 
     def _push_blob(self, repository: str, data: bytes) -> None:
         where = self._send("POST", f"/v2/{repository}/blobs/uploads/", b"")

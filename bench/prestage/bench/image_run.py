@@ -29,6 +29,7 @@ from prestage.images.logins import Login
 from prestage.images.names import ImageName, host_of
 from prestage.images.opening import Means, opened
 from prestage.images.runtime import Containerd
+from prestage.images.stager import StagingTerms
 from prestage.wire import cri_pb2 as cri
 
 _SERVICE = "/runtime.v1.ImageService"
@@ -149,7 +150,7 @@ class _Bench:
         net = NetConfig.from_environ(os.environ)
         with closing(HttpClient(net)) as client, Engine() as engine, Store.open(root, own=True) as store:
             async with await Containerd.connect(self._job.socket) as containerd:
-                yield Means(self._job.socket, store, engine, client), containerd
+                yield Means(self._job.socket, store, engine, client, terms=StagingTerms(high_water=1.0)), containerd
 
 
 def _owner(path: Path) -> int:

@@ -6,14 +6,18 @@ HOST PORT BYTES_PER_S` prints its port and serves until its standard input ends.
 
 from __future__ import annotations
 
-import asyncio
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 _BLOCK_BYTES = 256 << 10
 _CONNECT_S, _END_S = 5.0, 10.0
+_BURST_S = 0.05
+"""What a connection may catch up on."""
 
 
 @contextmanager
@@ -30,37 +34,35 @@ def throttled(host: str, port: int, bytes_per_s: int) -> Iterator[int]:
             process.wait(_END_S)
 
 
-async def _serve(host: str, port: int, bytes_per_s: int) -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, TimeoutError):
-            async with asyncio.timeout(_CONNECT_S):
-                upstream, upwards = await asyncio.open_connection(host, port, limit=_BLOCK_BYTES)
-            asking = asyncio.create_task(_copy(reader, upwards, None))
-            try:
-                await _copy(upstream, writer, bytes_per_s)
-            finally:
-                asking.cancel()
-                upwards.close()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=_BLOCK_BYTES)
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
-    sys.stdout.flush()
-    await asyncio.to_thread(sys.stdin.read)
-    server.close()
+def _serve(host: str, port: int, bytes_per_s: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sys.stdout.write(f"{server.getsockname()[1]}\n")
+        sys.stdout.flush()
+        while True:
+            client, _ = server.accept()
+            upstream = socket.create_connection((host, port), timeout=_CONNECT_S)
+            upstream.settimeout(None)
+            for source, target, rate in ((client, upstream, None), (upstream, client, bytes_per_s)):
+                threading.Thread(target=_copy, args=(source, target, rate), daemon=True).start()
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bytes_per_s: float | None) -> None:
-    loop = asyncio.get_running_loop()
-    due = loop.time()
-    with suppress(ConnectionError):
-        while data := await reader.read(_BLOCK_BYTES):
-            writer.write(data)
-            await writer.drain()
+def _copy(source: socket.socket, target: socket.socket, bytes_per_s: int | None) -> None:
+    buffer = memoryview(bytearray(_BLOCK_BYTES))
+    due = time.monotonic()
+    with suppress(OSError):
+        while count := source.recv_into(buffer):
+            target.sendall(buffer[:count])
             if bytes_per_s is not None:
-                due = max(due, loop.time() - 0.05) + len(data) / bytes_per_s
-                await asyncio.sleep(max(0.0, due - loop.time()))
+                due = max(due, time.monotonic() - _BURST_S) + count / bytes_per_s
+                time.sleep(max(0.0, due - time.monotonic()))
+    for end in (source, target):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+    if bytes_per_s is not None:  # the other way has ended too, or ends at its next read
+        source.close()
+        target.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    threading.Thread(target=_serve, args=(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])), daemon=True).start()
+    sys.stdin.read()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,10 @@ class Fetcher(Protocol):
         """It is not used just now: it may stay for the next attempt, or go when room is needed."""
         ...
 
+    async def forget(self, blobs: Iterable[Descriptor]) -> None:
+        """The image is staged: whatever is here of its blobs, whole or not, goes."""
+        ...
+
 
 class StoreFetcher:
     """See the module; of one image, on one event loop."""
@@ -87,6 +91,11 @@ class StoreFetcher:
         """See `Fetcher`."""
         await asyncio.shield(asyncio.to_thread(self._store.drop_hold, file.artifact, file.hold))
 
+    async def forget(self, blobs: Iterable[Descriptor]) -> None:
+        """See `Fetcher`."""
+        artifacts = [layer_manifest(self._registry.authority, blob).artifact for blob in blobs]
+        await asyncio.to_thread(self._evict, artifacts)
+
     def _fetched(self, blob: Descriptor, told: Callable[[int], None], cancel: threading.Event) -> LayerFile:
         origin = LayerOrigin(self._registry, blob)
         artifact = layer_manifest(self._registry.authority, blob).artifact
@@ -97,8 +106,12 @@ class StoreFetcher:
 
     def _dropped(self, file: LayerFile) -> None:
         self._store.drop_hold(file.artifact, file.hold)
-        with suppress(NotFound, Busy, Corrupt):
-            self._store.evict(file.artifact)
+        self._evict([file.artifact])
+
+    def _evict(self, artifacts: Iterable[ArtifactId]) -> None:
+        for artifact in artifacts:
+            with suppress(NotFound, Busy, Corrupt):
+                self._store.evict(artifact)
 
 
 class _Told(Watcher):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from prestage.cacher.errors import NotFound
 from prestage.images.containerd.channel import Locked
 from prestage.images.containerd.content import Bytes, Writing
 from prestage.images.containerd.leases import CONTENT, Resource
@@ -20,7 +22,8 @@ from prestage.images.runtime import Containerd
 
 AHEAD_BYTES = 256 << 20
 """Begun but not whole: enough for all connections, little enough that the lowest layer comes first."""
-FETCHES = 6
+FETCHES = 3
+"""At once, each in a thread of asyncio's pool, which has five on a single core: writing needs some of them too."""
 LOCKED_S, LOCKED_MOST_S = 0.3, 600.0
 _UNCOMPRESSED = "containerd.io/uncompressed"
 
@@ -103,7 +106,8 @@ class Moving:
         for layer in layers:
             await self._in_content[layer.blob.digest].wait()
             await self.containerd.snapshots.unpack(self.lease, layer)
-            await self.containerd.content.label(layer.blob.digest, {_UNCOMPRESSED: layer.diff_id})
+            with suppress(NotFound):  # a pull that has ended may have dropped it: discard_unpacked_layers
+                await self.containerd.content.label(layer.blob.digest, {_UNCOMPRESSED: layer.diff_id})
             self.progress.unpacked_one(layer.blob.size_bytes)
             self.tell()
 

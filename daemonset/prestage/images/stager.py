@@ -126,6 +126,7 @@ class ImageStager:
                 yielded += exc.why is Why.PULL
                 if exc.why is Why.PULL:
                     await until_pulled(self.containerd, image.roots)
+        await fetcher.forget(image.blobs)
         seconds = time.monotonic() - began
         return StagedImage(
             image.artifact,
@@ -209,10 +210,11 @@ class ImageStager:
                 moving = Moving(self.containerd, image, lease.id, fetcher, lambda: told(progress), progress)
                 await moving.run(todo, drop_blobs=self.terms.drop_blobs)
                 watching.cancel()
-        except* Interrupted as group_of:
-            raise _first(group_of, Interrupted) from None
-        except* PrestageError as group_of:
-            raise _first(group_of, PrestageError) from None
+        except BaseExceptionGroup as failures:
+            leading = _leading(failures)
+            if leading is None:
+                raise
+            raise leading from failures
 
     async def _look(self, image: Image, lease: ImageLease) -> Plan:
         """What is there, put on the lease as it is found."""
@@ -251,11 +253,9 @@ class ImageStager:
         return Disk(room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize) if room is not None else None
 
 
-def _first(group: BaseExceptionGroup[BaseException], kind: type[BaseException]) -> BaseException:
-    """The first of its kind, however deep."""
-    found = group.subgroup(kind)
-    assert found is not None
-    one: BaseException = found
+def _leading(failures: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """What is to be told of several: what interrupts (the rest may come of it), else the first error; None: neither is there."""
+    one: BaseException | None = failures.subgroup(Interrupted) or failures.subgroup(PrestageError)
     while isinstance(one, BaseExceptionGroup):
         one = one.exceptions[0]
     return one

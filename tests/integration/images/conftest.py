@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from layers.node import NEEDS, Node
+from layers.node import NEEDS, Node, grpc_kept
 
 from servers.containerd import Containerd
 from servers.fixtures import require
@@ -23,7 +23,7 @@ def containerd() -> Iterator[Containerd]:
         pytest.skip("the test images are for amd64")
     folder = Path(tempfile.mkdtemp(prefix="ctrd-"))  # a socket's path has 107 characters
     try:
-        with Containerd(folder) as running:
+        with grpc_kept(), Containerd(folder) as running:
             yield running
     finally:
         shutil.rmtree(folder, ignore_errors=True)

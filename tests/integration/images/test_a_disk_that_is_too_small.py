@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from layers import Tar, image, simple
-from layers.node import NEEDS, Node
+from layers.node import NEEDS, Node, grpc_kept
 
 from prestage.cacher.errors import Full
 from prestage.images.stager import StagingTerms
@@ -27,7 +27,7 @@ def containerd() -> Iterator[Containerd]:
     require(*NEEDS)
     folder = Path(tempfile.mkdtemp(prefix="ctrd-"))
     try:
-        with Containerd(folder, disk_bytes=48 * MB) as running:
+        with grpc_kept(), Containerd(folder, disk_bytes=48 * MB) as running:
             yield running
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -36,6 +36,7 @@ def containerd() -> Iterator[Containerd]:
 def test_what_will_not_fit_is_refused_before_its_first_byte(registry: Registry, node: Node) -> None:
     name = registry.push("t/large", "v1", simple(layers=2, size_bytes=10 * MB))
     asked = len(registry.asked(client="prestage"))
+    node.terms = StagingTerms()
     with pytest.raises(Full, match="are left below 80% of containerd's disk"):
         node.stage(name)
     assert not [one for one in registry.asked(client="prestage")[asked:] if one.is_blob and one.bytes > 10_000]

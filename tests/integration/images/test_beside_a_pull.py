@@ -9,7 +9,7 @@ import pytest
 from layers import simple
 from layers.node import NEEDS, Node
 
-from prestage.images.containerd.content import Writing, Written
+from prestage.images.containerd.content import Writing
 from prestage.images.containerd.leases import Lease
 from prestage.images.descriptors import Descriptor
 from prestage.images.names import OciDigest
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.needs(*NEEDS)]
 MB = 1_000_000
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.15, 0.4, 0.8])
+@pytest.mark.parametrize("delay_s", [0.0, 0.15, 0.6])
 def test_a_pull_that_comes_while_we_fetch_goes_first(delay_s: float, registry: Registry, node: Node) -> None:
     made = simple(layers=4, size_bytes=6 * MB, seed=round(delay_s * 100))
     name = registry.push("t/beside", f"d{round(delay_s * 100)}", made)
@@ -40,6 +40,7 @@ def test_a_pull_that_comes_while_we_fetch_goes_first(delay_s: float, registry: R
     assert len(found["snapshots"]) == 4
     assert not found["ingests"]
     assert [row.state for row in node.listed()] == ["warm"]
+    assert not [path for folder in ("blobs", "ingest") for path in (node.root / folder).rglob("*") if path.is_file()]
     (image,) = asyncio.run(node.containerd.kubelet().images())
     assert image.repo_tags == [name]
 
@@ -72,23 +73,20 @@ def test_a_pull_goes_on_from_where_we_closed_the_stream(registry: Registry, node
     (layer,), ((_, data),) = made.layers, [(key, blob) for key, blob in made.blobs.items() if key in made.layers]
     blob = Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", OciDigest(layer), len(data))
 
-    async def work() -> Written:
+    async def work() -> None:
         async with node.open(name) as it:
             runtime = it.stager.containerd
             await runtime.leases.create(Lease("prestage-by-hand", {}))
-            unwanted = asyncio.Event()
-            writing = Writing(blob, f"layer-{layer}", "prestage-by-hand", {}, unwanted.is_set)
+            writing = Writing(blob, f"layer-{layer}", "prestage-by-hand", {})
             filling = asyncio.create_task(runtime.content.write(writing, Slowly(data)))
             await asyncio.sleep(1.2)
             pulling = asyncio.create_task(node.containerd.kubelet().pull(name))
             await asyncio.sleep(0.3)
-            unwanted.set()
-            written = await filling
+            filling.cancel()
             await pulling
-            return written
 
     asked = len(registry.asked(client="containerd"))
-    assert asyncio.run(work()) is Written.YIELDED
+    asyncio.run(work())
     moved = sum(one.bytes for one in registry.asked(client="containerd")[asked:] if one.is_blob and one.method == "GET")
     assert 0 < moved < len(data) - 2 * MB, "the rest, not all of it"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from layers import simple
-from layers.node import NEEDS, Node
+from layers.node import NEEDS, Node, grpc_kept
 
 from servers.containerd import Containerd
 from servers.fixtures import require
@@ -33,7 +33,7 @@ def containerd() -> Iterator[Containerd]:
     require(*NEEDS)
     folder = Path(tempfile.mkdtemp(prefix="ctrd-"))
     try:
-        with Containerd(folder, discards_layers=True) as running:
+        with grpc_kept(), Containerd(folder, discards_layers=True) as running:
             yield running
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -41,7 +41,7 @@ def containerd() -> Iterator[Containerd]:
 
 def test_an_image_is_staged_listed_and_released(registry: Registry, node: Node) -> None:
     name, at = registry.push("t/app", "v1", simple()), ("--containerd", str(node.containerd.socket))
-    staged = run("images", "stage", f"oci://{name}", *at, "--root", str(node.root))
+    staged = run("images", "stage", f"oci://{name}", *at, "--root", str(node.root), "--high-water", "100")
     artifact = staged.partition(" ")[0]
     assert name in staged
     row = json.loads(run("images", "list", *at, "--json"))

@@ -172,3 +172,38 @@ def test_a_registry_that_lies_is_not_believed(hostile: Hostile, client: HttpClie
         asked_of(f"{host}/app:v1", client).resolve(AMD64)
     hostile.put(f"/v2/app/blobs/{config}", made.blobs[config])
     assert asked_of(f"{host}/app:v1", client).resolve(AMD64).roots == (sha256(made.top),)
+
+
+def test_a_fetch_that_is_called_off_keeps_what_came_until_the_image_is_forgotten(
+    registries: dict[str, Registry], client: HttpClient, tmp_path: Path
+) -> None:
+    made = simple(layers=1, size_bytes=40 << 20, seed=6, kind="none")
+    asked = asked_of(registries["open"].push("t/called-off", "v1", made), client)
+    (blob,) = asked.resolve(AMD64).blobs
+    limits = Limits(connections_start=1, connections_max=1, rate_bytes_per_s=60e6)
+    with Engine(limits) as engine, Store.open(tmp_path / "store", own=True) as store:
+        fetcher = StoreFetcher(store, Stager(store, engine, client), client, asked)
+
+        async def work() -> int:
+            came = asyncio.Event()
+            loop = asyncio.get_running_loop()
+
+            def told(so_far: int) -> None:
+                if so_far > 17 << 20:  # a piece and a bit
+                    loop.call_soon_threadsafe(came.set)
+
+            fetching = asyncio.create_task(fetcher.fetch(blob, told))
+            await came.wait()
+            fetching.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await fetching
+            engine.rate.set_rate(None)
+            file = await fetcher.fetch(blob, lambda _so_far: None)
+            await fetcher.keep(file)
+            assert [one.state for one in store.list()] == ["staged"]
+            await fetcher.forget([blob])
+            return file.fetched_bytes
+
+        assert 0 < asyncio.run(work()) <= blob.size_bytes - (16 << 20)
+        assert not store.list()
+    assert not [path for folder in ("blobs", "ingest") for path in (tmp_path / "store" / folder).rglob("*") if path.is_file()]

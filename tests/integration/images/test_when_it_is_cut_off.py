@@ -30,7 +30,7 @@ from servers.registry import Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs(*NEEDS)]
 NOTHING: dict[str, list[str]] = {"leases": [], "blobs": [], "ingests": [], "snapshots": []}
-EVERY = int(os.environ.get("PRESTAGE_STEPS", "3"))
+EVERY = int(os.environ.get("PRESTAGE_STEPS", "6"))
 """Every how many-th call is the last one; 1: each."""
 
 
@@ -72,7 +72,7 @@ async def stage_and_die(node: Node, name: str, calls: int) -> bool:
     """True: it died before it was done."""
     async with node.open(name) as it, dying(it.stager.containerd, calls) as runtime:
         try:
-            await ImageStager(runtime).stage(it.image, it.fetcher)
+            await ImageStager(runtime, node.terms).stage(it.image, it.fetcher)
         except (Died, BaseExceptionGroup):
             return True
     return False
@@ -101,7 +101,7 @@ def test_whatever_was_the_last_thing_said_the_next_run_ends_as_the_first_would_h
 
 def test_what_a_killed_process_had_begun_ends_by_itself(registry: Registry, node: Node) -> None:
     name = registry.push("t/cut", "v1", simple())
-    node.terms = StagingTerms(lease_s=2)
+    node.terms = StagingTerms(lease_s=2, high_water=1.0)
     node.stage(name)
     assert asyncio.run(_collected_until_gone(node)) < 20
     assert node.inventory() == NOTHING
@@ -165,7 +165,7 @@ def test_a_command_that_is_killed_goes_on_when_it_is_run_again(registry: Registr
     made = simple(layers=2, size_bytes=30 << 20)
     name = registry.push("t/command", "v1", made)
     argv = [sys.executable, "-m", "prestage.cacher.cli", "images", "stage", f"oci://{name}", "--json"]
-    argv += ["--containerd", str(node.containerd.socket), "--root", str(node.root)]
+    argv += ["--containerd", str(node.containerd.socket), "--root", str(node.root), "--high-water", "100"]
     slow = subprocess.Popen([*argv, "--rate", "20M"], stdout=subprocess.PIPE, text=True)
     assert slow.stdout is not None
     for line in slow.stdout:
@@ -181,10 +181,10 @@ def test_a_command_that_is_killed_goes_on_when_it_is_run_again(registry: Registr
     assert [row.state for row in node.listed()] == ["warm"]
 
 
-def test_ten_times_staged_and_released_leave_nothing(registry: Registry, node: Node) -> None:
+def test_staged_and_released_again_and_again_nothing_is_left(registry: Registry, node: Node) -> None:
     name = registry.push("t/cycles", "v1", image([(tar, "gzip") for tar in curious()]))
     artifact = node.resolve(name).artifact
-    for _ in range(int(os.environ.get("PRESTAGE_CYCLES", "10"))):
+    for _ in range(int(os.environ.get("PRESTAGE_CYCLES", "5"))):
         node.stage(name)
         assert len(node.inventory()["snapshots"]) == 12
         node.release(artifact)

@@ -54,10 +54,6 @@ class Stream(Protocol):
         """The next answer, or grpc's mark that none will come."""
         ...
 
-    async def done_writing(self) -> None:
-        """Nothing more is sent."""
-        ...
-
     def cancel(self) -> bool:
         """End it now. Idempotent."""
         ...

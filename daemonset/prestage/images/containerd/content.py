@@ -9,7 +9,7 @@ it is closed, which keeps what was written and lets the other go on from there, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -53,8 +53,6 @@ class Written(Enum):
     EXISTS = "exists"
     """It was there; it is on our lease now."""
     WRITTEN = "written"
-    YIELDED = "yielded"
-    """Asked to stop: what was written stays on the lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +80,6 @@ class Writing:
     ref: str
     lease: str
     labels: Mapping[str, str]
-    is_unwanted: Callable[[], bool] = lambda: False
-    """Looked at before each chunk: true closes the stream."""
-    told: Callable[[int], None] = lambda _offset: None
-    """Hears how many bytes containerd has."""
 
 
 class Content:
@@ -121,7 +115,7 @@ class Content:
         await self._channel.ask(f"{_SERVICE}/Update", request, ContentInfoAnswer)
 
     async def write(self, writing: Writing, source: Bytes) -> Written:
-        """Make `blob` one of the content store's, and of the lease.
+        """Make `blob` one of the content store's, and of the lease. Cancelled, it closes the stream: what was written stays.
 
         Raises:
             Locked: another client writes this ref just now.
@@ -167,15 +161,10 @@ async def _talk(call: Stream, writing: Writing, source: Bytes) -> Written:
         raise Corrupt("containerd has more of a layer than it is long", hint="it is written again")
     ahead = await _read(source, offset, blob.size_bytes)
     while ahead:
-        writing.told(offset)
-        if writing.is_unwanted():
-            await call.done_writing()
-            return Written.YIELDED
         data, after = ahead, offset + len(ahead)
         request = ContentWriteRequest(action=WRITE, ref=ref, offset=offset, data=data)
         _, ahead = await asyncio.gather(_answered(call, request), _read(source, after, blob.size_bytes))
         offset = after
-    writing.told(offset)
     commit = ContentWriteRequest(
         action=COMMIT, ref=ref, total=blob.size_bytes, expected=blob.digest, offset=offset, labels=writing.labels
     )
