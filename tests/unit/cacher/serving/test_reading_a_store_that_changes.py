@@ -82,14 +82,15 @@ def test_what_was_dropped_and_begun_anew_is_not_taken_for_the_old(store: Store, 
 
 def test_only_so_many_ingests_are_kept_open(store: Store, ingests: Ingests, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prestage.cacher.serving.ingests._OPEN_INGESTS", 1)
-    artifact = store.put_manifest(MODEL.manifest)
-    room = store.reserve(MODEL.size_bytes, artifact=artifact)
-    with room, ingesting(store, MODEL, "big.bin") as big, ingesting(store, MODEL, "small.bin") as small:
+    model = Model({"big.bin": BIG, "other.bin": BIG[::-1]})
+    artifact = store.put_manifest(model.manifest)
+    room = store.reserve(model.size_bytes, artifact=artifact)
+    with room, ingesting(store, model, "big.bin") as big, ingesting(store, model, "other.bin") as other:
         put(big, BIG, 0)
-        put(small, SMALL, 0)
+        put(other, BIG[::-1], 0)
         for _ in range(2):
-            for path in ("big.bin", "small.bin"):
-                assert ingests.progress(ingest_id(MODEL, path), 0).records == 1
+            for path in ("big.bin", "other.bin"):
+                assert ingests.progress(ingest_id(model, path), 0).records == 1
         assert len(ingests._open) == 1
 
 
