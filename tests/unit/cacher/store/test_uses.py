@@ -104,3 +104,15 @@ def test_a_binding_that_rots_keeps_what_it_named(store: Store) -> None:
     store.evict(MODELS[0].artifact)
     stage(store, MODELS[1])
     assert (store.path(MODELS[1].artifact) / "b.bin").read_bytes() == FILES["b"]
+
+
+def test_nothing_is_remembered_of_what_is_gone(store: Store) -> None:
+    """A node stages and evicts for years."""
+    for wanted in MODELS:
+        stage(store, wanted)
+    for wanted in MODELS:
+        store.evict(wanted.artifact)
+    uses = store._parts.uses
+    assert (uses._bound, uses._users, uses._unread) == ({}, {}, {MODELS[-1].artifact})
+    assert not uses.shared(MODELS[0].artifact, [])
+    assert uses._unread == set()
