@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from prestage.node.csi.mountinfo import MountPoint, mount_table
 
 _RDONLY, _NOSUID, _NODEV, _REMOUNT, _BIND = 1, 2, 4, 32, 4096  # linux/mount.h
 _NOFOLLOW = 8  # UMOUNT_NOFOLLOW
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # asm-generic/unistd.h: the same on every machine
+_AT_FDCWD, _EMPTY_PATH, _CLONE, _FROM_EMPTY_PATH = -100, 0x1000, 1, 4
+_ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4  # linux/mount.h
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _STACK_MAX = 32
 
@@ -70,18 +75,52 @@ def show(tree: Path, own: Path | None, target: Path) -> None:
 
 
 def bind(source: Path, target: Path) -> None:
-    """Make `target`, a new folder, show `source`: read-only, nosuid, nodev. All of it or nothing.
+    """Make `target`, a new folder, show `source`: read-only, nosuid, nodev. It is so before it is there: a mount takes its flags
+    with it into the node's own namespace and into those of pods, but not what is done to it afterwards. All of it or nothing.
 
     Raises:
         Misconfigured, Unavailable: what the kernel said.
     """
     target.mkdir(mode=0o750, parents=True, exist_ok=True)
-    _mount(source, target, _BIND)
     try:
-        seal(target)
-    except BaseException:
-        _LIBC.umount2(os.fsencode(target), _NOFOLLOW)
-        raise
+        _attach(source, target)
+    except NotImplementedError:
+        with tempfile.TemporaryDirectory(prefix="prestage-bind-") as folder:
+            beside = Path(folder, "tree")
+            beside.mkdir()
+            _mount(source, beside, _BIND)
+            try:
+                seal(beside)
+                _mount(beside, target, _BIND)
+            finally:
+                _LIBC.umount2(os.fsencode(beside), _NOFOLLOW)
+
+
+def _attach(source: Path, target: Path) -> None:
+    """By a mount that is nowhere until it is read-only.
+
+    Raises:
+        NotImplementedError: a kernel older than 5.12.
+    """
+    fd = _call(_OPEN_TREE, source, _AT_FDCWD, os.fsencode(source), _CLONE | os.O_CLOEXEC)
+    try:
+        flags = struct.pack("=QQQQ", _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV, 0, 0, 0)
+        _call(_MOUNT_SETATTR, source, fd, b"", _EMPTY_PATH, flags, ctypes.c_size_t(len(flags)))
+        _call(_MOVE_MOUNT, target, fd, b"", _AT_FDCWD, os.fsencode(target), _FROM_EMPTY_PATH)
+    finally:
+        os.close(fd)
+
+
+def _call(number: int, path: Path, *arguments: int | bytes | ctypes.c_size_t) -> int:
+    """One of the calls that libc has no function for everywhere."""
+    given = (ctypes.c_long(one) if isinstance(one, int) else one for one in arguments)
+    found: int = _LIBC.syscall(ctypes.c_long(number), *given)
+    if found < 0:
+        code = ctypes.get_errno()
+        if code == errno.ENOSYS:
+            raise NotImplementedError
+        raise _refused(path, code)
+    return found
 
 
 def seal(target: Path) -> None:
@@ -115,8 +154,11 @@ def release(target: Path) -> None:
 
 def _mount(source: Path | None, target: Path, flags: int) -> None:
     if _LIBC.mount(None if source is None else os.fsencode(source), os.fsencode(target), None, flags, None):
-        number = ctypes.get_errno()
-        why = f"cannot mount at {target}: {os.strerror(number)}"
-        if number in (errno.EPERM, errno.EACCES):
-            raise Misconfigured(why, hint="the csi container must be privileged")
-        raise Unavailable(why, hint="the kubelet asks again")
+        raise _refused(target, ctypes.get_errno())
+
+
+def _refused(target: Path, code: int) -> Misconfigured | Unavailable:
+    why = f"cannot mount at {target}: {os.strerror(code)}"
+    if code in (errno.EPERM, errno.EACCES):
+        return Misconfigured(why, hint="the csi container must be privileged")
+    return Unavailable(why, hint="the kubelet asks again")
