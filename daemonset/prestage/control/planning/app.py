@@ -77,7 +77,11 @@ class Planner:
         self.tally = Tally(unsynced=lambda: self.world.unsynced)
         self.meters = Meters(self.board, self.tally)
         self.writer = Writer(
-            api, writes=self.tally.writes, again=lambda: self.planning.wake_later(), reacted=self.meters.reacted("nodecache")
+            api,
+            writes=self.tally.writes,
+            again=lambda: self.planning.wake_later(),
+            done=lambda: self.planning.wake(),
+            reacted=self.meters.reacted("nodecache"),
         )
         self.resolutions = Resolutions(broker, told=lambda: self.planning.wake(), asking=self.tally.asking)
         self.planning = Planning(self.world, self.writer, self.resolutions, self.board, rules=config.rules)
@@ -114,7 +118,7 @@ class Planner:
         self.tally.is_leading = True
         try:
             async with asyncio.TaskGroup() as group:
-                for work in (self.planning.run(), self.resolutions.run(), self.reporting.run()):
+                for work in (self.writer.run(), self.planning.run(), self.resolutions.run(), self.reporting.run()):
                     group.create_task(work)
                 for service in self._config.services:
                     group.create_task(_awaited(service, together))
