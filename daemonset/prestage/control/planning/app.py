@@ -118,10 +118,11 @@ class Planner:
         self.tally.is_leading = True
         try:
             async with asyncio.TaskGroup() as group:
-                for work in (self.writer.run(), self.planning.run(), self.resolutions.run(), self.reporting.run()):
+                for work in (self.planning.run(), self.resolutions.run(), self.reporting.run()):
                     group.create_task(work)
                 for service in self._config.services:
                     group.create_task(_awaited(service, together))
+                group.create_task(self.writer.run())
         finally:
             self.tally.is_leading = False
 
