@@ -84,7 +84,11 @@ class Planner:
         self.tally = Tally(unsynced=lambda: self.world.unsynced)
         self.meters = Meters(self.board, self.tally)
         self.writer = Writer(
-            api, writes=self.tally.writes, again=lambda: self.planning.wake_later(), reacted=self.meters.reacted("nodecache")
+            api,
+            writes=self.tally.writes,
+            again=lambda: self.planning.wake_later(),
+            done=lambda: self.planning.wake(),
+            reacted=self.meters.reacted("nodecache"),
         )
         self.resolutions = Resolutions(broker, told=lambda: self.planning.wake(), asking=self.tally.asking)
         self.planning = Planning(self.world, self.writer, self.resolutions, self.board, rules=config.rules)
@@ -128,6 +132,7 @@ class Planner:
                     group.create_task(work)
                 for service in self._config.services:
                     group.create_task(_awaited(service, together))
+                group.create_task(self.writer.run())
         finally:
             self.tally.is_leading = False
 

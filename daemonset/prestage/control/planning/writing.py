@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,12 +37,16 @@ def body_of(made: NodePlan) -> Object:
     return written(NodeCache(metadata=Metadata(name=made.node, owner_references=[owner]), spec=spec_of(made)))
 
 
+_Foreign = tuple[str, str]
+"""Name and UID of a NodeCache without its Node."""
+
+
 @dataclass(frozen=True, slots=True)
 class Writes:
     """What is to be done. `foreign`: name and UID of NodeCaches without their Node."""
 
     apply: tuple[NodePlan, ...] = ()
-    foreign: tuple[tuple[str, str], ...] = ()
+    foreign: tuple[_Foreign, ...] = ()
 
 
 def writes(plans: Mapping[str, NodePlan], caches: Mapping[str, SeenCache], sent: Mapping[str, NodePlan]) -> Writes:
@@ -62,8 +66,10 @@ def writes(plans: Mapping[str, NodePlan], caches: Mapping[str, SeenCache], sent:
 
 
 class Writer:
-    """`sent` tells the next plan: what was decided stands before the API server shows it. `again`: called when a write failed.
-    `writes`: where they are counted; `reacted`: told of each how many seconds after its cause it is ready to be sent."""
+    """Sends while `run` runs, several nodes at once and one write a node: a slow API server holds up no plan. `sent` tells the
+    next plan what was decided and is not shown yet. `again`: called when a write failed; `done`: when one ended that another for
+    the same node waited for. `writes`: where they are counted; `reacted`: told of each how many seconds after its cause it is
+    ready to be sent."""
 
     def __init__(
         self,
@@ -71,11 +77,17 @@ class Writer:
         *,
         writes: Counter[str] | None = None,
         again: Callable[[], None] = lambda: None,
+        done: Callable[[], None] = lambda: None,
         reacted: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        self._api, self._again, self._reacted = api, again, reacted
+        self._api, self._again, self._done, self._reacted = api, again, done, reacted
         self._sent: dict[str, tuple[NodePlan, float]] = {}
         self._writes = Counter[str]() if writes is None else writes
+        self._queued: list[NodePlan | _Foreign] = []
+        self._woken = asyncio.Event()
+        self._limit = asyncio.Semaphore(_AT_ONCE)
+        self._going: set[str] = set()
+        self._waited_for: set[str] = set()
 
     def seen(self, cache: Object) -> None:
         """It is in the mirror now: where that is what was written, whatever comes after is somebody else's."""
@@ -85,7 +97,7 @@ class Writer:
             del self._sent[name_of(cache)]
 
     def sent(self) -> dict[str, NodePlan]:
-        """What was written and is not seen yet."""
+        """What was decided and is not seen yet."""
         now_s = asyncio.get_running_loop().time()
         self._sent = {name: entry for name, entry in self._sent.items() if now_s - entry[1] < _SEEN_AFTER_S}
         return {name: made for name, (made, _) in self._sent.items()}
@@ -93,35 +105,64 @@ class Writer:
     def forget(self) -> None:
         """A new time of leading begins: what another leader wrote meanwhile is the truth."""
         self._sent.clear()
+        self._queued.clear()
+        self._going.clear()
+        self._waited_for.clear()
+
+    async def run(self) -> None:
+        """Never returns. Each failure is logged, and the rest goes on."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._woken.wait()
+                self._woken.clear()
+                queued, self._queued = self._queued, []
+                for one in queued:
+                    group.create_task(self._send(one))
 
     async def write(self, due: Writes, *, since_s: float | None = None) -> None:
-        """All of it, several at once; each failure is logged, and the rest goes on. `since_s` (time.monotonic): its cause."""
-        limit = asyncio.Semaphore(_AT_ONCE)
+        """Take it in. `since_s` (time.monotonic): its cause."""
+        now_s = asyncio.get_running_loop().time()
+        for name, uid in due.foreign:
+            if self._begins(name):
+                self._sent.pop(name, None)
+                self._queued.append((name, uid))
+        for made in due.apply:
+            if self._begins(made.node):
+                self._sent[made.node] = (made, now_s)
+                self._queued.append(made)
+                if since_s is not None:
+                    self._reacted(time.monotonic() - since_s)
+        self._woken.set()
 
-        async def limited(work: Awaitable[None]) -> None:
-            async with limit:
-                await work
+    def _begins(self, name: str) -> bool:
+        if name in self._going:
+            self._waited_for.add(name)
+            return False
+        self._going.add(name)
+        return True
 
-        if since_s is not None:
-            for _ in due.apply:
-                self._reacted(time.monotonic() - since_s)
-        async with asyncio.TaskGroup() as group:
-            for name, uid in due.foreign:
-                group.create_task(limited(self._delete(name, uid)))
-            for made in due.apply:
-                group.create_task(limited(self._apply(made)))
+    async def _send(self, one: NodePlan | _Foreign) -> None:
+        name = one.node if isinstance(one, NodePlan) else one[0]
+        try:
+            async with self._limit:
+                await (self._apply(one) if isinstance(one, NodePlan) else self._delete(*one))
+        finally:
+            self._going.discard(name)
+            if name in self._waited_for:
+                self._waited_for.discard(name)
+                self._done()
 
     async def _apply(self, made: NodePlan) -> None:
         try:
             await self._api.apply(NODE_CACHES, body_of(made), manager=MANAGER, force=True)
         except PrestageError as exc:
+            if self._sent.get(made.node, (None,))[0] is made:
+                del self._sent[made.node]
             self._lost("apply", made.node, exc)
             return
         self._writes["nodecache"] += 1
-        self._sent[made.node] = (made, asyncio.get_running_loop().time())
 
     async def _delete(self, name: str, uid: str) -> None:
-        self._sent.pop(name, None)
         try:
             await self._api.delete(NODE_CACHES, name, uid=uid)
         except (Missing, Conflict):
