@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 
@@ -54,3 +55,10 @@ class Link:
                 left -= (at - since) * speed
                 at = since
         return at - left / self._usual if self._usual > 0 else -math.inf
+
+    def carries(self, starts: float, ends: float) -> float:
+        """How many bytes go through between two moments."""
+        if ends <= starts:
+            return 0.0
+        edges = [starts, *(edge for edge in self._edges if starts < edge < ends), ends]
+        return sum(self.rate_at(first) * (last - first) for first, last in itertools.pairwise(edges))

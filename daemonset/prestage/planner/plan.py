@@ -42,7 +42,7 @@ def plan(
 ) -> Plan:
     """`now` and every moment: seconds since the epoch. `walls`: by namespace. Ids of demands and names of nodes are unique.
     `uses`: how often each artifact was started. `before`: the last plan; what no node was told yet stays where it was meant to
-    go."""
+    go, and what it predicted of a stage that runs stands."""
     rules = rules or Rules()
     known = sorted(demand, key=_order)
     demands, too_many = _within(known, now, rules)
@@ -62,7 +62,7 @@ def plan(
             welcome = {name for name in one.at if name in ledger.books and _is_welcome(ledger.books[name], one, priced, rules)}
             placed[one.id] = place_waiting(ledger, copies, one, welcome)
     keep_copies(ledger, copies, values, rules.worth)
-    prediction = Prediction(ledger, timing, copies)
+    prediction = Prediction(ledger, timing, copies, before)
     made = {name: _node_plan(book, copies, prediction, rules) for name, book in ledger.books.items()}
     verdicts = Verdicts(ledger, copies, timing, prediction, starting.start_by)
     said = {one.id: verdicts.of(one, placed.get(one.id)) for one in known if one.id not in too_many}

@@ -66,11 +66,13 @@ def played(
     until = now + 2 * 86_400 if until is None else until
     sizes = {one.artifact: one.size_bytes for one in demands}
     sites = [_Site(one, Link(one.rate_bytes_per_s or rules.assumed_bytes_per_s, one.rate_windows), sizes) for one in nodes]
-    lines, first, at = list[Line](), None, now
+    lines, at = list[Line](), now
+    first: Plan | None = None
+    last: Plan | None = None
     marks = _marks(demands, now)
     for _ in range(_STEPS_MAX):
-        made = plan(demands, [_seen(one) for one in sites], at, rules=rules, before=first)
-        first = first or made
+        made = plan(demands, [_seen(one) for one in sites], at, rules=rules, before=last)
+        first, last = first or made, made
         for site in sites:
             lines += _obey(site, made, at)
         ends = min((site.link.ends(at, site.left_bytes) for site in sites if site.coming is not None), default=math.inf)

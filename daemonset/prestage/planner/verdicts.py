@@ -117,9 +117,11 @@ class Verdicts:
         ready_by = self._now if demand.ready_by is None else demand.ready_by
         link = self._timing.link(self._ledger.books[node])
         left_s = ready_by - self._now
-        if link.ends(self._now, demand.size_bytes) > ready_by:
-            fix = Fix(Remedy.RATE, demand.size_bytes / left_s, node) if left_s > 0 else Fix(Remedy.NOTICE, late)
-            return Reason.TOO_SOON, fix
+        if left_s <= 0:
+            return Reason.TOO_SOON, Fix(Remedy.NOTICE, late)
+        alone = link.ends(self._now, demand.size_bytes)
+        if ready_by < alone <= moments[node]:  # else part of it is there already
+            return Reason.TOO_SOON, Fix(Remedy.RATE, demand.size_bytes / left_s, node)
         by_origin = self._prediction.by_origin.get((node, demand.artifact), 0.0)
         if by_origin > ready_by:
             cap = self._timing.rules.origin_bytes_per_s or 0.0

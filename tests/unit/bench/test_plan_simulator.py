@@ -194,3 +194,20 @@ def test_what_cannot_be_run_is_refused_with_a_next_step(given: list[str], tmp_pa
     refused = CliRunner().invoke(bench, [str(file) if one == "FILE" else one for one in given])
     assert isinstance(refused.exception, Misconfigured)
     assert refused.exception.hint
+
+
+TRACE = Path(__file__).parents[2] / "planning" / "traces" / "three_days.csv"
+
+
+def hours(policy: str, share: float) -> tuple[float, float, float]:
+    """Waited, terabytes fetched, and how much of what was said and possible was on time."""
+    made = run_one(Setting(TRACE, None, 1, policy, Scheduler.AWARE, share, 0.2, 1, 1.25e9, math.inf, 0))
+    return made["wait_hours"], made["fetched_tb"], made["on_time_of_feasible"]
+
+
+def test_on_a_derived_trace_half_told_ahead_waits_are_less_than_two_thirds_of_lru_for_hardly_more_bytes() -> None:
+    lru, lru_tb, _ = hours("LRU", 0.5)
+    ours, tb, on_time = hours("prestage", 0.5)
+    assert ours < 0.65 * lru
+    assert tb <= 1.1 * lru_tb
+    assert on_time > 0.95

@@ -128,6 +128,24 @@ def test_a_window_asks_for_as_many_nodes_as_copies_and_says_how_many_are_missing
     assert (verdict.fix.remedy, verdict.fix.amount, verdict.fix.node) == (Remedy.ROOM, 20.0, "n2")
 
 
+def test_a_stage_that_runs_is_not_called_late_for_not_telling_how_far_it_is() -> None:
+    demand = declared("a", "n1", size=100, ready_by=NOW + 12)
+    first = plan([demand], [idle("n1")], NOW)
+    [running] = carried_out([idle("n1")], first, state=State.STAGING)
+    second = plan([demand], [running], NOW + 6, before=first)
+    assert (second.verdicts["d-a"].outcome, second.verdicts["d-a"].ready_at) == (Outcome.ON_TIME, NOW + 10)
+    third = plan(
+        [demand, waiting("b", "n1", size=0), bound("c", "n1", size=30)],
+        [dataclasses.replace(running, budget_bytes=500)],
+        NOW + 6,
+        before=second,
+    )
+    assert third.verdicts["d-a"].ready_at == NOW + 13  # put off by what goes before it
+    assert third.verdicts["d-a"].reason is Reason.LINK_BUSY
+    lost = plan([demand], [running], NOW + 11, before=third)
+    assert lost.verdicts["d-a"].outcome is Outcome.LATE
+
+
 def test_two_windows_that_do_not_meet_share_the_room_of_one() -> None:
     day = declared("day", "n1", size=80, ready_by=NOW + 100, until=NOW + 200)
     night = declared("night", "n1", size=80, ready_by=NOW + 300, until=NOW + 400)

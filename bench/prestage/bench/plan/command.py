@@ -49,6 +49,7 @@ class Setting:
     gpus: float
     budget: int | None = None
     fault: str = "none"
+    tick_s: float = 15.0
 
 
 def _starts(setting: Setting) -> list[traces.Start]:
@@ -94,7 +95,7 @@ def _policy(setting: Setting, from_s: float) -> Policy:
     if setting.policy != OURS:
         return POLICIES[setting.policy](from_s)
     origin = setting.origin if setting.nodes > 1 and setting.origin < float("inf") else None
-    return Ours(rules=Rules(peers=False, origin_bytes_per_s=origin), tick_s=0.0 if setting.nodes == 1 else 15.0)
+    return Ours(rules=Rules(peers=False, origin_bytes_per_s=origin), tick_s=0.0 if setting.nodes == 1 else setting.tick_s)
 
 
 def _faults(fault: str, length_s: float) -> Iterator[tuple[float, Callable[[Run], None]]]:
@@ -136,6 +137,7 @@ def _slow(run: Run, share: float) -> None:
 @click.option("--policies", default="all", show_default=True, help="Names separated by commas, or `all`.")
 @click.option("--schedulers", default="aware", show_default=True, help="blind, best of 5, steered, aware; separated by commas.")
 @click.option("--fault", type=click.Choice(["none", "planner down", "links at 30 %"]), default="none", show_default=True)
+@click.option("--tick", default=15.0, show_default=True, type=click.FloatRange(0), help="Seconds between plans of several nodes.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, 64), help="Runs at once.")
 @click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Write a plot.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -187,6 +189,7 @@ def _settings(trace: Path | None, rates: Path | None, more: dict[str, object]) -
                             float(str(more["gpus"])),
                             None if budget is None else int(str(budget)),
                             str(more["fault"]),
+                            float(str(more["tick"])),
                         )
 
 
