@@ -16,6 +16,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from leaks import shared
+
 from prestage.images.containerd.channel import Channel
 from prestage.wire import cri_pb2 as cri
 from prestage.wire.containerd_pb2 import SnapshotPrepareAnswer, SnapshotPrepareRequest, SnapshotRequest
@@ -76,9 +78,11 @@ class Containerd:
         given = os.environ.get("PRESTAGE_CONTAINERD") or find("containerd")
         argv: list[str | Path] = ["unshare", "--mount", "--propagation", "private", str(given), "--config", self._config]
         self._program = _Daemon(argv, port=0, log=self.folder / "log", cwd=self.folder, host=str(self.socket))
+        shared.add(self._program.pid)
 
     def close(self) -> None:
         if self._program is not None:
+            shared.discard(self._program.pid)
             self._program.close()
             self._program = None
 

@@ -50,7 +50,7 @@ def test_an_image_is_staged_listed_and_released(registry: Registry, node: Node) 
     node.pull(name)
     assert not any(one.is_blob for one in registry.asked(client="containerd")[asked:])
     run("images", "release", artifact, *at)
-    assert run("images", "list", *at) == ""
+    assert not node.listed()
     assert "prestage images list" in run("images", "release", artifact, *at, code=3)
 
 
@@ -63,7 +63,6 @@ def test_the_doctor_says_what_it_found(node: Node) -> None:
         assert found["discards_layers"] is True
         assert "discard_unpacked_layers is set" in run("images", "doctor", *at)
     assert "it has" in run("images", "doctor", *at, "--snapshotter", "soci", code=2)
-    assert "is no socket" in run("images", "doctor", "--containerd", "/nonexistent", code=2)
 
 
 def test_the_bench_leaves_the_containerd_as_it_was(registry: Registry, node: Node, tmp_path: Path) -> None:
