@@ -180,8 +180,12 @@ def test_a_spread_counts_warm_staging_and_wanted_nodes() -> None:
     assert spreads(made, nodes)["a"] == Spread(warm=1, staging=0, wanted=2, wanted_warm=1)
 
 
+OF_WINDOWS = {Reason.PLANNED, Reason.OVER, Reason.TOO_SOON, Reason.LINK_BUSY, Reason.ORIGIN_BUSY, Reason.TOO_FEW_NODES}
+"""Never of a pod: test_schedules.py."""
+
+
 @pytest.mark.parametrize(
-    "reason", [one for one in Reason if one not in (Reason.WARM, Reason.STAGING, Reason.RETRYING, Reason.KEPT)]
+    "reason", [one for one in Reason if one not in {Reason.WARM, Reason.STAGING, Reason.RETRYING, Reason.KEPT, *OF_WINDOWS}]
 )
 def test_whatever_keeps_a_model_away_is_told_with_a_next_step(reason: Reason) -> None:
     subject = Subject(DEPLOYMENTS, "web", "team", "web-uid")
