@@ -163,8 +163,11 @@ def test_what_is_declared_is_staged_before_its_time_through_a_planner_that_dies(
                 assert datetime.datetime.now(datetime.UTC) < late
                 [event] = [one for one in await told() if cast("dict[str, str]", one["regarding"])["kind"] == "StagingSchedule"]
                 assert "because 1 kB take longer than what is left" in str(event["note"])
-                on_time = condition(await status_of(api, namespace), "OnTime")
-                assert on_time[0] == "False"
+
+                async def told_in_status() -> bool:
+                    return condition(await status_of(api, namespace), "OnTime")[0] == "False"
+
+                await until(told_in_status, log=log)  # events come first
             said = await asyncio.to_thread(log.read_text)
             assert "status_not_written" not in said
 
