@@ -184,7 +184,7 @@ def test_a_command_that_is_killed_goes_on_when_it_is_run_again(registry: Registr
 def test_staged_and_released_again_and_again_nothing_is_left(registry: Registry, node: Node) -> None:
     name = registry.push("t/cycles", "v1", image([(tar, "gzip") for tar in curious()]))
     artifact = node.resolve(name).artifact
-    for _ in range(int(os.environ.get("PRESTAGE_CYCLES", "5"))):
+    for _ in range(int(os.environ.get("PRESTAGE_CYCLES", "3"))):
         node.stage(name)
         assert len(node.inventory()["snapshots"]) == 12
         node.release(artifact)
