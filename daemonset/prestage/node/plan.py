@@ -5,6 +5,7 @@ No NodeCache, an empty one, one of another Node: keep everything, evict nothing.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from prestage.cacher.digests import ArtifactId
 from prestage.cacher.store.budget import Candidate, Kind, LeastRecentlyUsed
 from prestage.cacher.transfer.limits import Priority
 
+_NOW = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 WAITING_FROM, DECLARED_FROM = 800_000_000, 700_000_000
 """The planner's classes of priority: a pod that is bound or waits; what was said aloud; below, what follows a burst."""
 
@@ -32,9 +34,9 @@ class Plan:
 
     @property
     def to_stage(self) -> list[PlannedArtifact]:
-        """The most urgent first."""
+        """The most urgent first; of those alike the one that is wanted sooner, and before it what is wanted now."""
         wanted = [one for one in self.artifacts.values() if one.action is Action.STAGE]
-        return sorted(wanted, key=lambda one: (-one.priority, one.digest))
+        return sorted(wanted, key=lambda one: (-one.priority, one.ready_by or _NOW, one.digest))
 
 
 def plan_of(spec: NodeCacheSpec, *, generation: int | None, node_uid: str | None) -> Plan:

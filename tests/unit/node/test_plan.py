@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +54,19 @@ def test_what_is_staged_or_kept_is_never_among_what_goes(rows: list[tuple[Artifa
     going = {one.key for one in order.order([candidate(name) for name in NAMES])}
     staying = {name for name, action in rows if action is not Action.RELEASE}
     assert going == (set(NAMES) - staying if rows else set())
+
+
+def test_of_those_alike_the_one_that_is_wanted_sooner_is_staged_first() -> None:
+    noon = datetime.datetime(2026, 12, 1, 12, tzinfo=datetime.UTC)
+    hour = datetime.timedelta(hours=1)
+    wanted = {0: (1, noon + hour), 1: (1, noon), 2: (1, None), 3: (2, noon + 9 * hour)}
+    made = Plan(
+        {
+            NAMES[number]: PlannedArtifact(digest=NAMES[number], action=Action.STAGE, priority=priority, ready_by=ready_by)
+            for number, (priority, ready_by) in wanted.items()
+        }
+    )
+    assert [one.digest for one in made.to_stage] == [NAMES[3], NAMES[2], NAMES[1], NAMES[0]]
 
 
 def test_the_planners_classes_become_the_agents_priorities() -> None:
