@@ -32,8 +32,8 @@ else:
 """
 _NODE = """
 set -e
-mount --bind {folder}/kubelet {folder}/kubelet
-mount --make-shared {folder}/kubelet
+mount --bind {folder} {folder}
+mount --make-shared {folder}
 unshare -m --propagation unchanged {python} {folder}/driver.py {folder} {way}
 cat /proc/self/mountinfo > {folder}/bound
 mkdir {folder}/pod

@@ -15,6 +15,7 @@ from prestage.cacher.store.composing import SIDE
 from prestage.node.csi.mountinfo import MountPoint, mount_table
 
 _RDONLY, _NOSUID, _NODEV, _REMOUNT, _BIND = 1, 2, 4, 32, 4096  # linux/mount.h
+_PRIVATE = 1 << 18  # what is mounted in one pod's must come to no other's that shows the same tree
 _NOFOLLOW = 8  # UMOUNT_NOFOLLOW
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # asm-generic/unistd.h: the same on every machine
 _AT_FDCWD, _EMPTY_PATH, _CLONE, _FROM_EMPTY_PATH = -100, 0x1000, 1, 4
@@ -91,6 +92,7 @@ def bind(source: Path, target: Path) -> None:
             _mount(source, beside, _BIND)
             try:
                 seal(beside)
+                _mount(None, beside, _PRIVATE)
                 _mount(beside, target, _BIND)
             finally:
                 _LIBC.umount2(os.fsencode(beside), _NOFOLLOW)
@@ -104,7 +106,7 @@ def _attach(source: Path, target: Path) -> None:
     """
     fd = _call(_OPEN_TREE, source, _AT_FDCWD, os.fsencode(source), _CLONE | os.O_CLOEXEC)
     try:
-        flags = struct.pack("=QQQQ", _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV, 0, 0, 0)
+        flags = struct.pack("=QQQQ", _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV, 0, _PRIVATE, 0)
         _call(_MOUNT_SETATTR, source, fd, b"", _EMPTY_PATH, flags, ctypes.c_size_t(len(flags)))
         _call(_MOVE_MOUNT, target, fd, b"", _AT_FDCWD, os.fsencode(target), _FROM_EMPTY_PATH)
     finally:
