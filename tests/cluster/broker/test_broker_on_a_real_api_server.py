@@ -319,6 +319,14 @@ def test_from_an_annotation_to_a_granted_mount(kube: Kube, clients: Clients, gat
         [granted] = (await nodes["n1"].mounts(mount)).models
         assert (granted.artifact, granted.rule) == (resolved.artifact, "namespace team-a resolved it")
         await no("AnotherNode", nodes["n2"].mounts(mount))
+        access = cast("dict[str, object]", kube.get(f"/apis/prestage.dev/v1alpha1/namespaces/team-a/artifacts/{name}")["status"])
+        [row] = cast("list[dict[str, str]]", access["access"])
+        assert (row["source"], row["state"]) == (f"{REF} by hf-token", "Verified")
+        while "status" not in kube.get("/apis/prestage.dev/v1alpha1/origins/hub"):
+            await asyncio.sleep(0.2)
+        said = cast("dict[str, object]", kube.get("/apis/prestage.dev/v1alpha1/origins/hub")["status"])
+        [ready] = cast("list[dict[str, str]]", said["conditions"])
+        assert (ready["status"], ready["reason"]) == ("True", "Reachable")
 
     clients.run(test())
     lines = [json.loads(line) for line in clients.broker.log.read_text().splitlines()]

@@ -209,13 +209,10 @@ def _with_uses(seen: Object, uses: list[TemplateUse]) -> Object:
 
 
 def _with_access(seen: Object, source: str, change: Callable[[SourceAccess], SourceAccess]) -> Object:
-    before = access_in(seen)
-    rows = [change(row) if row.source == source else row for row in before]
-    if rows == before:
-        return seen
+    access = _plain([change(row) if row.source == source else row for row in access_in(seen)])
     status = seen.get("status")
     status = status if isinstance(status, Mapping) else {}
-    return {**seen, "status": {**status, "access": _plain(rows)}}
+    return seen if access == status.get("access") else {**seen, "status": {**status, "access": access}}
 
 
 def _plain(rows: Iterable[SourceAccess | TemplateUse]) -> list[object]:
