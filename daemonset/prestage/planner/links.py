@@ -8,6 +8,10 @@ from collections.abc import Iterable
 
 from prestage.planner.nodes import RateWindow
 
+_SLACK_S = 1e-6
+"""What seconds since the epoch are rounded to is a quarter of it. Without it the last byte of a transfer that fits exactly would
+wait for the other side of a window in which nothing goes."""
+
 
 class Link:
     """`rate_bytes_per_s`: what nine of ten stages beat; above 0."""
@@ -37,8 +41,8 @@ class Link:
             for until, speed in ((self._edges[place], self._usual), (self._edges[place + 1], rate)):
                 if until <= at:
                     continue
-                if left <= (until - at) * speed:
-                    return at + (left / speed if left else 0.0)
+                if left <= (until - at + _SLACK_S) * speed:
+                    return min(until, at + (left / speed if left else 0.0))
                 left -= (until - at) * speed
                 at = until
         return at + left / self._usual
@@ -50,8 +54,8 @@ class Link:
             for since, speed in ((self._edges[place + 1], self._usual), (self._edges[place], self._rates[place])):
                 if since >= at:
                     continue
-                if left <= (at - since) * speed:
-                    return at - (left / speed if left else 0.0)
+                if left <= (at - since + _SLACK_S) * speed:
+                    return max(since, at - (left / speed if left else 0.0))
                 left -= (at - since) * speed
                 at = since
         return at - left / self._usual if self._usual > 0 else -math.inf

@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from planning.worlds import NOW, World, bound, carried_out, declared, node, shown, standing, waiting, worlds
 
@@ -297,6 +297,8 @@ def test_what_is_uncovered_is_what_no_span_covers(spans: list[Span], wanted: Spa
 _WINDOWS = st.lists(st.builds(RateWindow, _EDGES, _EDGES, st.sampled_from([0.0, 1.0, 5.0, 50.0])), max_size=3)
 
 
+@example([RateWindow(0.0, 4.0, 0.0)], 1, 1.0)  # what fits exactly beside a window in which nothing goes
+@example([RateWindow(4.1, 9.0, 0.0)], 1, 4.0)
 @given(_WINDOWS, st.integers(0, 200), st.floats(-5, 20))
 def test_a_link_goes_back_the_way_it_came(windows: list[RateWindow], size: int, starts: float) -> None:
     link = Link(10.0, windows)
