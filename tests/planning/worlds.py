@@ -110,7 +110,11 @@ def worlds(draw: st.DrawFn, *, walls: bool = True, is_shrunk: bool = True) -> Wo
             )
         )
     limits = st.none() | st.integers(0, 200)
-    walled = {name: Wall(draw(limits), draw(limits), draw(st.none() | st.just(3))) for name in ("red", "blue")} if walls else {}
+    walled = (
+        {name: Wall(draw(limits), draw(limits), draw(limits), draw(st.none() | st.just(3))) for name in ("red", "blue")}
+        if walls
+        else {}
+    )
     return World(demands, nodes, walled, sizes)
 
 

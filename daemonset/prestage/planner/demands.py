@@ -77,4 +77,6 @@ class Wall:
 
     bytes_per_node: int | None = None
     bytes: int | None = None
+    pinned: int | None = None
+    """Of what was declared, whether somebody uses it or not."""
     max_priority: int | None = None

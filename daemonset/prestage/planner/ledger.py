@@ -102,6 +102,7 @@ class Ledger:
         self._walls = walls
         self._charges = defaultdict[tuple[str, str, str], list[Span]](list)
         self._rooms: dict[tuple[str, str | None], Room] = {}
+        self._pinned = {name: Room(wall.pinned) for name, wall in walls.items() if wall.pinned is not None}
 
     def wall(self, namespace: str) -> Wall:
         """Its walls."""
@@ -128,7 +129,7 @@ class Ledger:
     def walled(self, demand: Demand, node: str, span: Span) -> Reason | None:
         """Which of its namespace's walls is in the way."""
         wall = self._walls.get(demand.namespace)
-        if wall is None or (wall.bytes is None and wall.bytes_per_node is None):
+        if wall is None or (wall.bytes is None and wall.bytes_per_node is None and wall.pinned is None):
             return None
         spans = uncovered(self._charges[demand.namespace, node, demand.artifact], span)
         if not spans:
@@ -137,6 +138,9 @@ class Ledger:
             return Reason.NAMESPACE_NODE_BYTES
         if self._room(demand.namespace, None).lacks_bytes(demand.size_bytes, spans) > 0:
             return Reason.NAMESPACE_BYTES
+        pinned = self._pinned.get(demand.namespace) if demand.trust is Trust.DECLARED else None
+        if pinned is not None and pinned.lacks_bytes(demand.size_bytes, spans) > 0:
+            return Reason.NAMESPACE_PINNED
         return None
 
     def promise(self, demand: Demand, node: str, action: Action, span: Span | None = None) -> Reason | None:
@@ -162,7 +166,7 @@ class Ledger:
         if found.action is Action.STAGE and not book.node.is_warm(demand.artifact):
             book.lacking[demand.artifact] = found
         self._take(book, demand.artifact, found, span)
-        self._charge(demand.namespace, node, demand.artifact, demand.size_bytes, span)
+        self._charge(demand, node, span)
         return None
 
     def hasten(self, node: str, artifact: str) -> bool:
@@ -178,7 +182,7 @@ class Ledger:
         if self.walled(one, node, span) is not None:
             return False
         self._take(book, artifact, found, span)
-        self._charge(found.namespace, node, artifact, found.size_bytes, span)
+        self._charge(one, node, span)
         return True
 
     def _take(self, book: Book, artifact: str, promise: Promise, span: Span) -> None:
@@ -188,13 +192,17 @@ class Ledger:
             book.room.take(promise.size_bytes, piece)
             promise.spans.append(piece)
 
-    def _charge(self, namespace: str, node: str, artifact: str, size_bytes: int, span: Span) -> None:
+    def _charge(self, demand: Demand, node: str, span: Span) -> None:
+        namespace = demand.namespace
         if namespace not in self._walls:
             return
-        charge = self._charges[namespace, node, artifact]
+        rooms = [self._room(namespace, node), self._room(namespace, None)]
+        if demand.trust is Trust.DECLARED and namespace in self._pinned:
+            rooms.append(self._pinned[namespace])
+        charge = self._charges[namespace, node, demand.artifact]
         for piece in uncovered(charge, span):
-            self._room(namespace, node).take(size_bytes, piece)
-            self._room(namespace, None).take(size_bytes, piece)
+            for room in rooms:
+                room.take(demand.size_bytes, piece)
             charge.append(piece)
 
     def _room(self, namespace: str, node: str | None) -> Room:

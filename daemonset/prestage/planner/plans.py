@@ -91,6 +91,7 @@ class Reason(StrEnum):
     """What is surer fills each node on which it may run."""
     NAMESPACE_NODE_BYTES = "NamespaceNodeBytes"
     NAMESPACE_BYTES = "NamespaceBytes"
+    NAMESPACE_PINNED = "NamespacePinned"
     TOO_MANY = "TooMany"
     """A node's plan has no place for more artifacts."""
     PLANNED = "Planned"

@@ -14,9 +14,9 @@ from prestage.planner.prediction import Prediction
 from prestage.planner.timing import Timing
 
 _PASSING = frozenset({ErrorClass.BUSY, ErrorClass.UNAVAILABLE})
-_WALLS = (Reason.NAMESPACE_BYTES, Reason.NAMESPACE_NODE_BYTES, Reason.TOO_LARGE, Reason.TOO_MANY, Reason.MOVING, Reason.NODE_FULL)
+_QUOTAS = (Reason.NAMESPACE_BYTES, Reason.NAMESPACE_NODE_BYTES, Reason.NAMESPACE_PINNED)
+_WALLS = (*_QUOTAS, Reason.TOO_LARGE, Reason.TOO_MANY, Reason.MOVING, Reason.NODE_FULL)
 """Of several reasons on several nodes the first of these is told."""
-_QUOTAS = (Reason.NAMESPACE_BYTES, Reason.NAMESPACE_NODE_BYTES)
 
 
 class Verdicts:

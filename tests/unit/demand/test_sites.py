@@ -63,9 +63,9 @@ def policy(selector: LabelSelector, hard: HardLimits | None = None, most: int | 
 
 def test_several_policies_on_a_namespace_are_their_intersection() -> None:
     all_of_them = policy(LabelSelector(), HardLimits(bytes_per_node="2Ki", bytes=5000), 10)
-    some = policy(LabelSelector(match_labels={"team": "red"}), HardLimits(bytes_per_node="1Ki"), 20)
-    assert wall_of({"team": "red"}, [all_of_them, some]) == Wall(1024, 5000, 10)
-    assert wall_of({"team": "blue"}, [all_of_them, some]) == Wall(2048, 5000, 10)
+    some = policy(LabelSelector(match_labels={"team": "red"}), HardLimits(bytes_per_node="1Ki", pinned="3Ki"), 20)
+    assert wall_of({"team": "red"}, [all_of_them, some]) == Wall(1024, 5000, 3072, 10)
+    assert wall_of({"team": "blue"}, [all_of_them, some]) == Wall(2048, 5000, None, 10)
     assert wall_of({}, []) == Wall()
 
 

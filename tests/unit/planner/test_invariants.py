@@ -47,6 +47,22 @@ def test_no_namespace_is_promised_more_than_its_walls(world: World) -> None:
         assert wall.bytes is None or total <= wall.bytes
 
 
+@given(worlds())
+def test_no_namespace_is_promised_more_than_its_pinned_bytes_of_what_it_declares_alone(world: World) -> None:
+    made = planned(world)
+    asking = defaultdict[str, list[Demand]](list)
+    for demand in world.demands:
+        asking[demand.artifact].append(demand)
+    for namespace, wall in world.walls.items():
+        alone = {
+            artifact
+            for artifact, demands in asking.items()
+            if all(one.namespace == namespace and one.trust is Trust.DECLARED and one.ready_by is None for one in demands)
+        }
+        said = [given.artifact for one in made.nodes.values() for given in one.assignments if given.action is not Action.RELEASE]
+        assert wall.pinned is None or sum(world.sizes[artifact] for artifact in said if artifact in alone) <= wall.pinned
+
+
 @given(worlds(walls=False, is_shrunk=False))
 def test_of_what_is_wanted_a_copy_stays_while_another_node_that_may_run_it_has_room(world: World) -> None:
     made = planned(world)

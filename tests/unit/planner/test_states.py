@@ -180,7 +180,15 @@ def test_a_spread_counts_warm_staging_and_wanted_nodes() -> None:
     assert spreads(made, nodes)["a"] == Spread(warm=1, staging=0, wanted=2, wanted_warm=1)
 
 
-OF_WINDOWS = {Reason.PLANNED, Reason.OVER, Reason.TOO_SOON, Reason.LINK_BUSY, Reason.ORIGIN_BUSY, Reason.TOO_FEW_NODES}
+OF_WINDOWS = {
+    Reason.PLANNED,
+    Reason.OVER,
+    Reason.TOO_SOON,
+    Reason.LINK_BUSY,
+    Reason.ORIGIN_BUSY,
+    Reason.TOO_FEW_NODES,
+    Reason.NAMESPACE_PINNED,
+}
 """Never of a pod: test_schedules.py."""
 
 

@@ -222,6 +222,20 @@ def test_walls_count_windows_only_while_they_last() -> None:
     assert (verdict.reason, verdict.fix and verdict.fix.remedy) == (Reason.NAMESPACE_BYTES, Remedy.QUOTA)
 
 
+def test_pinned_bytes_bound_what_is_declared_and_nothing_that_a_pod_uses() -> None:
+    walls = {"team": Wall(pinned=100)}
+    used = dataclasses.replace(declared("a", "n1", size=60), trust=Trust.WAITING, id="w-a")
+    kept = declared("a", "n1", size=60, until=NOW + 200)
+    first = declared("b", "n1", size=60, ready_by=NOW + 100, until=NOW + 200)
+    second = declared("c", "n1", size=60, ready_by=NOW + 150, until=NOW + 200)
+    made = plan([used, kept, first, second], [idle("n1", 500)], NOW, walls=walls)
+    assert {name for name, verdict in made.verdicts.items() if verdict.outcome is Outcome.IMPOSSIBLE} == {"d-c"}
+    refused = made.verdicts["d-c"]
+    assert (refused.outcome, refused.reason) == (Outcome.IMPOSSIBLE, Reason.NAMESPACE_PINNED)
+    assert refused.fix is not None
+    assert refused.fix.remedy is Remedy.QUOTA
+
+
 def test_what_was_meant_to_go_to_a_node_stays_meant_for_it() -> None:
     demand = declared("a", "n1", "n2", ready_by=NOW + 3600)
     first = plan([demand], [full("n1", 100), full("n2", 200)], NOW)

@@ -26,6 +26,7 @@ def wall_of(labels: Mapping[str, str], policies: Iterable[CachePolicy]) -> Wall:
     return Wall(
         bytes_per_node=_least(one.bytes_per_node for one in hard),
         bytes=_least(one.bytes for one in hard),
+        pinned=_least(one.pinned for one in hard),
         max_priority=min((spec.max_priority for spec in found if spec.max_priority is not None), default=None),
     )
 

@@ -20,6 +20,7 @@ CAUSES: Final = {
     Reason.NODE_FULL: "what is surer fills each node on which it may run",
     Reason.NAMESPACE_NODE_BYTES: "the namespace's bytesPerNode would be exceeded",
     Reason.NAMESPACE_BYTES: "the namespace's bytes would be exceeded",
+    Reason.NAMESPACE_PINNED: "what the namespace declares would exceed its pinned bytes",
     Reason.TOO_MANY: "its nodes are asked for as many models as one node may be",
     Reason.MOVING: "the last copy of another model is copied to another node first",
     Reason.TOO_SOON: "its bytes take longer than what is left",
