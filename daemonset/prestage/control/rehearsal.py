@@ -1,4 +1,4 @@
-"""`prestage plan --dry-run -f demand.yaml`: the planner on what a file says, without a cluster. docs/planning.md has the form."""
+"""`prestage plan --dry-run -f fleet.yaml`: the planner on what a file says, without a cluster. docs/planning.md has the form."""
 
 from __future__ import annotations
 
@@ -78,6 +78,8 @@ def read_rehearsal(text: str, name: str, clock: float) -> Rehearsal:
     """`name`: for what is wrong with it."""
     try:
         raw = yaml.BaseLoader(text).get_single_data()  # texts only: a moment is read here, with its zone
+        if isinstance(raw, Mapping) and isinstance(raw.get("models"), list):
+            raise ValueError("this is the file of `prestage node --standalone`: a rehearsal needs sizes and nodes too")
         form = msgspec.convert(raw, RehearsalForm, strict=False)
         now = clock if form.now is None else _moment(form.now, clock)
         origin = form.origin_bytes_per_second

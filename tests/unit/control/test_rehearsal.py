@@ -29,7 +29,7 @@ LATE = "- {model: big, readyBy: +5m, duration: 1h}\n"
 
 
 def run(tmp_path: Path, text: str, *more: str) -> tuple[int, str]:
-    file = tmp_path / "demand.yaml"
+    file = tmp_path / "fleet.yaml"
     file.write_text(text)
     made = CliRunner().invoke(plan, ["--dry-run", "-f", str(file), *more])
     if isinstance(made.exception, Misconfigured):
@@ -95,6 +95,7 @@ demand:
         "models: {a: 1G}\nnodes: []\ndemand: [{model: a, readyBy: 2026-11-27T08:00:00}]",
         "models: {a: 1G}\nnodes: []\ndemand: [{model: a, colour: red}]",
         "models: {a: [",
+        "models: [{ref: s3://models/base/, windows: [{name: base}]}]",
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_with_a_next_step(text: str, tmp_path: Path) -> None:
