@@ -75,10 +75,10 @@ imports: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	$(PYTEST) -n $(JOBS) --dist worksteal -m "not slow" tests/unit $(wildcard tests/contract)
+	$(PYTEST) -n $(JOBS) --dist worksteal --durations=15 -m "not slow" tests/unit $(wildcard tests/contract)
 
 test: setup tools ## all but the slow tier, on real servers where they can be had
-	$(PYTEST) -n $(JOBS) --dist worksteal -m "not slow" $(TESTS)
+	$(PYTEST) -n $(JOBS) --dist worksteal --durations=15 -m "not slow" $(TESTS)
 
 test-all: setup tools cluster torch ## the slow tier, and beside it the loader on a real torch and the integrations
 	.ci/beside '$(MAKE) --no-print-directory on-torch integrations' '$(MAKE) --no-print-directory slow'

@@ -86,23 +86,23 @@ def test_what_is_kept_serves_pods_while_broker_and_api_server_are_away(world: Wo
 
 
 def test_access_that_ends_stops_new_mounts_and_leaves_those_that_are_there(world: World) -> None:
-    model = world.broker.put("llama", CONTENTS)
-    world.broker.grant(world.pods.namespace, REF, model)
+    model, ref = world.broker.put("ends", {"config.json": b"[]"}), "hf://org/ends@main"  # what others asked is fresh for an hour
+    world.broker.grant(world.pods.namespace, ref, model)
     world.broker.fresh_s = 0.0
-    attributes = {**ATTRIBUTES, "artifact.prestage.dev/llama": model.artifact}
+    attributes = {"model.prestage.dev/ends": ref, "artifact.prestage.dev/ends": model.artifact}
     names = [f"ends-{next(_NAMES)}" for _ in range(2)]
     uids = [world.pods.make(name) for name in names]
     secrets = [tokens(world.pods.token(name, uid)) for name, uid in zip(names, uids, strict=True)]
     targets = [world.pods.target(uid) for uid in uids]
     contexts = [world.pods.context(name, uid, attributes) for name, uid in zip(names, uids, strict=True)]
     world.driver.publish(targets[0], contexts[0], secrets=secrets[0])
-    del world.broker.grants[world.pods.namespace, REF]
+    del world.broker.grants[world.pods.namespace, ref]
     with pytest.raises(grpc.RpcError) as caught:
         world.driver.publish(targets[1], contexts[1], secrets=secrets[1], timeout_s=10)
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert mounted(targets[1]) == 0
     world.driver.publish(targets[0], contexts[0], secrets=secrets[0])
-    assert (targets[0] / "llama/config.json").read_bytes() == b"{}", "the pod that has it keeps it"
+    assert (targets[0] / "ends/config.json").read_bytes() == b"[]", "the pod that has it keeps it"
     world.driver.unpublish(targets[0])
 
 
