@@ -9,9 +9,8 @@ LOCKED := --require-hashes --no-deps --requirement requirements.lock
 EDITABLE := --no-deps --no-build-isolation --editable . --editable ./loader-lib
 PYTEST := $(BIN)/python -m pytest
 TESTS ?= tests
-JOBS ?= $(shell n=$$(nproc); echo $$((n > 4 ? 4 : n)))
-# one more than cores: the slow tier waits a lot, and one of its workers soaks for ten minutes
-SLOW_JOBS ?= $(shell echo $$(($(JOBS) + 1)))
+# one more than cores: tests wait a lot, for the disk and for servers; in the slow tier one worker soaks for ten minutes
+JOBS ?= $(shell n=$$(nproc); echo $$((n > 3 ? 4 : n + 1)))
 SLOW = $(sort $(shell grep -rlE '\bmark\.slow\b' tests --include='test_*.py'))
 TORCH := .tools/torch
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate --custom-compile-command 'make lock'
@@ -84,7 +83,7 @@ test-all: setup tools cluster torch ## the slow tier, and beside it the loader o
 	.ci/beside '$(MAKE) --no-print-directory on-torch integrations' '$(MAKE) --no-print-directory slow'
 
 slow: setup tools cluster ## the slow tier alone; which tests follow each other is written in tests/lanes.py
-	$(PYTEST) -n $(SLOW_JOBS) --dist loadgroup --no-loadscope-reorder --durations=25 --timeout=600 -m slow $(SLOW)
+	$(PYTEST) -n $(JOBS) --dist loadgroup --no-loadscope-reorder --durations=25 --timeout=600 -m slow $(SLOW)
 
 on-torch: torch ## the loader's tests that need torch
 	$(TORCH)/bin/python -m pytest tests/contract/loader tests/unit/loader -k torch
