@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prestage.node.csi.mountinfo import parse
+from prestage.node.csi.mountinfo import MountPoint, parse
 
 pytestmark = [pytest.mark.needs("mount", "root")]
 _DRIVER = """
@@ -47,6 +47,12 @@ cat /proc/self/mountinfo > {folder}/released
 """
 
 
+def ours(folder: Path, seen: str) -> dict[Path, MountPoint]:
+    """Those of the folder: other tests mount beside us."""
+    points = {Path(point.target): point for point in parse((folder / seen).read_text()) if point.is_ours}
+    return {target: point for target, point in points.items() if target.is_relative_to(folder)}
+
+
 @pytest.mark.parametrize("way", ["new", "old"])
 def test_a_tree_and_what_lies_over_it_are_read_only_in_every_namespace(way: str) -> None:
     """`old`: as on a kernel before 5.12."""
@@ -63,11 +69,10 @@ def test_a_tree_and_what_lies_over_it_are_read_only_in_every_namespace(way: str)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == [f"True {own.name} []", "own"]
         assert done.stderr.count("Read-only file system") == 2
-        bound = parse((folder / "bound").read_text())  # of others too: tests mount beside us
-        points = {Path(point.target): point for point in bound if point.is_ours and Path(point.target).is_relative_to(folder)}
+        points = ours(folder, "bound")
         target = folder / "kubelet/mount"
         assert points.keys() == {target, target / ".prestage"}
         for point in points.values():
             assert {"ro", "nosuid", "nodev"} <= point.options
-        assert not [point for point in parse((folder / "released").read_text()) if point.is_ours]
+        assert not ours(folder, "released")
         assert not target.exists()
