@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from prestage.cacher.errors import Unavailable
 
@@ -29,14 +30,15 @@ class Ahead:
 
 
 def declare(ref: str, folder: Path, environment: Mapping[str, str], *, notice_s: float) -> Ahead:
-    """`folder`: for a store, the file and logs.
+    """`folder`: for the file and logs. The store is in the system's temporary folder: a socket's path is short.
 
     Raises:
         Unavailable: it was not there a while after its time, or a part ended.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    root, file, log = folder / "store", folder / "demand.yaml", folder / "standalone.log"
+    file, log = folder / "demand.yaml", folder / "standalone.log"
     with ExitStack() as ending:
+        root = Path(ending.enter_context(TemporaryDirectory(prefix="prestage-demo-"))) / "store"
         agent = ending.enter_context(_running(_agent(root), folder / "agent.log", environment))
         deadline = time.time() + notice_s
         moment = datetime.datetime.fromtimestamp(deadline, datetime.UTC).isoformat()

@@ -17,6 +17,7 @@ from transfers import MemorySink
 from prestage.cacher.errors import Denied, NotFound, PrestageError, Unavailable
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.ports import HttpRequest
+from prestage.cacher.origins.hub_answers import NoRepository
 from prestage.cacher.origins.ports import Selection
 from prestage.cacher.origins.source import OriginSource
 from prestage.cacher.transfer.engine import Engine
@@ -133,11 +134,11 @@ def test_the_token_stays_with_the_hub(hub: Hub, client: HttpClient) -> None:
 REFUSALS: dict[str, tuple[str, dict[str, str], type[PrestageError], str]] = {
     "gated, no token": ("hf://org/gated", {}, Denied, "set HF_TOKEN"),
     "gated, another token": ("hf://org/gated", {"HF_TOKEN": "hf_other"}, Denied, "with the token from HF_TOKEN"),
-    "private, no token": ("hf://org/private", {}, NotFound, "if it is private, set HF_TOKEN"),
-    "private, another token": ("hf://org/private", {"HF_TOKEN": "hf_other"}, NotFound, "with the token from HF_TOKEN"),
+    "private, no token": ("hf://org/private", {}, NoRepository, "if it is private, set HF_TOKEN"),
+    "private, another token": ("hf://org/private", {"HF_TOKEN": "hf_other"}, NoRepository, "with the token from HF_TOKEN"),
     "not a token": ("hf://org/tiny", {"HF_TOKEN": "nonsense"}, Denied, "not accepted"),
-    "no repository": ("hf://org/none", {}, NotFound, "check the name"),
-    "no repository, with a token": ("hf://org/none", {"HF_TOKEN": "hf_ok"}, NotFound, "check the name"),
+    "no repository": ("hf://org/none", {}, NoRepository, "check the name"),
+    "no repository, with a token": ("hf://org/none", {"HF_TOKEN": "hf_ok"}, NoRepository, "check the name"),
     "no revision": ("hf://org/tiny@nope", {}, NotFound, "no such revision"),
     "no commit": (f"hf://org/tiny@{'0' * 40}", {}, NotFound, "no such revision"),
 }
