@@ -216,7 +216,7 @@ def leader(api: ApiServer) -> Iterator[World]:
     """`steer` on a loop of its own, as the planner's service account."""
     account(api, "prestage-planner", LEADER_RULES)
     settings = KubeSettings(kubeconfig=kubeconfig_of(api, "prestage-planner"))
-    world, loop = World(OURS), asyncio.new_event_loop()
+    world, loop = World(OURS, leading=True), asyncio.new_event_loop()
 
     async def work() -> None:
         async with await KubeApi.connect(settings) as client, asyncio.TaskGroup() as group:

@@ -135,7 +135,8 @@ class World:
     async def follow(self, api: Api) -> None:
         """Keep the mirrors, for ever."""
         async with asyncio.TaskGroup() as group:
-            for resource, keep in FOLLOWED.items():
+            for resource in self._followed:
+                keep = FOLLOWED[resource]
                 named = Selection(self.namespace, fields=f"metadata.name={PLANNER_LEASE}")
                 follower = Follower(api, resource, named if resource is LEASES else Selection(), keep=keep)
                 self.mirrors[resource] = follower.mirror
@@ -167,7 +168,11 @@ class World:
     @property
     def whole(self) -> bool:
         """Every mirror was filled once."""
-        return self.synced.issuperset(FOLLOWED)
+        return self.synced.issuperset(self._followed)
+
+    @property
+    def _followed(self) -> list[Resource]:
+        return [one for one in FOLLOWED if one is not LEASES or not self.leading]
 
     # what is asked of it
 
