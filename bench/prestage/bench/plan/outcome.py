@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prestage.bench.plan.simulate import Tally
@@ -59,8 +59,8 @@ def measured(tally: Tally, said: Sequence[Announcement], *, link_bytes_per_s: fl
     }
 
 
-def _share(late: object) -> float:
-    values = list(late)  # type: ignore[call-overload]
+def _share(late: Iterable[float]) -> float:
+    values = list(late)
     return sum(one <= _IN_TIME_S for one in values) / len(values) if values else 1.0
 
 

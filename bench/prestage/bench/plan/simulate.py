@@ -93,12 +93,12 @@ class Run:
         self._until_ready: dict[str, list[int]] = {}
         cluster.done = self._whole
         for number, one in enumerate(said):
-            self.at(one.said_s, lambda number=number: self._told(number), order=0)  # type: ignore[misc]  # bound at once
-            self.at(one.ready_s, lambda number=number: self._due(number), order=1)  # type: ignore[misc]
+            self.at(one.said_s, lambda number=number: self._told(number), order=0)  # type: ignore[misc]  # mypy infers no lambda with a default
+            self.at(one.ready_s, lambda number=number: self._due(number), order=1)  # type: ignore[misc]  # as above
         for number, start in enumerate(starts):
-            self.at(start.time_s, lambda number=number: self._start(number), order=2)  # type: ignore[misc]
+            self.at(start.time_s, lambda number=number: self._start(number), order=2)  # type: ignore[misc]  # as above
         for moment, fault in faults:
-            self.at(moment, lambda fault=fault: fault(self), order=0)  # type: ignore[misc]
+            self.at(moment, lambda fault=fault: fault(self), order=0)  # type: ignore[misc]  # as above
 
     @property
     def now(self) -> float:
