@@ -13,6 +13,8 @@ TESTS ?= tests
 JOBS ?= $(shell n=$$(nproc); echo $$((n > 3 ? 4 : n + 1)))
 SLOW = $(sort $(shell grep -rlE '\bmark\.slow\b' tests --include='test_*.py'))
 TORCH := .tools/torch
+# frameworks read it once, when they are imported
+OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate --custom-compile-command 'make lock'
 
 # As pip does: trust what the system trusts, a company's own CA too.
@@ -123,14 +125,14 @@ $(TORCH)/.ready: requirements-torch.lock
 
 .PHONY: integrations conformance vllm
 integrations: conformance vllm .tools/transformers4/.ready ## the loader in serving code: transformers 5 and 4, accelerate, diffusers, vLLM, safetensors' own tests
-	$(TORCH)/bin/python -m pytest -m "not slow" tests/contract/integrations
-	.tools/transformers4/bin/python -m pytest -m "not slow" tests/contract/integrations
+	$(OFFLINE) $(TORCH)/bin/python -m pytest -m "not slow" tests/contract/integrations
+	$(OFFLINE) .tools/transformers4/bin/python -m pytest -m "not slow" tests/contract/integrations
 
 conformance: torch .tools/safetensors/.ready ## safetensors' own test-suite on the loader's functions
-	$(TORCH)/bin/python -m pytest tests/contract/integrations/test_safetensors_own_suite.py
+	$(OFFLINE) $(TORCH)/bin/python -m pytest tests/contract/integrations/test_safetensors_own_suite.py
 
 vllm: setup .tools/vllm/.ready ## load format "prestage" in a real vLLM on the CPU (an environment of its own, 5 GB)
-	.tools/vllm/bin/python -m pytest tests/integration/engines
+	$(OFFLINE) .tools/vllm/bin/python -m pytest tests/integration/engines
 
 .tools/transformers4/.ready: requirements-transformers4.lock loader-lib/pyproject.toml $(TORCH)/.ready
 	.ci/environment transformers4 $(TORCH) .venv

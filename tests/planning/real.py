@@ -167,7 +167,8 @@ async def until(look: Callable[[], Awaitable[object]], *, seconds: float = 60.0,
                 await asyncio.sleep(0.02)
     except TimeoutError:
         said = await asyncio.to_thread(log.read_text) if log is not None else ""
-        raise AssertionError(f"not so within {seconds} s\n{said[-3000:]}") from None
+        asked = getattr(look, "func", look)
+        raise AssertionError(f"{getattr(asked, '__name__', asked)}: not so within {seconds} s\n{said[-3000:]}") from None
 
 
 async def listed(api: KubeApi, node: str) -> set[str] | None:

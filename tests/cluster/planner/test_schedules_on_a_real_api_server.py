@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -18,6 +19,7 @@ from prestage.kube.ports import Object, metadata_of, uid_of
 from prestage.kube.resources import DEPLOYMENTS, EVENTS, NAMESPACES, NODE_CACHES, NODES, STAGING_SCHEDULES
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("kubernetes")]
+_AHEAD_S = 40.0  # of a window: a busy machine takes its time to declare, plan and stage
 WEB, JOB, MODEL = "hf://org/web@main", "hf://org/job@main", "ref:llama"
 
 
@@ -82,100 +84,111 @@ def seconds_from_now(seconds: float) -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
 
 
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One node and one namespace, of a real API server, with a planner started by the test."""
+
+    server: ApiServer
+    api: KubeApi
+    namespace: str
+    node: str
+
+    async def apply(self, *manifests: str) -> None:
+        for manifest in manifests:
+            await asyncio.to_thread(self.server.kubectl, "apply", "-f", "-", stdin=manifest)
+
+    async def declare(self, ready_by: datetime.datetime) -> None:
+        await self.api.patch(NAMESPACES, self.namespace, {"metadata": {"labels": {"prestage.dev/enabled": "true"}}})
+        await make_node(self.api, self.node)
+        await self.api.patch(NODES, self.node, {"metadata": {"labels": {"kubernetes.io/hostname": self.node}}})
+        model = ours("StagedModel", "llama", self.namespace, {"source": "hf://org/llama", "revision": "main"})
+        declared = (deployment(self.namespace), cron_job(self.namespace), model)
+        await self.apply(*declared, schedule(self.namespace, self.node, ready_by))
+        web = await self.api.get(DEPLOYMENTS, "web", namespace=self.namespace)
+        await make_replica_set(self.api, self.namespace, "abc", ref=WEB, deployment_uid=uid_of(web))
+
+    async def all_staged_early(self, ready_by: datetime.datetime, log: Path) -> None:
+        await until(partial(is_there, self.api, NODE_CACHES, self.node), log=log)
+        await report(self.api, self.node)
+        await until(partial(stages, self.api, self.node, digest_of(MODEL, 1)), log=log)  # the soonest first: one link
+        for count in (2, 3):  # the rest early, one after the other, for the link is idle
+            await report(self.api, self.node, *(await listed(self.api, self.node) or set()))
+            await until(partial(_staged, self.api, self.node, count), log=log)
+        assert await listed(self.api, self.node) == {digest_of(ref, 1) for ref in (WEB, JOB, MODEL)}
+        by = await deadlines(self.api, self.node)
+        assert by[digest_of(MODEL, 1)] == ready_by.strftime("%Y-%m-%dT%H:%M:%SZ")
+        zone = datetime.timezone(datetime.timedelta(hours=1))
+        hours = {ref: _hour(by[digest_of(ref, 1)], zone) for ref in (WEB, JOB)}
+        assert hours in ({WEB: 8, JOB: 2}, {WEB: 7, JOB: 1})  # winter and summer time
+        await until(partial(_foretold, self.api, self.namespace, ready_by), log=log)
+
+    async def generation(self) -> object:
+        return metadata_of(await self.api.get(NODE_CACHES, self.node))["generation"]
+
+    async def history(self) -> list[dict[str, object]]:
+        return cast("list[dict[str, object]]", (await status_of(self.api, self.namespace)).get("history") or [])
+
+    async def said(self, kind: str) -> tuple[str, str]:
+        return condition(await status_of(self.api, self.namespace), kind)
+
+    async def told_late(self) -> list[Object]:
+        events = (await self.api.page(EVENTS)).items
+        return [one for one in events if one["reason"] == "Late" and metadata_of(one)["namespace"] == self.namespace]
+
+    async def suspend(self, ready_by: datetime.datetime, log: Path) -> None:
+        """While it stages: nothing more of it, and the schedule says so."""
+        await self.apply(cron_job(self.namespace, suspend=True))
+        await until(partial(_staged_without, self.api, self.node, digest_of(JOB, 1)), log=log)
+        await self.apply(schedule(self.namespace, self.node, ready_by, suspend=True))
+
+        async def suspended() -> bool:
+            return await self.said("Ready") == ("False", "Suspended")
+
+        await until(suspended, log=log)
+
+    async def too_late(self, log: Path) -> None:
+        """Edited to what cannot be met: it says so before it is late."""
+        late = seconds_from_now(_AHEAD_S).replace(microsecond=0)
+        await report(self.api, self.node, rate="10")
+        await self.apply(schedule(self.namespace, self.node, late))
+        await until(self.told_late, log=log)
+        assert datetime.datetime.now(datetime.UTC) < late
+        [event] = [one for one in await self.told_late() if cast("dict[str, str]", one["regarding"])["kind"] == "StagingSchedule"]
+        assert "because 1 kB take longer than what is left" in str(event["note"])
+
+        async def told_in_status() -> bool:
+            return (await self.said("OnTime"))[0] == "False"
+
+        await until(told_in_status, log=log)  # events come first
+
+
+async def live(server: ApiServer, namespace: str, folder: Path) -> None:
+    async with asyncio.timeout(200), place(server, folder, namespace) as (here, api, broker):
+        scene = Scene(server, api, namespace, f"{namespace}-n1")
+        ready_by = seconds_from_now(_AHEAD_S).replace(microsecond=0)
+        await scene.declare(ready_by)
+        with here.planner("first") as log:
+            await scene.all_staged_early(ready_by, log)
+            here.kill("first")  # it may be away when the window begins
+        before, asked = await scene.generation(), len(broker.asked)
+        with here.planner("second") as log:
+            await report(api, scene.node, *(await listed(api, scene.node) or set()))
+            await until(scene.history, log=log)
+            [entry] = await scene.history()
+            assert (entry["readyBy"], entry["lateBy"]) == (ready_by.strftime("%Y-%m-%dT%H:%M:%SZ"), "0s")
+            assert "next" not in await status_of(api, namespace)
+            assert await scene.said("Ready") == ("True", "Warm")
+            assert len(broker.asked) == asked
+            assert await scene.generation() == before  # the plan is what it was
+            await scene.suspend(ready_by, log)
+            await scene.too_late(log)
+        assert "status_not_written" not in await asyncio.to_thread(log.read_text)
+
+
 def test_what_is_declared_is_staged_before_its_time_through_a_planner_that_dies(
     api_with_kinds: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
-    node = f"{namespace}-n1"
-
-    async def apply(manifest: str) -> None:
-        await asyncio.to_thread(api_with_kinds.kubectl, "apply", "-f", "-", stdin=manifest)
-
-    async def test() -> None:
-        async with place(api_with_kinds, tmp_path, namespace) as (here, api, broker):
-            await api.patch(NAMESPACES, namespace, {"metadata": {"labels": {"prestage.dev/enabled": "true"}}})
-            await make_node(api, node)
-            await api.patch(NODES, node, {"metadata": {"labels": {"kubernetes.io/hostname": node}}})
-            ready_by = seconds_from_now(20).replace(microsecond=0)
-            for manifest in (
-                deployment(namespace),
-                cron_job(namespace),
-                ours("StagedModel", "llama", namespace, {"source": "hf://org/llama", "revision": "main"}),
-                schedule(namespace, node, ready_by),
-            ):
-                await apply(manifest)
-            web = await api.get(DEPLOYMENTS, "web", namespace=namespace)
-            await make_replica_set(api, namespace, "abc", ref=WEB, deployment_uid=uid_of(web))
-            wanted = {digest_of(ref, 1) for ref in (WEB, JOB, MODEL)}
-            with here.planner("first") as log:
-                await until(partial(is_there, api, NODE_CACHES, node), log=log)
-                await report(api, node)
-                await until(partial(stages, api, node, digest_of(MODEL, 1)), log=log)  # the soonest first: one link
-                for count in (2, 3):  # the rest early, one after the other, for the link is idle
-                    warm = await listed(api, node) or set()
-                    await report(api, node, *warm)
-                    await until(partial(_staged, api, node, count), log=log)
-                assert await listed(api, node) == wanted
-                assert datetime.datetime.now(datetime.UTC) < ready_by
-                by = await deadlines(api, node)
-                assert by[digest_of(MODEL, 1)] == ready_by.strftime("%Y-%m-%dT%H:%M:%SZ")
-                zone = datetime.timezone(datetime.timedelta(hours=1))
-                hours = {ref: _hour(by[digest_of(ref, 1)], zone) for ref in (WEB, JOB)}
-                assert hours in ({WEB: 8, JOB: 2}, {WEB: 7, JOB: 1})  # winter and summer time
-                await until(partial(_foretold, api, namespace, ready_by), log=log)
-                here.kill("first")  # it may be away when the window begins
-            before = metadata_of(await api.get(NODE_CACHES, node))["generation"]
-            asked = len(broker.asked)
-            with here.planner("second") as log:
-                await report(api, node, *warm)
-
-                async def history() -> object:
-                    return (await status_of(api, namespace)).get("history")
-
-                await until(history, log=log)
-                status = await status_of(api, namespace)
-                [entry] = cast("list[dict[str, object]]", status["history"])
-                assert (entry["readyBy"], entry["lateBy"]) == (ready_by.strftime("%Y-%m-%dT%H:%M:%SZ"), "0s")
-                assert "next" not in status
-                assert condition(status, "Ready") == ("True", "Warm")
-                assert len(broker.asked) == asked
-                assert metadata_of(await api.get(NODE_CACHES, node))["generation"] == before  # the plan is what it was
-
-                # suspended while it stages: nothing more of it, and the schedule says so
-                await apply(cron_job(namespace, suspend=True))
-                await until(partial(_staged_without, api, node, digest_of(JOB, 1)), log=log)
-                await apply(schedule(namespace, node, ready_by, suspend=True))
-
-                async def suspended() -> bool:
-                    return condition(await status_of(api, namespace), "Ready") == ("False", "Suspended")
-
-                await until(suspended, log=log)
-
-                # edited to what cannot be met: it says so before it is late
-                late = seconds_from_now(20).replace(microsecond=0)
-                await report(api, node, rate="10")
-                await apply(schedule(namespace, node, late))
-
-                async def told() -> list[Object]:
-                    events = (await api.page(EVENTS)).items
-                    return [one for one in events if one["reason"] == "Late" and metadata_of(one)["namespace"] == namespace]
-
-                await until(told, log=log)
-                assert datetime.datetime.now(datetime.UTC) < late
-                [event] = [one for one in await told() if cast("dict[str, str]", one["regarding"])["kind"] == "StagingSchedule"]
-                assert "because 1 kB take longer than what is left" in str(event["note"])
-
-                async def told_in_status() -> bool:
-                    return condition(await status_of(api, namespace), "OnTime")[0] == "False"
-
-                await until(told_in_status, log=log)  # events come first
-            said = await asyncio.to_thread(log.read_text)
-            assert "status_not_written" not in said
-
-    async def bounded() -> None:
-        async with asyncio.timeout(120):
-            await test()
-
-    asyncio.run(bounded())
+    asyncio.run(live(api_with_kinds, namespace, tmp_path))
 
 
 def _hour(moment: str | None, zone: datetime.tzinfo) -> int:
