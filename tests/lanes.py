@@ -25,7 +25,10 @@ LANES: dict[str, tuple[str, ...]] = {
 }
 """Lane to the beginnings of its tests' names, in the order in which they run."""
 
-SPREAD = ("tests/unit/cacher/store/test_power_loss.py",)
+SPREAD = (
+    "tests/unit/cacher/store/test_power_loss.py",
+    "tests/integration/agent/test_killed_at_any_step_of_any_verb.py",
+)
 """Tests that share nothing, and no lane."""
 
 _PLACES = {begin: (rank, place) for rank, begins in enumerate(LANES.values()) for place, begin in enumerate(begins)}

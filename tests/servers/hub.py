@@ -75,8 +75,8 @@ class Seen:
 class Hub:
     """See the module."""
 
-    def __init__(self, root: Path, *, host: str = "127.0.0.1") -> None:
-        self._host = host
+    def __init__(self, root: Path, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._host, self._port = host, port
         self.faults = HubFaults()
         self.log: list[Seen] = []
         self.endpoint = ""
@@ -118,9 +118,9 @@ class Hub:
         await self._start_threads()
         runners = [web.AppRunner(app, access_log=None, shutdown_timeout=0.2) for app in (self._hub_app(), self._cdn_app())]
         ports = []
-        for runner in runners:
+        for runner, port in zip(runners, (self._port, 0), strict=True):
             await runner.setup()
-            await web.TCPSite(runner, self._host, 0).start()
+            await web.TCPSite(runner, self._host, port).start()
             ports.append(runner.addresses[0][1])
         self.endpoint, self.cdn = (f"http://{self._host}:{port}" for port in ports)
         started.set()
