@@ -1,8 +1,8 @@
-"""A live agent, killed at every step of whatever it is asked to do: what it answered is done, what it did not answer is done or not,
-and the store that it leaves is whole.
+"""A live agent, killed at every step of whatever it is asked to do: what it answered is done, what it did not answer is done or
+not, and the store that it leaves is whole.
 
 The agent is forked from this warm process, with the disk of the store's own crash tests, which kill the same operations after
-each step too (tests/unit/cacher/store/test_kills.py, tests/unit/cacher/bringing). Here it dies before each call; the answer counts.
+each step too (tests/unit/cacher/store/test_kills.py, tests/unit/cacher/bringing). Here the answer is what counts.
 """
 
 from __future__ import annotations
