@@ -34,7 +34,7 @@ from prestage.cacher.origins.hub_answers import COMMIT
 from prestage.cacher.origins.ports import Origin, Selection
 from prestage.cacher.refs import HfRef, Ref, parse_ref
 from prestage.cacher.staging import Staged, Stager, Watcher, Wish
-from prestage.cacher.store.disk import translated
+from prestage.cacher.store.disk import sync_directory, translated
 from prestage.cacher.store.store import Store
 
 VERSION = 1
@@ -171,6 +171,7 @@ def write(path: Path, pins: Iterable[Pin]) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.rename(path)
+        sync_directory(path.parent)
     except OSError as exc:
         with suppress(OSError):
             beside.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from prestage.cacher.origins.ports import Selection
 from prestage.cacher.staging import Watcher
 from prestage.cacher.store.blobs import BlobMeta
 from prestage.cacher.store.budget import shown
-from prestage.cacher.store.disk import translated
+from prestage.cacher.store.disk import sync_directory, translated
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.buffers import aligned_buffer
 from prestage.cacher.transfer.ports import Cancelled
@@ -164,7 +164,7 @@ class _Export:
             finally:
                 os.close(fd)
             beside.rename(path)
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         except OSError as exc:
             beside.unlink(missing_ok=True)
             raise translated(exc, path) from exc
@@ -244,11 +244,3 @@ def _open_direct(path: Path, flags: int) -> int:
         if exc.errno != errno.EINVAL:
             raise
         return os.open(path, flags & ~os.O_EXCL, 0o644)
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

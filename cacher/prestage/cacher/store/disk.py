@@ -82,15 +82,7 @@ class Disk:
 
     def sync_directory(self, path: Path) -> None:
         """Make the names in `path` durable."""
-
-        def sync() -> None:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-
-        self._do(sync, path)
+        self._do(lambda: sync_directory(path), path)
 
     def sync_many(self, paths: Sequence[Path]) -> None:
         """Make these files and directories durable, several at once: a journaling file system commits once for all that wait."""
@@ -194,6 +186,15 @@ def disk_errors() -> Iterator[None]:
         raise  # a callback's, not the disk's
     except OSError as exc:
         raise translated(exc, Path(str(exc.filename or "the store"))) from exc
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in `path` durable. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def translated(exc: OSError, path: Path) -> PrestageError:
