@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from agents import Agent, wait_for
 from agents.contract import UnixConnection
 
+from prestage.cacher.agent.narrow import LISTENERS_MAX
 from servers.hostile import Hostile
 
 MODEL = "/model.safetensors"
@@ -122,6 +126,16 @@ class Narrow:
         finally:
             connection.close()
 
+    @contextmanager
+    def listening(self) -> Iterator[http.client.HTTPResponse]:
+        """Its events, a line each, from now on."""
+        connection = UnixConnection(self.path)
+        try:
+            connection.request("GET", "/v1/events")
+            yield connection.getresponse()
+        finally:
+            connection.close()
+
 
 @pytest.fixture
 def narrow(agent: Agent, staged: tuple[str, Path], tmp_path: Path) -> Iterator[Narrow]:
@@ -157,6 +171,34 @@ def test_a_pod_reports_damage_and_reads_the_healed_file(staged: tuple[str, Path]
     status, said = narrow("POST", "/v1/report", report)
     assert status == 200, said
     wait_for(lambda: file.read_bytes() == data if file.exists() else False)
+
+
+def test_a_pod_that_listens_hears_of_its_own_artifacts_only(
+    agent: Agent, staged: tuple[str, Path], origin: Hostile, narrow: Narrow
+) -> None:
+    artifact, file = staged
+    with narrow.listening() as lines:
+        agent.stage(origin.url("/small-1"))
+        damage(file)
+        narrow("POST", "/v1/report", f'{{"artifact": "{artifact}", "path": "model.safetensors", "offset": {OFFSET}}}')
+        heard = [json.loads(line) for line in islice((line for line in lines if b"alive" not in line), 3)]
+    assert [one["event"] for one in heard] == ["damaged", "healing", "staged"]
+    assert {one["artifact"] for one in heard} == {artifact}
+    assert heard[0]["path"] == "model.safetensors"
+    assert set().union(*heard) == {"event", "at", "artifact", "path"}
+
+
+def test_a_pods_listeners_are_few(narrow: Narrow) -> None:
+    with ExitStack() as listening:
+        for _ in range(LISTENERS_MAX):
+            listening.enter_context(narrow.listening())
+        wait_for(lambda: narrow("GET", "/v1/events")[0] == 423)
+    wait_for(lambda: _is_let_in(narrow))
+
+
+def _is_let_in(narrow: Narrow) -> bool:
+    with narrow.listening() as lines:
+        return lines.status == 200
 
 
 def test_a_pod_cannot_keep_the_disk_busy_with_reports(staged: tuple[str, Path], narrow: Narrow) -> None:

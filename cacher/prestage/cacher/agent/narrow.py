@@ -3,6 +3,7 @@ is: whoever reaches the socket may do what it allows, and it allows nothing that
 
     GET  /v1/resolve?ref=NAME|ARTIFACT     where it lies, as this client sees it
     POST /v1/report                        a chunk with wrong bytes: looked at again, healed; bounded, for a look costs a read
+    GET  /v1/events                        its artifacts damaged, healing, staged anew, as it happens; to few listeners at once
 
 Sockets live as long as the agent: whoever asked for them (the node's part that mounts) asks again after a restart.
 """
@@ -11,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,12 +27,16 @@ from prestage.cacher.agent.messages import NamedRequest, Reported, ReportRequest
 from prestage.cacher.agent.routes import Call, Route
 from prestage.cacher.agent.service import Service
 from prestage.cacher.errors import Busy, Denied, Misconfigured, NotFound
+from prestage.cacher.staging.events import Event
 
 SOCKETS_MAX = 1000
+LISTENERS_MAX = 4
 REPORTS_BURST = 16
 REPORTS_PER_S = 1 / 6
 """Ten a minute after the first sixteen: a reader with a bad disk has more bad chunks, not more to say."""
 _CLOSE_S = 1.0
+_TOLD = ("event", "at", "artifact", "path")
+_TOLD_OF = ("damaged", "healing", "staged")
 
 
 @dataclass(slots=True)
@@ -57,6 +62,7 @@ class Scope:
     def __init__(self, artifacts: Mapping[str, str], mount: str, *, is_flat: bool = False) -> None:
         self._artifacts, self._mount, self._is_flat = dict(artifacts), mount, is_flat
         self._allowance = Allowance()
+        self._listeners = 0
 
     def routes(self) -> tuple[Route, ...]:
         """Its API."""
@@ -65,6 +71,7 @@ class Scope:
             Route(
                 "POST", "/v1/report", Role.NOBODY, "A chunk has wrong bytes", self._report, takes=ReportRequest, gives=Reported
             ),
+            Route("GET", "/v1/events", Role.NOBODY, "Damaged, healing, staged anew", stream=self._events),
         )
 
     async def _resolve(self, call: Call) -> Resolved:
@@ -84,6 +91,24 @@ class Scope:
         if not self._allowance.take(time.monotonic()):
             raise Busy("too many reports", hint="the first ones are being looked at; report again in a minute")
         return await call.service.report(call.body)
+
+    async def _events(self, call: Call) -> AsyncGenerator[Event]:
+        if self._listeners >= LISTENERS_MAX:
+            raise Busy(f"{LISTENERS_MAX} listen here already", hint="let one process of the pod listen for all")
+        return self._told(call.service.events())
+
+    async def _told(self, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+        """What concerns its artifacts, and no more of it than is seen from the pod."""
+        self._listeners += 1
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    if event["event"] in _TOLD_OF and event.get("artifact") in self._artifacts.values():
+                        yield {name: event[name] for name in _TOLD if name in event}
+                    elif event["event"] == "alive":
+                        yield event
+        finally:
+            self._listeners -= 1
 
 
 @dataclass(slots=True)
