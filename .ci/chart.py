@@ -23,20 +23,26 @@ RULES: Final = {
     "admission": ("prestage.control.admission.rbac:RULES",),
     "uninstall": ("prestage.control.admission.rbac:UNGATE_RULES",),
 }
+OPTIONAL: Final = {
+    "planner-capacity": ("prestage.control.capacity.rbac:RULES",),
+    "uninstall-capacity": ("prestage.control.capacity.rbac:LETTING_GO_RULES",),
+}
+"""Rights that a value switches on, in a folder of their own."""
 _HEAD: Final = "# Written by `make chart` from {source}.\n"
 
 
 def rules(part: str) -> str:
-    """`generated/rules/<part>.yaml`."""
+    """`generated/rules/<part>.yaml`, or `generated/optional/<part>.yaml`."""
     from prestage.kube.rbac import policy_rules
 
-    found = list(dict.fromkeys(rule for place in RULES[part] for rule in _at(place)))
+    places = {**RULES, **OPTIONAL}[part]
+    found = list(dict.fromkeys(rule for place in places for rule in _at(place)))
     made = {
         "part": part,
         "cluster": _compact(policy_rules(found, namespaced=False)),
         "namespaced": _compact(policy_rules(found, namespaced=True)),
     }
-    return _HEAD.format(source=", ".join(RULES[part])) + yaml.safe_dump(made, sort_keys=False, default_flow_style=None, width=200)
+    return _HEAD.format(source=", ".join(places)) + yaml.safe_dump(made, sort_keys=False, default_flow_style=None, width=200)
 
 
 def admission() -> dict[str, str]:
@@ -79,9 +85,10 @@ def _compact(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    (TARGET / "rules").mkdir(parents=True, exist_ok=True)
-    for part in RULES:
-        (TARGET / "rules" / f"{part}.yaml").write_text(rules(part))
+    for folder, parts in (("rules", RULES), ("optional", OPTIONAL)):
+        (TARGET / folder).mkdir(parents=True, exist_ok=True)
+        for part in parts:
+            (TARGET / folder / f"{part}.yaml").write_text(rules(part))
     for name, text in admission().items():
         (TARGET / name).write_text(text)
 

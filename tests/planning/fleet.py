@@ -24,8 +24,8 @@ from planning.objects import (
 )
 
 from prestage.control.demand.collecting import Collected, Collector
-from prestage.control.planning.loop import walls_of
 from prestage.control.planning.policies import read_policies
+from prestage.control.planning.seeing import walls_of
 from prestage.control.planning.states import Caches, States
 from prestage.control.planning.writing import Writes, body_of, writes
 from prestage.kube.mirror import Mirror

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from prestage.pictures.style import FAINT, GRID, INK
+
+__all__ = ["FAINT", "GRID", "INK", "OURS", "PHASES", "RIVAL"]
+
 PHASES = {
     "import": ("Import", "#8b95a7", "#94a0b5"),
     "fetch": ("Fetch", "#e8590c", "#ff8a4c"),
@@ -11,4 +15,3 @@ PHASES = {
 """Phase -> its label, its colour on light ground, on dark ground."""
 OURS = ("#1c7ed6", "#4dabf7")
 RIVAL = ("#a5adba", "#6b7688")
-INK, FAINT, GRID = "#1f2733", "#667085", "#e4e7ec"

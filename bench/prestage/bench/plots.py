@@ -13,13 +13,13 @@ from prestage.bench.rounds import Summary
 from prestage.bench.start import COLD, PHASES, StartResult
 from prestage.bench.tables import ratio, seconds
 from prestage.cacher.cli.terminal import human_bytes
-from prestage.cacher.errors import Misconfigured
+from prestage.pictures.style import DPI, new_figure, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-DPI = 160
+__all__ = ["DPI", "new_figure", "plain_axes", "plot_fetch", "plot_start"]
+
 _BAR = 0.56
 """Height of a bar where the next one is 1 away."""
 
@@ -106,30 +106,6 @@ def _fetch_panel(panel: Axes, tools: Sequence[str], values: Sequence[Summary], t
     panel.set_xlim(0, longest * 1.16)
     panel.set_title(title, loc="left", fontsize=11, color=palette.INK, pad=8)
     plain_axes(panel, "")
-
-
-def plain_axes(panel: Axes, label: str) -> None:
-    """A grid along x, and nothing else."""
-    panel.set_xlabel(label, fontsize=9, color=palette.FAINT, loc="left")
-    panel.tick_params(axis="x", labelsize=9, colors=palette.FAINT, length=0)
-    panel.tick_params(axis="y", length=0)
-    panel.grid(axis="x", color=palette.GRID, linewidth=0.8)
-    panel.set_axisbelow(True)
-    for side in ("top", "right", "bottom", "left"):
-        panel.spines[side].set_visible(False)
-
-
-def new_figure(*, width: float, height: float) -> Figure:
-    """Inches."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
-    except ImportError as exc:
-        raise Misconfigured("matplotlib is not installed", hint="pip install 'prestage[bench]'") from exc
-    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, hspace=0.03, wspace=0.03))
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _patch(colour: str, label: str) -> object:

@@ -100,6 +100,13 @@ class Capacity(Value, frozen=True, kw_only=True):
     """Whether nodes are asked for too."""
 
     type: Annotated[CapacityType, about("How.")] = CapacityType.NONE
+    boot_time: (
+        Annotated[
+            str,
+            text("What a node takes to be up, until boots were measured; 5m when absent.", max_length=32, form=DURATION),
+        ]
+        | None
+    ) = None
 
 
 class StagingScheduleSpec(Value, frozen=True, kw_only=True):
@@ -152,6 +159,23 @@ class PastWindow(Value, frozen=True, kw_only=True):
     used: Annotated[bool, about("Whether a pod mounted it.")] = False
 
 
+class CapacityState(Value, frozen=True, kw_only=True):
+    """What is asked of the autoscaler."""
+
+    ATOMIC: ClassVar[bool] = True
+
+    buffer: Annotated[str, text("The CapacityBuffer that stands now.", max_length=253)] | None = None
+    replicas: Annotated[int, number("For how many pods, or nodes by a selector.")] | None = None
+    request_at: Annotated[Moment, about("When nodes are asked for, for the next window.")] | None = None
+    boots: (
+        Annotated[
+            list[Annotated[str, text("Seconds.", max_length=32)]],
+            whole("How long the last boots took, newest first: asked for to taking bytes.", most=10),
+        ]
+        | None
+    ) = None
+
+
 class StagingScheduleStatus(Value, frozen=True, kw_only=True):
     """Where it stands."""
 
@@ -159,6 +183,7 @@ class StagingScheduleStatus(Value, frozen=True, kw_only=True):
     next: Annotated[NextWindow, about("The next window.")] | None = None
     artifacts: Annotated[list[ScheduledState], keyed("Each artifact.", "name", most=32)] | None = None
     history: Annotated[list[PastWindow], whole("The last ten windows, newest first.", most=10)] | None = None
+    capacity: Annotated[CapacityState, about("Nodes that are asked for.")] | None = None
     conditions: Conditions = None
 
 
@@ -175,7 +200,7 @@ KINDS = (
         "stagingschedules",
         namespaced=True,
         short_names=("ss", "stagings"),
-        conditions=("Ready", "Resolved", "Feasible", "OnTime"),
+        conditions=("Ready", "Resolved", "Feasible", "OnTime", "Capacity"),
         columns=(
             Column("Window", ".status.next.window"),
             Column("Ready-By", ".status.next.readyBy", description="The next deadline"),

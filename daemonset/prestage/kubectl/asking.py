@@ -18,13 +18,13 @@ from prestage.api import reading
 from prestage.api.values import Stored
 from prestage.kube.client import KubeApi
 from prestage.kube.errors import Forbidden, Missing
+from prestage.kube.listing import all_of
 from prestage.kube.ports import EVERYTHING, Api, Object, Resource, Selection
 from prestage.kube.settings import KubeSettings
 
 Answer = TypeVar("Answer")
 Kind = TypeVar("Kind", bound=Stored)
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_PAGE = 500
 
 
 def cluster_options(command: _Command) -> _Command:
@@ -49,16 +49,6 @@ def ask(kubeconfig: Path | None, context: str | None, question: Callable[[KubeAp
             return await question(api)
 
     return asyncio.run(asked())
-
-
-async def all_of(api: Api, resource: Resource, selection: Selection = EVERYTHING) -> list[Object]:
-    """Every object, page by page."""
-    found, rest = list[Object](), None
-    while True:
-        page = await api.page(resource, selection, limit=_PAGE, rest=rest)
-        found += page.items
-        if (rest := page.rest) is None:
-            return found
 
 
 async def allowed(api: Api, resource: Resource, selection: Selection = EVERYTHING) -> list[Object] | None:

@@ -12,9 +12,10 @@ import click
 from prestage.api.annotations import DRIVER
 from prestage.cacher.errors import Busy
 from prestage.kube.client import KubeApi
+from prestage.kube.listing import all_of
 from prestage.kube.ports import Object, name_of, namespace_of
 from prestage.kube.resources import PODS
-from prestage.kubectl.asking import all_of, ask, cluster_options, show
+from prestage.kubectl.asking import ask, cluster_options, show
 
 _NAMED = 5
 

@@ -13,9 +13,10 @@ import click
 
 from prestage.api.annotations import DRIVER, WARM_CONDITION, WARM_GATE
 from prestage.kube.client import KubeApi
+from prestage.kube.listing import all_of
 from prestage.kube.ports import Object, Selection, metadata_of, name_of, namespace_of
 from prestage.kube.resources import DAEMON_SETS, DEPLOYMENTS, PODS
-from prestage.kubectl.asking import all_of, allowed, ask, cluster_options, namespace_options, show
+from prestage.kubectl.asking import allowed, ask, cluster_options, namespace_options, show
 
 _PARTS = "app.kubernetes.io/part-of=prestage"
 _MODEL = re.compile(r"model\.prestage\.dev/([a-z0-9-]+)")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from prestage.api.nodes import Action, State
-from prestage.planner.demands import Demand
+from prestage.planner.demands import Demand, Wall
 from prestage.planner.links import Link
 from prestage.planner.nodes import Held, NodeState
 from prestage.planner.plan import plan
@@ -52,26 +52,38 @@ class _Site:
     sizes: Mapping[str, int]
     coming: str | None = None
     left_bytes: float = 0.0
+    other_bytes: int = 0
+    """At rest there, and nobody knows what it is: it goes first."""
 
     @property
     def used_bytes(self) -> int:
-        return sum(self.sizes.get(artifact, 0) for artifact in self.node.held)
+        return sum(self.sizes.get(artifact, 0) for artifact in self.node.held) + self.other_bytes
 
 
 def played(
-    demands: Sequence[Demand], nodes: Iterable[NodeState], now: float, *, rules: Rules | None = None, until: float | None = None
+    demands: Sequence[Demand],
+    nodes: Iterable[NodeState],
+    now: float,
+    *,
+    walls: Mapping[str, Wall] | None = None,
+    rules: Rules | None = None,
+    until: float | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> tuple[Plan, list[Line]]:
-    """The plan at `now`, and all that follows of it up to `until` (None: two days)."""
+    """The plan at `now`, and all that follows of it up to `until` (None: two days). `sizes`: of what nodes hold and nobody
+    wants."""
     rules = rules or Rules()
     until = now + 2 * 86_400 if until is None else until
-    sizes = {one.artifact: one.size_bytes for one in demands}
+    sizes = {**(sizes or {}), **{one.artifact: one.size_bytes for one in demands}}
     sites = [_Site(one, Link(one.rate_bytes_per_s or rules.assumed_bytes_per_s, one.rate_windows), sizes) for one in nodes]
+    for site in sites:
+        site.other_bytes = max(0, (site.node.used_bytes or 0) - site.used_bytes)
     lines, at = list[Line](), now
     first: Plan | None = None
     last: Plan | None = None
     marks = _marks(demands, now)
     for _ in range(_STEPS_MAX):
-        made = plan(demands, [_seen(one) for one in sites], at, rules=rules, before=last)
+        made = plan(demands, [_seen(one) for one in sites], at, walls=walls, rules=rules, before=last)
         first, last = first or made, made
         for site in sites:
             lines += _obey(site, made, at)
@@ -85,7 +97,7 @@ def played(
         at = max(then, at + 1e-6)
         lines += _windows(demands, sites, at, then)
     assert first is not None
-    return first, sorted(lines)
+    return first, sorted(lines, key=lambda line: (line.at, line.node))  # of one node and moment as they come
 
 
 def _marks(demands: Iterable[Demand], now: float) -> set[float]:
@@ -115,6 +127,9 @@ def _obey(site: _Site, made: Plan, at: float) -> list[Line]:
 
 def _make_room(site: _Site, *, said_by: set[str], artifact: str, at: float) -> list[Line]:
     lines, budget = list[Line](), site.node.budget_bytes
+    if budget is not None:
+        over = site.used_bytes + site.sizes[artifact] - budget
+        site.other_bytes -= min(site.other_bytes, max(0, over))
     for other in sorted(site.node.held):
         if budget is None or site.used_bytes + site.sizes[artifact] <= budget:
             break

@@ -12,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prestage.cacher.errors import Misconfigured
-from prestage.control.rehearsal import plan, read_rehearsal
-from prestage.planner.timeline import Deed, played
+from prestage.control.rehearsal.bars import chart_of
+from prestage.control.rehearsal.cli import plan
+from prestage.control.rehearsal.file import read_rehearsal
+from prestage.control.rehearsal.shown import as_json
+from prestage.planner.timeline import Deed
 
 FILE = """
 now: 2026-11-27T06:00:00Z
@@ -71,12 +74,11 @@ demand:
 - {model: new, readyBy: +1h, duration: 1h}
 """
     read = read_rehearsal(text, "f", 0.0)
-    _, lines = played(read.demands, read.nodes, read.now, rules=read.rules)
-    said = [(round(line.at - read.now), line.deed, line.artifact) for line in lines]
+    said = [(round(line.at - read.now), line.deed, line.artifact) for line in read.play(86_400).lines]
     assert said == [
         (1800, Deed.OVER, "old"),
-        (3516, Deed.BEGINS, "new"),  # 60 s of transfer and 5 to publish, a third more
-        (3516, Deed.GONE, "old"),
+        (3516, Deed.GONE, "old"),  # 60 s of transfer and 5 to publish, a third more
+        (3516, Deed.BEGINS, "new"),
         (3576, Deed.WARM, "new"),
         (3600, Deed.WANTED, "new"),
         (7200, Deed.OVER, "new"),
@@ -104,6 +106,16 @@ def test_a_file_that_cannot_be_read_is_refused_with_a_next_step(text: str, tmp_p
     assert refused.value.hint
 
 
+@pytest.mark.parametrize(
+    "words", [[], ["-f", "{file}", "--from-cluster"], ["-f", "{file}", "--ahead", "0s"], ["-f", "{file}", "--ahead", "x"]]
+)
+def test_a_command_that_says_two_things_or_none_is_refused(words: list[str], tmp_path: Path) -> None:
+    (file := tmp_path / "fleet.yaml").write_text(FILE)
+    made = CliRunner().invoke(plan, ["--dry-run", *(word.format(file=file) for word in words)])
+    assert made.exit_code == 2
+    assert "Error:" in made.output
+
+
 _VALUES = (
     st.none() | st.booleans() | st.integers(-5, 10**6) | st.sampled_from(["a", "n", "1G", "+1h", "1h", "2026-01-01T00:00:00Z"])
 )
@@ -119,5 +131,9 @@ def test_whatever_a_file_holds_it_is_played_or_refused(nodes: object, demand: ob
     except Misconfigured as exc:
         assert exc.hint
         return
-    made, _ = played(read.demands, read.nodes, read.now, rules=read.rules)
-    assert made.verdicts.keys() == {one.id for one in read.demands}
+    played = read.play(86_400)
+    assert played.plan.verdicts.keys() == {one.id for one in read.demands}
+    assert json.dumps(as_json(played))
+    chart = chart_of(played)
+    assert all(chart.begins <= bar.begins <= bar.ends <= chart.ends for bar in chart.bars)
+    assert {bar.row for bar in chart.bars} | {mark.row for mark in chart.marks} <= set(chart.rows)

@@ -237,7 +237,7 @@ def test_priorities_are_those_of_priority_classes() -> None:
         ([staged_model(), schedule("s", {"name": "d", "readySchedule": "0 8 * * *", "duration": "30h"})], "AlwaysOpen"),
         ([staged_model(), schedule(nodes={"selector": {"matchLabels": {"no": "such"}}})], "NoNode"),
         ([staged_model(), schedule(targetRef={"apiVersion": "apps/v1", "kind": "Deployment", "name": "gone"})], "NoTarget"),
-        ([staged_model(), schedule(capacity={"type": "CapacityBuffer"})], "NoCapacityBuffer"),
+        ([staged_model(), schedule(capacity={"type": "CapacityBuffer"})], "NoShape"),
         ([staged_model(), schedule(windows="never")], "Invalid"),
     ],
 )

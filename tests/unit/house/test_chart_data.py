@@ -12,9 +12,11 @@ MAKER = runpy.run_path(str(HOUSE / ".ci" / "chart.py"))
 GENERATED: Path = MAKER["TARGET"]
 
 
-@pytest.mark.parametrize("part", list(MAKER["RULES"]))
-def test_rights_are_those_that_the_code_states(part: str) -> None:
-    assert (GENERATED / "rules" / f"{part}.yaml").read_text() == MAKER["rules"](part), "run `make chart`"
+@pytest.mark.parametrize(
+    ("folder", "part"), [*(("rules", part) for part in MAKER["RULES"]), *(("optional", part) for part in MAKER["OPTIONAL"])]
+)
+def test_rights_are_those_that_the_code_states(folder: str, part: str) -> None:
+    assert (GENERATED / folder / f"{part}.yaml").read_text() == MAKER["rules"](part), "run `make chart`"
 
 
 def test_webhooks_and_policies_are_those_that_the_code_states() -> None:

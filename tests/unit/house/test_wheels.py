@@ -51,7 +51,20 @@ def sources(*roots: str) -> set[str]:
 def test_the_main_wheel_holds_every_module_and_nothing_else(wheels: dict[str, Path]) -> None:
     names = names_in(wheels["prestage"])
     assert {name for name in names if name.endswith((".py", ".typed"))} == sources("cacher", "daemonset", "bench")
-    components = {"cacher", "api", "calendar", "kube", "planner", "wire", "node", "images", "control", "kubectl", "bench"}
+    components = {
+        "cacher",
+        "api",
+        "calendar",
+        "pictures",
+        "kube",
+        "planner",
+        "wire",
+        "node",
+        "images",
+        "control",
+        "kubectl",
+        "bench",
+    }
     assert {f"prestage/{name}/py.typed" for name in components} <= names
     assert {"/".join(name.split("/")[:2]) for name in names} == {f"prestage/{name}" for name in components}
 

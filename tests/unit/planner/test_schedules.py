@@ -223,7 +223,7 @@ def test_a_window_that_began_before_its_schedule_was_made_is_no_late_one() -> No
         ({"suspend": True}, "Ready", "Suspended"),
         ({"nodes": {"selector": {"matchLabels": {"no": "such"}}}}, "Feasible", "NoNode"),
         ({"targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "gone"}}, "Feasible", "NoTarget"),
-        ({"capacity": {"type": "CapacityBuffer"}}, "Feasible", "NoCapacityBuffer"),
+        ({"capacity": {"type": "CapacityBuffer"}}, "Ready", "NoShape"),
         ({"priorityClassName": "none"}, "Ready", "NoPriorityClass"),
     ],
 )

@@ -59,14 +59,18 @@ def admission(
 
 @click.command()
 @kubeconfig_option
-def ungate(kubeconfig: Path | None) -> None:
+@click.option("--capacity-buffers", is_flag=True, help="Delete the CapacityBuffers of ours, too.")
+def ungate(kubeconfig: Path | None, capacity_buffers: bool) -> None:
     """Take our gate off every pod: before an uninstall, or by hand when in doubt."""
+    from prestage.control.capacity.letting_go import let_go
     from prestage.control.gates.ungate import ungate as all_off
     from prestage.kube.client import KubeApi
     from prestage.kube.settings import KubeSettings
 
     async def work() -> tuple[int, list[str]]:
         async with await KubeApi.connect(KubeSettings(kubeconfig=kubeconfig)) as api:
+            if capacity_buffers:
+                click.echo(f"{await let_go(api)} CapacityBuffers deleted")
             return await all_off(api)
 
     released, failures = asyncio.run(work())

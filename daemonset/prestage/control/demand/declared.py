@@ -13,6 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
+from prestage.api.schedules import TargetRef
+from prestage.api.values import LabelSelector
 from prestage.calendar.windows import Opening, Openings, Window
 from prestage.control.demand.feasibility import Needs
 from prestage.control.demand.records import Question
@@ -67,6 +71,20 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """Which nodes the autoscaler is asked for: with room for pods of a workload, else by their labels. `boot_s`: as said."""
+
+    target: TargetRef | None
+    selector: LabelSelector | None
+    boot_s: float | None = None
+
+    @property
+    def alike(self) -> bytes:
+        """The same for what would get the same nodes."""
+        return msgspec.json.encode(self.selector if self.target is None else self.target, order="deterministic")
+
+
+@dataclass(frozen=True, slots=True)
 class Declaration:
     """By one object."""
 
@@ -79,6 +97,8 @@ class Declaration:
     """Suspended: what is warm of it stays, nothing is begun."""
     chance: float = 1.0
     """That its windows are used."""
+    capacity: Shape | None = None
+    """It asks for nodes too."""
 
     @property
     def namespace(self) -> str:

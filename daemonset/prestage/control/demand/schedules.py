@@ -12,17 +12,20 @@ from typing import Final
 
 from prestage.api.reading import Invalid, read
 from prestage.api.schedules import CapacityType, DemandType, ScheduledArtifact, StagingSchedule, Window
+from prestage.api.texts import duration_s
 from prestage.calendar import windows
-from prestage.control.demand.declared import Asked, Declaration, Place, Problem, Remembered, Want
+from prestage.control.demand.declared import Asked, Declaration, Place, Problem, Remembered, Shape, Want
 from prestage.control.demand.records import Line, Question
 from prestage.control.demand.sites import Sites
 from prestage.control.demand.workloads import Workload, Workloads
 from prestage.kube.events import Subject
 from prestage.kube.mirror import Mirror
 from prestage.kube.ports import Object, metadata_of, name_of, uid_of
-from prestage.kube.resources import STAGING_SCHEDULES
+from prestage.kube.resources import DEPLOYMENTS, STAGING_SCHEDULES, STATEFUL_SETS
 from prestage.planner.demands import ToldBy
 
+NO_SHAPE: Final = "NoShape"
+"""It asks for nodes, and nobody can tell for which."""
 MODEL_ALIAS: Final = "model"
 """Alias under which a StagedModel's own artifact is recorded: uid its UID, hash its generation, ref `ref:NAME`."""
 
@@ -69,9 +72,6 @@ def read_schedule(seen: Object) -> ReadSchedule:
             made.append((window, windows.spoken(window)))
         except ValueError as exc:
             problems.append(Problem("Ready", "BadWindow", f"window {window.name}: {exc}"))
-    if schedule.spec.capacity is not None and schedule.spec.capacity.type is CapacityType.CAPACITY_BUFFER:
-        message = "nodes are not asked for yet: have them there in time, or leave capacity out"
-        problems.append(Problem("Feasible", "NoCapacityBuffer", message))
     return ReadSchedule(subject, schedule, tuple(made), tuple(problems), chance_of(seen))
 
 
@@ -97,10 +97,11 @@ def declaration_of(known: ReadSchedule, around: Around, now: float) -> Declarati
         problems.append(Problem("Ready", "Suspended", "what is warm stays, nothing is begun"))
         return Declaration(known.subject, ToldBy.STAGING_SCHEDULE, problems=tuple(problems), keeps=tuple(asked))
     target = _target(known.schedule, namespace, around.workloads, problems)
-    names = _names(known.schedule, around.sites, problems)
+    capacity = _capacity(known.schedule, target, problems)
+    names = _names(known.schedule, around.sites, problems, is_awaited=capacity is not None)
     priority = _priority(spec.priority_class_name, target, around.priorities, problems)
     wants = list[Want]()
-    if target is not None or (spec.target_ref is None and names):
+    if target is not None or (spec.target_ref is None and (names or capacity is not None)):
         for window, when in known.windows:
             place, count = _place(spec.nodes.count if spec.nodes else None, window.replicas, target, names)
             openings = around.remembered.at(known.subject.uid, window.name, when, now)
@@ -110,7 +111,15 @@ def declaration_of(known: ReadSchedule, around: Around, now: float) -> Declarati
                 )
             if count > 0:
                 wants.append(Want(window.name, openings, tuple(asked), place, count))
-    return Declaration(known.subject, ToldBy.STAGING_SCHEDULE, tuple(wants), tuple(problems), priority, chance=known.chance)
+    return Declaration(
+        known.subject,
+        ToldBy.STAGING_SCHEDULE,
+        tuple(wants),
+        tuple(problems),
+        priority,
+        chance=known.chance,
+        capacity=capacity,
+    )
 
 
 def _asked(artifact: ScheduledArtifact, namespace: str, models: Mirror, problems: list[Problem]) -> Asked | None:
@@ -138,11 +147,32 @@ def _target(schedule: StagingSchedule, namespace: str, workloads: Workloads, pro
     return found
 
 
-def _names(schedule: StagingSchedule, sites: Sites, problems: list[Problem]) -> frozenset[str] | None:
+def _capacity(schedule: StagingSchedule, target: Workload | None, problems: list[Problem]) -> Shape | None:
+    """None: it asks for no nodes, or nobody can tell for which."""
+    spec = schedule.spec
+    if spec.capacity is None or spec.capacity.type is not CapacityType.CAPACITY_BUFFER:
+        return None
+    boot_s = None if spec.capacity.boot_time is None else duration_s(spec.capacity.boot_time)
+    if spec.target_ref is not None:
+        if target is None:
+            return None  # told as NoTarget
+        if target.subject.resource in (DEPLOYMENTS, STATEFUL_SETS):
+            return Shape(spec.target_ref, None, boot_s)
+        message = "capacity takes a Deployment or StatefulSet as targetRef, or nodes with count: no nodes are asked for"
+    elif spec.nodes is not None and spec.nodes.count is not None:
+        return Shape(None, spec.nodes.selector, boot_s)
+    else:
+        message = "capacity needs to know how many: write nodes.count, or targetRef"
+    problems.append(Problem("Ready", NO_SHAPE, message))
+    return None
+
+
+def _names(schedule: StagingSchedule, sites: Sites, problems: list[Problem], *, is_awaited: bool) -> frozenset[str] | None:
+    """`is_awaited`: nodes are asked for, so that it is no mistake that there are none."""
     if schedule.spec.nodes is None:
         return None
     found = sites.selected(schedule.spec.nodes.selector)
-    if not found.is_any:
+    if not found.is_any and not is_awaited:
         problems.append(Problem("Feasible", "NoNode", "no node matches nodes.selector: compare it with the nodes' labels"))
     return found.names
 

@@ -22,6 +22,8 @@ from aiohttp import web
 from prestage.cacher.agent.logs import log
 from prestage.control.asked import Asked
 from prestage.control.beside import steering
+from prestage.control.capacity.asking import asking
+from prestage.control.capacity.told import Capacity
 from prestage.control.demand import resolving
 from prestage.control.demand.resolving import Resolutions
 from prestage.control.demand.world import World
@@ -71,6 +73,8 @@ class PlannerConfig:
     terms: Terms = Terms()  # noqa: RUF009  frozen
     rules: Rules = Rules(peers=False)  # noqa: RUF009  frozen
     services: tuple[Service, ...] = field(default_factory=lambda: SERVICES)
+    capacity_buffers: bool = False
+    """Ask the autoscaler for nodes where a StagingSchedule says so."""
 
 
 class Planner:
@@ -94,8 +98,16 @@ class Planner:
         self.planning = Planning(self.world, self.writer, self.resolutions, self.board, rules=config.rules)
         self.planning.timings.told = self.meters.planned
         self.forgetting = Forgetting(self.world, broker)
+        self.capacity = Capacity()
         self.reporting = Reporting(
-            self.world, api, self.board, self.recorder, writes=self.tally.writes, settled=self.meters.settled
+            self.world,
+            api,
+            self.board,
+            self.recorder,
+            writes=self.tally.writes,
+            settled=self.meters.settled,
+            capacity=self.capacity,
+            rules=config.rules,
         )
         self.world.listen(self._listen)
         self._leading_since_s = 0.0
@@ -130,11 +142,15 @@ class Planner:
             async with asyncio.TaskGroup() as group:
                 for work in (self.planning.run(), self.resolutions.run(), self.reporting.run(), self.forgetting.run()):
                     group.create_task(work)
-                for service in self._config.services:
+                for service in self._services():
                     group.create_task(_awaited(service, together))
                 group.create_task(self.writer.run())
         finally:
             self.tally.is_leading = False
+
+    def _services(self) -> tuple[Service, ...]:
+        services = self._config.services
+        return (*services, asking(self.capacity, self._config.rules)) if self._config.capacity_buffers else services
 
     def _listen(self, resource: Resource, change: Change) -> None:
         if resource is NODE_CACHES and not isinstance(change, Synced):

@@ -16,6 +16,9 @@ import click
 @click.option("--health", default="0.0.0.0:8081", show_default=True, help="HOST:PORT of /healthz and /metrics.")
 @click.option("--lease-duration", default=15.0, show_default=True, help="Seconds after which a lost leader is replaced.")
 @click.option("--peers/--no-peers", default=False, show_default=True, help="Tell nodes which others hold an artifact.")
+@click.option(
+    "--capacity-buffers/--no-capacity-buffers", default=False, show_default=True, help="Ask the autoscaler for nodes in time."
+)
 def planner(
     namespace: str,
     broker: str,
@@ -25,6 +28,7 @@ def planner(
     health: str,
     lease_duration: float,
     peers: bool,
+    capacity_buffers: bool,
 ) -> None:
     """Turns what runs and waits into a plan for every node; one replica leads, others wait."""
     import asyncio
@@ -46,6 +50,7 @@ def planner(
         kube=KubeSettings(kubeconfig=kubeconfig, user_agent="prestage-planner"),
         terms=Terms(lease_duration, lease_duration * 2 / 3, lease_duration * 2 / 15),
         rules=Rules(peers=peers),
+        capacity_buffers=capacity_buffers,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(config))

@@ -69,9 +69,14 @@ class Complaint:
         return Said(self.subject, self.reason, self.note, ACTION, EventType.WARNING)
 
 
-def complaints(posted: Posted, models: Mapping[str, Subject], outcomes: Outcomes | None = None) -> list[Complaint]:
+def complaints(
+    posted: Posted,
+    models: Mapping[str, Subject],
+    outcomes: Outcomes | None = None,
+    awaited: Mapping[str, float] | None = None,
+) -> list[Complaint]:
     """All that is wrong now. `models`: UID of each StagedModel to what events about it are about. `outcomes`: which windows are
-    still to be met."""
+    still to be met. `awaited`: when demands are warm on nodes that are asked for, by their ids."""
     found: dict[tuple[str, str], Complaint] = {}
     told = {due.asked.question.line.uid: due.declaration.subject for due in posted.collected.dues.values()}
     subjects = {**told, **posted.collected.subjects, **models}
@@ -85,7 +90,7 @@ def complaints(posted: Posted, models: Mapping[str, Subject], outcomes: Outcomes
         line = posted.collected.lines[demand.id]
         if demand.artifact in posted.withheld and (subject := subjects.get(line.uid)) is not None:
             found.setdefault((line.uid, line.alias), _withheld(subject, line, posted.broken))
-    for one in _declared(posted, outcomes or Outcomes()):
+    for one in _declared(posted, outcomes or Outcomes(), awaited or {}):
         found.setdefault((one.subject.uid, one.alias), one)
     for demand in posted.collected.demands:
         if demand.id in posted.collected.dues:
@@ -99,7 +104,7 @@ def complaints(posted: Posted, models: Mapping[str, Subject], outcomes: Outcomes
     return list(found.values())
 
 
-def _declared(posted: Posted, outcomes: Outcomes) -> Iterator[Complaint]:
+def _declared(posted: Posted, outcomes: Outcomes, awaited: Mapping[str, float]) -> Iterator[Complaint]:
     """About what was said for later: what is wrong with it, and what will be late, before it is."""
     collected = posted.collected
     for declaration in collected.declarations:
@@ -110,10 +115,12 @@ def _declared(posted: Posted, outcomes: Outcomes) -> Iterator[Complaint]:
     for name, due in collected.dues.items():
         verdict, demand = posted.plan.verdicts.get(name), demands.get(name)
         is_open = outcomes.is_open(due.declaration.subject.uid, due.opening.begins)
-        if verdict is not None and demand is not None and is_late(due, verdict, is_open=is_open):
-            reason = LATE if verdict.outcome is Outcome.LATE else str(verdict.reason)
+        boots = awaited.get(name)
+        if verdict is not None and demand is not None and is_late(due, verdict, is_open=is_open, awaited=boots):
+            reason = LATE if verdict.outcome is Outcome.LATE or boots is not None else str(verdict.reason)
             alias = f"{due.want.window}/{due.asked.name}"
-            yield Complaint(due.declaration.subject, alias, reason, sentence(due, demand, verdict), mark(verdict))
+            note = sentence(due, demand, verdict, boots)
+            yield Complaint(due.declaration.subject, alias, reason, note, mark(verdict, due, boots))
 
 
 def _unresolved(subject: Subject, line: Line, failure: Failure) -> Complaint:

@@ -30,12 +30,16 @@ CAUSES: Final = {
     Reason.RETRYING: "the last attempt failed, and is made again",
     Reason.STAGE_FAILED: "staging failed",
 }
+_BOOT_SLACK_S: Final = 5.0
+"""A boot is no clockwork."""
 _LASTING: Final = frozenset({Reason.TOO_FEW_NODES, Reason.STAGE_FAILED, Reason.RETRYING})
 
 
-def is_late(due: Due, verdict: Verdict, *, is_open: bool) -> bool:
+def is_late(due: Due, verdict: Verdict, *, is_open: bool, awaited: float | None = None) -> bool:
     """Whether it is known that it will not be there in time. `is_open`: its deadline still counts; what is wanted always, or was
-    met once, cannot be late, only short of something."""
+    met once, cannot be late, only short of something. `awaited`: when it is warm on nodes that are asked for."""
+    if awaited is not None:
+        return is_open and due.ready_by is not None and awaited > due.ready_by + _BOOT_SLACK_S
     if verdict.outcome is Outcome.IMPOSSIBLE:
         return True
     if verdict.outcome is not Outcome.LATE:
@@ -45,9 +49,13 @@ def is_late(due: Due, verdict: Verdict, *, is_open: bool) -> bool:
     return verdict.late_by_s is not None or verdict.reason in CAUSES
 
 
-def sentence(due: Due, demand: Demand, verdict: Verdict) -> str:
-    """What is said in events and in the status."""
+def sentence(due: Due, demand: Demand, verdict: Verdict, awaited: float | None = None) -> str:
+    """What is said in events and in the status. `awaited`: as above."""
     window = f"window {due.want.window}" + (f" of {moment(due.ready_by)}" if due.ready_by is not None else "")
+    if awaited is not None and due.ready_by is not None:
+        late = human_seconds(max(0.0, awaited - due.ready_by))
+        why = f"nodes that are asked for have to boot, and then fetch {human_bytes(demand.size_bytes)}"
+        return f"{window}: model {due.asked.name} will be late by {late} because {why}; say it {late} earlier"
     if verdict.outcome is Outcome.IMPOSSIBLE:
         how = "will not be there"
     elif due.ready_by is None:
@@ -95,7 +103,9 @@ def moment(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def mark(verdict: Verdict) -> str:
+def mark(verdict: Verdict, due: Due, awaited: float | None = None) -> str:
     """What has to be another before it is said again: the reason, or a lateness that doubled."""
     late_s = verdict.late_by_s or 0.0
+    if awaited is not None:
+        return f"Booting {int(max(0.0, awaited - (due.ready_by or awaited))).bit_length()}"
     return f"{verdict.outcome} {verdict.reason} {int(late_s).bit_length()}"

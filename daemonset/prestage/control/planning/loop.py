@@ -8,24 +8,18 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from prestage.api.policies import CachePolicy
-from prestage.control.demand.collecting import Collector, is_enabled
 from prestage.control.demand.resolving import Resolutions
-from prestage.control.demand.walls import wall_of
 from prestage.control.demand.world import World
-from prestage.control.planning.access import allowed, blocked, evicting, released
+from prestage.control.planning.access import released
 from prestage.control.planning.board import Board, Posted
-from prestage.control.planning.policies import frozen, read_policies
-from prestage.control.planning.states import Caches, States
+from prestage.control.planning.policies import frozen
+from prestage.control.planning.seeing import Seeing
 from prestage.control.planning.uses import Uses
 from prestage.control.planning.writing import Writer, writes
-from prestage.kube.ports import Object, metadata_of, name_of
-from prestage.kube.resources import ARTIFACTS, CACHE_POLICIES, NAMESPACES, NODE_CACHES, NODES, STAGED_MODELS, STORE_POOLS
-from prestage.planner.demands import Wall
 from prestage.planner.plan import Rules, plan
 
 _DEBOUNCE_S: Final = (0.05, 0.2)
@@ -64,7 +58,7 @@ class Planning:
     ) -> None:
         self._world, self._writer, self._resolutions, self._board = world, writer, resolutions, board
         self._rules, self._now = rules or Rules(), now
-        self._collector, self._caches, self._states = Collector(), Caches(), States()
+        self._seeing = Seeing()
         self._news = world.news()
         self._uses = Uses(self._rules.worth)
         self._again_at = math.inf
@@ -107,42 +101,27 @@ class Planning:
         """One plan, carried out. `since_s`: when its cause was read."""
         began_s = time.perf_counter()
         world, resolutions = self._world, self._resolutions
-        caches = self._caches.look(world[NODE_CACHES])
         sent = self._writer.sent()
         now = self._now()
-        collected = self._collector.collect(world, resolutions.answers, now=now)
+        seen = self._seeing.look(world, now, answers=resolutions.answers, sent=sent)
+        collected, nodes = seen.collected, seen.nodes
         resolutions.forget_seen(collected.recorded)
         resolutions.want(collected.questions)
-        nodes = self._states.of(world[NODES], caches, world[STORE_POOLS], sent, now)
-        policies = read_policies(world[CACHE_POLICIES])
-        walls = walls_of(world[NAMESPACES], policies.known)
-        stopped = blocked(world[ARTIFACTS], collected.known)
-        evicted = evicting(world[STAGED_MODELS], stopped)
         before = self._board.last.plan if self._board.last is not None else None
         made = plan(
-            allowed(collected, stopped, evicted),
+            seen.demands,
             nodes,
             now,
-            walls=walls,
+            walls=seen.walls,
             rules=self._rules,
             uses=self._uses.look(collected.demands, now),
             before=before,
         )
         self._again_at = min(collected.changes_at, math.inf if made.again_at is None else made.again_at)
-        made = released(made, nodes, collected.known, stopped, evicted)
-        made, withheld = frozen(made, nodes) if policies.broken else (made, frozenset[str]())
-        due = writes(made.nodes, caches, sent)
+        made = released(made, nodes, collected.known, seen.stopped, seen.evicted)
+        broken = seen.policies.broken
+        made, withheld = frozen(made, nodes) if broken else (made, frozenset[str]())
+        due = writes(made.nodes, seen.caches, sent)
         self.timings.took(time.perf_counter() - began_s)
-        self._board.post(Posted(collected, tuple(nodes), made, dict(resolutions.failures), stopped, policies.broken, withheld))
+        self._board.post(Posted(collected, tuple(nodes), made, dict(resolutions.failures), seen.stopped, broken, withheld))
         await self._writer.write(due, since_s=since_s)
-
-
-def walls_of(namespaces: Iterable[Object], policies: Sequence[CachePolicy]) -> dict[str, Wall]:
-    """Of each namespace that is in."""
-    return {name_of(one): wall_of(labels_of(one), policies) for one in namespaces if is_enabled(one)}
-
-
-def labels_of(seen: Object) -> dict[str, str]:
-    """As text."""
-    found = metadata_of(seen).get("labels")
-    return {str(key): str(value) for key, value in found.items()} if isinstance(found, Mapping) else {}

@@ -19,15 +19,17 @@ from prestage.api.values import API_VERSION, Metadata, Stored
 from prestage.cacher.agent.logs import log
 from prestage.cacher.errors import PrestageError
 from prestage.control.broker.shelf import object_name
+from prestage.control.capacity.foresight import Foresight, foresight_of
+from prestage.control.capacity.told import Capacity
 from prestage.control.demand.collecting import is_enabled
 from prestage.control.demand.schedules import model_line
 from prestage.control.demand.world import World
 from prestage.control.planning.access import rows_in
 from prestage.control.planning.board import Board, Posted
 from prestage.control.planning.explaining import broken_policies, complaints
-from prestage.control.planning.loop import labels_of
 from prestage.control.planning.outcomes import Outcomes, Settled
 from prestage.control.planning.schedules import dues_by_uid, is_told, schedule_status, too_many_status, view_of
+from prestage.control.planning.seeing import labels_of
 from prestage.control.planning.statuses import Spread, model_status, policy_status, pool_status, spreads
 from prestage.control.planning.writing import MANAGER
 from prestage.control.unreadable import unreadable_status
@@ -45,6 +47,7 @@ from prestage.kube.resources import (
     STORE_POOLS,
 )
 from prestage.planner.demands import ToldBy
+from prestage.planner.rules import Rules
 
 _EVERY_S: Final = 1.0
 _EACH: Final = 50
@@ -64,6 +67,8 @@ class Reporting:
         *,
         writes: Counter[str] | None = None,
         settled: Callable[[Settled], None] = lambda settled: None,
+        capacity: Capacity | None = None,
+        rules: Rules | None = None,
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
     ) -> None:
         self._world, self._api, self._board, self._recorder, self._now = world, api, board, recorder, now
@@ -72,6 +77,7 @@ class Reporting:
         self._wrote: dict[str, tuple[str, object]] = {}
         self._writes = Counter[str]() if writes is None else writes
         self._outcomes, self._settled = Outcomes(), settled
+        self._capacity, self._rules = capacity or Capacity(), rules or Rules()
 
     async def run(self) -> None:
         """Never returns."""
@@ -90,7 +96,8 @@ class Reporting:
         models = {uid_of(one): Subject.of(STAGED_MODELS, one) for one in self._world[STAGED_MODELS]}
         policies = {name_of(one): Subject.of(CACHE_POLICIES, one) for one in self._world[CACHE_POLICIES]}
         fresh: dict[tuple[str, str], str] = {}
-        for one in (*complaints(posted, models, self._outcomes), *broken_policies(posted, policies)):
+        awaited = self._foresight(posted).awaited
+        for one in (*complaints(posted, models, self._outcomes, awaited), *broken_policies(posted, policies)):
             key = one.subject.uid, one.alias
             fresh[key] = one.mark or f"{one.reason} {one.note}"
             if self._complained.get(key) != fresh[key]:
@@ -132,7 +139,7 @@ class Reporting:
         collected = posted.collected
         said = {one.subject.uid: one for one in collected.declarations if one.source is ToldBy.STAGING_SCHEDULE}
         dues = dues_by_uid(collected.dues.values())
-        view = view_of(posted, found, self._outcomes)
+        view = view_of(posted, found, self._outcomes, self._foresight(posted))
         left = Counter(dict.fromkeys(names, _EACH))
         for seen in self._world[STAGING_SCHEDULES]:
             namespace, uid = namespace_of(seen) or "", uid_of(seen)
@@ -147,6 +154,9 @@ class Reporting:
             else:
                 status = schedule_status(schedule, said[uid], dues.get(uid, ()), view, now)
             left[namespace] -= await self._apply(STAGING_SCHEDULES, seen, _bare(schedule, status=status))
+
+    def _foresight(self, posted: Posted) -> Foresight:
+        return foresight_of(self._capacity, posted, self._rules, self._now().timestamp())
 
     async def _apply(self, resource: Resource, seen: Object, said: Stored) -> bool:
         """The status of `said`. True: asked."""

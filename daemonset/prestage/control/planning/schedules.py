@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from prestage.api.conditions import summed, with_condition
 from prestage.api.schedules import NextWindow, PastWindow, ScheduledState, StagingSchedule, StagingScheduleStatus
 from prestage.api.values import Condition, ConditionStatus, NodeCounts
+from prestage.control.capacity.foresight import Foresight
 from prestage.control.demand.declared import EACH_MAX, OBJECTS_MAX, Declaration, Due
 from prestage.control.planning.board import Posted
 from prestage.control.planning.lateness import is_late, sentence
@@ -42,11 +43,25 @@ class Planned:
     verdict: Verdict | None
     is_open: bool = False
     """Its deadline still counts."""
+    awaited: float | None = None
+    """When it is warm on nodes that are asked for; None: it lacks none."""
 
     @property
     def is_late(self) -> bool:
         """Known to be late, or short of something."""
-        return self.verdict is not None and is_late(self.due, self.verdict, is_open=self.is_open)
+        return self.verdict is not None and is_late(self.due, self.verdict, is_open=self.is_open, awaited=self.awaited)
+
+    @property
+    def ready_at(self) -> float | None:
+        """None: nobody can tell."""
+        return self.awaited if self.awaited is not None or self.verdict is None else self.verdict.ready_at
+
+    @property
+    def said(self) -> str:
+        """Why it is late."""
+        if self.verdict is None or self.demand is None:
+            return ""
+        return sentence(self.due, self.demand, self.verdict, self.awaited)
 
     @property
     def is_warm(self) -> bool:
@@ -64,13 +79,14 @@ class View:
     used: frozenset[tuple[str, str]]
     """Namespace and artifact of what pods have on their nodes."""
     outcomes: Outcomes
+    foresight: Foresight
 
 
-def view_of(posted: Posted, spreads: Mapping[str, Spread], outcomes: Outcomes) -> View:
+def view_of(posted: Posted, spreads: Mapping[str, Spread], outcomes: Outcomes, foresight: Foresight | None = None) -> View:
     """Made once for all schedules."""
     demands = {one.id: one for one in posted.collected.demands}
     used = frozenset((one.namespace, one.artifact) for one in demands.values() if one.trust is Trust.BOUND)
-    return View(posted, demands, spreads, used, outcomes)
+    return View(posted, demands, spreads, used, outcomes, foresight or Foresight())
 
 
 def schedule_status(
@@ -81,17 +97,31 @@ def schedule_status(
     verdicts = view.posted.plan.verdicts
     uid = declaration.subject.uid
     planned = [
-        Planned(due, view.demands.get(due.id), verdicts.get(due.id), view.outcomes.is_open(uid, due.opening.begins))
+        Planned(
+            due,
+            view.demands.get(due.id),
+            verdicts.get(due.id),
+            view.outcomes.is_open(uid, due.opening.begins),
+            view.foresight.awaited.get(due.id),
+        )
         for due in dues
     ]
     seconds = now.timestamp()
     coming = _next(planned, declaration, before.next, seconds)
+    asked = view.foresight.said(declaration, seconds)
     conditions = _conditions(schedule, declaration, planned, view, now)
+    if asked is not None:
+        status, reason, message = asked[0]
+        generation = schedule.metadata.generation
+        conditions = list(
+            with_condition(conditions, "Capacity", status, reason=reason, message=message, now=now, generation=generation)
+        )
     return StagingScheduleStatus(
         observed_generation=schedule.metadata.generation,
         next=coming,
         artifacts=_artifacts(schedule, dues, view) or None,
         history=_history(schedule, planned, before, view, seconds) or None,
+        capacity=None if asked is None else asked[1],
         conditions=conditions,
     )
 
@@ -147,16 +177,14 @@ def _next(planned: Iterable[Planned], declaration: Declaration, before: NextWind
 def _predicted(name: str, begins: float, planned: Sequence[Planned], before: NextWindow | None, now: float) -> NextWindow:
     verdicts = [one.verdict for one in planned if one.verdict is not None]
     starts = [verdict.start_by for verdict in verdicts if verdict.start_by is not None]
-    readies = [verdict.ready_at for verdict in verdicts]
+    readies = [one.ready_at for one in planned if one.verdict is not None]
     ready = None if not readies or None in readies or len(verdicts) < len(planned) else max(filter(None, readies), default=None)
     told = before.predicted_ready_at.timestamp() if before is not None and before.predicted_ready_at is not None else None
     if ready is not None and told is not None:
         is_calm = abs(ready - told) <= max(_CALM_S, _CALM * (ready - now))
         ready = told if is_calm or (planned and all(one.is_warm for one in planned) and told <= now) else ready
     worst = max((one for one in planned if one.is_late), key=_lateness, default=None)
-    message = ""
-    if worst is not None and worst.verdict is not None and worst.demand is not None:
-        message = sentence(worst.due, worst.demand, worst.verdict)
+    message = "" if worst is None else worst.said
     late = None if ready is None else max(0.0, ready - begins)
     is_said = before is not None and bool(before.message) is bool(message) and ready is not None and told == ready
     calm = before.message if before is not None and is_said else message
@@ -174,6 +202,8 @@ def _lateness(one: Planned) -> float:
     verdict = one.verdict
     if verdict is None:
         return 0.0
+    if one.awaited is not None:
+        return max(0.0, one.awaited - (one.due.ready_by or one.awaited))
     return math.inf if verdict.outcome is Outcome.IMPOSSIBLE or verdict.late_by_s is None else verdict.late_by_s
 
 
@@ -272,8 +302,10 @@ def _feasible(declaration: Declaration, planned: Sequence[Planned], view: View) 
         return FALSE, "TooMany", message
     for one in planned:
         verdict = one.verdict
-        if verdict is not None and one.demand is not None and verdict.outcome is Outcome.IMPOSSIBLE:
-            return FALSE, str(verdict.reason), sentence(one.due, one.demand, verdict)
+        if verdict is not None and one.demand is not None and verdict.outcome is Outcome.IMPOSSIBLE and one.awaited is None:
+            return FALSE, str(verdict.reason), one.said
+    if any(one.awaited is not None for one in planned):
+        return TRUE, "NodesAwaited", "nodes are asked for, and counted on"
     return (UNKNOWN, "Resolving", "") if any(one.verdict is None for one in planned) else (TRUE, "Feasible", "")
 
 
@@ -282,10 +314,9 @@ def _on_time(planned: Sequence[Planned]) -> _Said:
     if late:
         worst = max(late, key=_lateness)
         assert worst.verdict is not None
-        said = sentence(worst.due, worst.demand, worst.verdict) if worst.demand is not None else ""
-        return FALSE, str(worst.verdict.reason), said
+        return FALSE, "Booting" if worst.awaited is not None else str(worst.verdict.reason), worst.said
     ahead = [one for one in planned if one.is_open]
-    unknown = any(one.verdict is None or one.verdict.outcome is not Outcome.ON_TIME for one in ahead)
+    unknown = any(one.verdict is None or (one.verdict.outcome is not Outcome.ON_TIME and one.awaited is None) for one in ahead)
     return (UNKNOWN, "NotKnown", "sizes, rates or nodes are not known yet") if unknown else (TRUE, "OnTime", "")
 
 

@@ -1,0 +1,174 @@
+"""A rehearsal as rows and bars, before it is drawn. Pure.
+
+A row a node, a bar a transfer on it, a mark where a window begins there. What found no node stands in a row of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from prestage.cacher.quantities import human_seconds
+from prestage.control.rehearsal.rehearsal import Played
+from prestage.control.rehearsal.shown import fixed, wanted
+from prestage.planner.demands import Demand, Trust
+from prestage.planner.plans import Outcome, Verdict
+from prestage.planner.timeline import Deed, Line
+
+NOWHERE: Final = "no node"
+ROWS_MAX: Final = 40
+SENTENCES_MAX: Final = 6
+_LEAST_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One transfer. `late_from`: since when somebody waits for it; None: nobody does."""
+
+    row: str
+    artifact: str
+    begins: float
+    ends: float
+    late_from: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A deadline. `until`: how long it is wanted there. `late_by_s`: inf where it never is."""
+
+    row: str
+    artifact: str
+    at: float
+    until: float
+    late_by_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Between two moments. `hidden`: nodes that have something to do and found no row."""
+
+    begins: float
+    ends: float
+    rows: tuple[str, ...]
+    bars: tuple[Bar, ...]
+    marks: tuple[Mark, ...]
+    title: str
+    sentences: tuple[str, ...] = ()
+    hidden: int = 0
+    idle: int = 0
+
+
+def chart_of(played: Played) -> Chart:
+    """What is worth a row: nodes that fetch or are wanted, late ones first where there are too many."""
+    rehearsal = played.rehearsal
+    judged = list(played.judged())
+    bars = list(_bars(played.lines, played.until))
+    bars = [_with_lateness(bar, judged) for bar in bars]
+    warm = _warm(played, bars)
+    marks = [mark for demand, verdict in judged for mark in _marks(played, demand, verdict, warm)]
+    ends = max([rehearsal.now + _LEAST_S, *(bar.ends for bar in bars), *(mark.at for mark in marks)])
+    ends += (ends - rehearsal.now) * 0.05
+    names = {bar.row for bar in bars} | {mark.row for mark in marks}
+    late = {bar.row for bar in bars if bar.late_from is not None} | {mark.row for mark in marks if mark.late_by_s}
+    kept = set(sorted(names - {NOWHERE}, key=lambda name: (name not in late, _natural(name)))[:ROWS_MAX])
+    rows = [*sorted(kept, key=_natural), *([NOWHERE] if NOWHERE in names else [])]
+    return Chart(
+        rehearsal.now,
+        ends,
+        tuple(rows),
+        tuple(bar for bar in bars if bar.row in rows),
+        tuple(mark for mark in marks if mark.row in rows),
+        _title(judged),
+        tuple(_sentences(played, judged)),
+        hidden=len(names - set(rows)),
+        idle=len({one.name for one in rehearsal.nodes} - names),
+    )
+
+
+def _bars(lines: Iterable[Line], until: float) -> Iterator[Bar]:
+    """From `begins` to `warm`; one that another cut off ends there, one that goes on at the end of what was played there."""
+    going = dict[str, Line]()
+    for line in lines:
+        if line.deed not in (Deed.BEGINS, Deed.WARM):
+            continue
+        begun = going.pop(line.node, None)
+        if begun is not None and begun.at < line.at:
+            yield Bar(begun.node, begun.artifact, begun.at, line.at)
+        if line.deed is Deed.BEGINS:
+            going[line.node] = line
+    for begun in going.values():
+        yield Bar(begun.node, begun.artifact, begun.at, until)
+
+
+def _with_lateness(bar: Bar, judged: Iterable[tuple[Demand, Verdict]]) -> Bar:
+    """From the first deadline that it does not meet; pods that are there or wait have theirs now."""
+    passed = list[float]()
+    for demand, verdict in judged:
+        if demand.artifact != bar.artifact or bar.row not in verdict.nodes:
+            continue
+        deadline = -math.inf if demand.trust < Trust.DECLARED else demand.ready_by
+        if deadline is not None and deadline < bar.ends:
+            passed.append(max(bar.begins, deadline))
+    return bar if not passed else Bar(bar.row, bar.artifact, bar.begins, bar.ends, min(passed))
+
+
+def _warm(played: Played, bars: Iterable[Bar]) -> Mapping[tuple[str, str], list[float]]:
+    """Node and artifact to when it is there: at once, or at the end of a transfer."""
+    found = defaultdict[tuple[str, str], list[float]](list)
+    for node in played.rehearsal.nodes:
+        for artifact in node.held:
+            if node.is_warm(artifact):
+                found[node.name, artifact].append(-math.inf)
+    for bar in bars:
+        if bar.ends < played.until:
+            found[bar.row, bar.artifact].append(bar.ends)
+    return found
+
+
+def _marks(played: Played, demand: Demand, verdict: Verdict, warm: Mapping[tuple[str, str], list[float]]) -> Iterator[Mark]:
+    at = demand.ready_by
+    if at is None or not played.rehearsal.now <= at <= played.until:
+        return
+    until = math.inf if demand.until is None else demand.until
+    for node in verdict.nodes:
+        ready = min(warm.get((node, demand.artifact), ()), default=math.inf)
+        yield Mark(node, demand.artifact, at, until, max(0.0, ready - at))
+    if verdict.outcome is Outcome.IMPOSSIBLE or verdict.missing:
+        yield Mark(NOWHERE, demand.artifact, at, until, math.inf)
+
+
+def _title(judged: list[tuple[Demand, Verdict]]) -> str:
+    count = {outcome: sum(verdict.outcome is outcome for _, verdict in judged) for outcome in Outcome}
+    if not judged:
+        return "Nothing is wanted"
+    bad = [f"{count[outcome]} {outcome.lower()}" for outcome in (Outcome.LATE, Outcome.IMPOSSIBLE) if count[outcome]]
+    return f"{count[Outcome.ON_TIME]} of {len(judged)} on time" + "".join(f", {one}" for one in bad)
+
+
+def _sentences(played: Played, judged: Iterable[tuple[Demand, Verdict]]) -> Iterator[str]:
+    bad = [pair for pair in judged if pair[1].outcome is not Outcome.ON_TIME]
+    bad.sort(key=lambda pair: -(math.inf if pair[1].late_by_s is None else pair[1].late_by_s))
+    for demand, verdict in bad[:SENTENCES_MAX]:
+        how = f"late by {human_seconds(verdict.late_by_s)}" if verdict.late_by_s else str(verdict.outcome).lower()
+        helps = f"; it would help: {fixed(verdict.fix)}" if verdict.fix is not None else ""
+        yield f"{wanted(played, demand)}: {how} ({verdict.reason}){helps}"
+    if len(bad) > SENTENCES_MAX:
+        yield f"and {len(bad) - SENTENCES_MAX} more"
+
+
+def _natural(name: str) -> tuple[tuple[str, int], ...]:
+    """node2 before node10."""
+    parts = list[tuple[str, int]]()
+    text, digits = "", ""
+    for letter in f"{name}\0":
+        if letter.isascii() and letter.isdigit() and len(digits) < 18:
+            digits += letter
+            continue
+        if digits:
+            parts.append((text, int(digits)))
+            text, digits = "", ""
+        text += letter
+    return (*parts, (text, -1))

@@ -1,0 +1,64 @@
+"""What is rehearsed, and what came of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from prestage.planner.demands import Demand, Trust, Wall
+from prestage.planner.nodes import NodeState
+from prestage.planner.plans import Outcome, Plan, Verdict
+from prestage.planner.rules import Rules
+from prestage.planner.timeline import Line, played
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """As the planner takes it, with the words for it."""
+
+    demands: tuple[Demand, ...]
+    nodes: tuple[NodeState, ...]
+    now: float
+    rules: Rules
+    walls: Mapping[str, Wall] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Of what nodes hold and nobody wants."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What people call an artifact; itself where it is not here."""
+    told: Mapping[str, str] = field(default_factory=dict)
+    """Who said a demand, by its id."""
+    notes: tuple[str, ...] = ()
+    """What could not be looked at, and what is wrong with what was."""
+
+    def name(self, artifact: str) -> str:
+        """For people."""
+        return self.names.get(artifact, artifact)
+
+    def play(self, ahead_s: float) -> Played:
+        """The plan of now, and what follows of it in so many seconds."""
+        until = self.now + ahead_s
+        plan, lines = played(
+            self.demands, self.nodes, self.now, walls=self.walls, rules=self.rules, until=until, sizes=self.sizes
+        )
+        return Played(self, plan, lines, until)
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """`until`: how far."""
+
+    rehearsal: Rehearsal
+    plan: Plan
+    lines: Sequence[Line]
+    until: float
+
+    def judged(self) -> Iterator[tuple[Demand, Verdict]]:
+        """What is wanted, with what becomes of it. What is only kept while there is room is left out: nobody waits for it."""
+        for one in self.rehearsal.demands:
+            if one.trust is not Trust.STANDING:
+                yield one, self.plan.verdicts[one.id]
+
+    @property
+    def is_good(self) -> bool:
+        """Nothing is late, and nothing impossible."""
+        return all(verdict.outcome is Outcome.ON_TIME for _, verdict in self.judged())

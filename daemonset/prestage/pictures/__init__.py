@@ -1,0 +1,1 @@
+"""How plots of ours look: one style for plans and benchmarks. Knows nothing of what is drawn."""
