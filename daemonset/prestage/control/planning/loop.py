@@ -20,13 +20,14 @@ from prestage.control.demand.world import World
 from prestage.control.planning.access import allowed, blocked, evicting, released
 from prestage.control.planning.board import Board, Posted
 from prestage.control.planning.policies import frozen, read_policies
-from prestage.control.planning.states import Caches, States
+from prestage.control.planning.states import Caches, States, image_states, whole
 from prestage.control.planning.uses import Uses
 from prestage.control.planning.writing import Writer, writes
 from prestage.kube.ports import Object, metadata_of, name_of
 from prestage.kube.resources import ARTIFACTS, CACHE_POLICIES, NAMESPACES, NODE_CACHES, NODES, STAGED_MODELS, STORE_POOLS
+from prestage.planner.apart import plan_apart
 from prestage.planner.demands import Wall
-from prestage.planner.plan import Rules, plan
+from prestage.planner.plan import Rules
 
 _DEBOUNCE_S: Final = (0.05, 0.2)
 _ANYWAY_S: Final = 60.0
@@ -119,9 +120,11 @@ class Planning:
         stopped = blocked(world[ARTIFACTS], collected.known)
         evicted = evicting(world[STAGED_MODELS], stopped)
         before = self._board.last.plan if self._board.last is not None else None
-        made = plan(
+        images = image_states(nodes, caches, sent)
+        made = plan_apart(
             allowed(collected, stopped, evicted),
             nodes,
+            images,
             now,
             walls=walls,
             rules=self._rules,
@@ -130,6 +133,7 @@ class Planning:
         )
         self._again_at = min(collected.changes_at, math.inf if made.again_at is None else made.again_at)
         made = released(made, nodes, collected.known, stopped, evicted)
+        nodes = whole(nodes, images)
         made, withheld = frozen(made, nodes) if policies.broken else (made, frozenset[str]())
         due = writes(made.nodes, caches, sent)
         self.timings.took(time.perf_counter() - began_s)
