@@ -221,10 +221,24 @@ class Broker:
 
 
 def wish(
-    ref: str, *, namespace: str = "team-a", alias: str = "llama", uid: str = "u1", hash_: str = "h1", **more: str
+    ref: str,
+    *,
+    namespace: str = "team-a",
+    alias: str = "llama",
+    uid: str = "u1",
+    hash_: str = "h1",
+    service_account: str = "default",
+    credentials: str | None = None,
 ) -> ResolveRequest:
     """What the planner asks."""
-    return ResolveRequest(namespace=namespace, template=Template(uid=uid, hash=hash_), alias=alias, ref=ref, **more)
+    return ResolveRequest(
+        namespace=namespace,
+        template=Template(uid=uid, hash=hash_),
+        alias=alias,
+        ref=ref,
+        service_account=service_account,
+        credentials=credentials,
+    )
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@
     planner         /v1/records     RecordsRequest: these owners are nowhere        RecordsAnswer
     agent (node)    /v1/manifest    ManifestRequest                                 ManifestAnswer
     agent (node)    /v1/fetches     FetchesRequest: how to get these files          FetchesAnswer
+    images (node)   /v1/image       ImageRequest: how to pull this image            ImageAnswer
     csi (node)      /v1/mounts      MountsRequest: may this pod mount these?        MountsAnswer
     anybody         /healthz        GET                                             200
 
@@ -62,6 +63,10 @@ class ResolveRequest(Message, frozen=True, kw_only=True):
     """The pods': a StagedModelGrant may name it."""
     credentials: str | None = None
     """The Secret that `prestage.dev/credentials` names."""
+    platform: str | None = None
+    """Of an image (`ref` begins with oci://), as linux/amd64: what is resolved is the image of that platform."""
+    pull_secrets: tuple[str, ...] = ()
+    """Of an image: the pods' imagePullSecrets."""
 
 
 class Resolved(Message, frozen=True, kw_only=True):
@@ -140,6 +145,33 @@ class FetchesAnswer(Message, frozen=True, kw_only=True):
     """PEM of the origin's own CA, where it has one."""
     is_mirror: bool = False
     """They lead to a mirror of that authority: if anything is wrong with them, ask again without `mirrors`."""
+
+
+class ImageRequest(Message, frozen=True, kw_only=True):
+    """How to pull an image in the node's NodeCache."""
+
+    artifact: str
+    platform: str
+    """The node's, as linux/amd64."""
+    mirrors: bool = False
+    """From a mirror too: whoever asks turns to the registry where something is wrong with that."""
+
+
+class ImageAnswer(Message, frozen=True, kw_only=True):
+    """What the node asks a registry with. Secret while it lives: never kept, never logged."""
+
+    name: str
+    """As in a pod, by the digest of what was resolved: index or manifest."""
+    base: str
+    """Where its repository answers: https://registry.example/v2/team/app"""
+    authority: str
+    """Of the bytes, whoever serves them."""
+    authorization: str | None = None
+    """Header that lets one pull from this repository; None: anybody may."""
+    allowed_cidrs: list[str] | None = None
+    ca: str | None = None
+    is_mirror: bool = False
+    """It is a mirror: if anything is wrong with it, ask again without `mirrors`."""
 
 
 class PodIdentity(Message, frozen=True, kw_only=True):

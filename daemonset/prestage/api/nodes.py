@@ -29,6 +29,13 @@ class Action(StrEnum):
     RELEASE = "Release"
 
 
+class EntryType(StrEnum):
+    """Where it goes. Model: the agent's store, whatever it is. Image: layers into containerd, by the `images` container."""
+
+    MODEL = "Model"
+    IMAGE = "Image"
+
+
 class SourceType(StrEnum):
     """Where bytes may come from."""
 
@@ -83,6 +90,7 @@ class PlannedArtifact(Value, frozen=True, kw_only=True):
     """What the node should do about one artifact."""
 
     digest: Digest
+    type: Annotated[EntryType, about("Who does it.")] = EntryType.MODEL
     action: Annotated[Action, about("What to do.")]
     priority: Annotated[int, number("Higher first.", most=2_000_000_000)] = 0
     ready_by: Annotated[Moment, about("The deadline.")] | None = None
@@ -104,6 +112,7 @@ class HeldArtifact(Value, frozen=True, kw_only=True):
     """How one artifact stands on the node."""
 
     digest: Digest
+    type: Annotated[EntryType, about("Who says so.")] = EntryType.MODEL
     state: Annotated[State, about("Where it stands.")]
     step: Annotated[Step, about("While Staging.")] | None = None
     fetched: Annotated[int | str, quantity("Bytes of it that are here, while Staging; as of the last write.")] | None = None
@@ -111,8 +120,25 @@ class HeldArtifact(Value, frozen=True, kw_only=True):
     error_code: Annotated[str, text("One word.", max_length=63, pattern=WORD_PATTERN)] | None = None
 
 
+class ImagesStatus(Value, frozen=True, kw_only=True):
+    """Written by the `images` container; absent: there is none, and no image goes to the node. Bytes are compressed ones."""
+
+    runtime: Annotated[str, text("Version of containerd.", max_length=64)]
+    snapshotter: Annotated[str, text("Which is staged into.", max_length=63)]
+    discards_layers: Annotated[bool, about("discard_unpacked_layers; absent: it does not say.")] | None = None
+    remote_snapshotters: (
+        Annotated[list[Annotated[str, text("Its name.", max_length=63)]], whole("Of other daemons: left alone.", most=16)] | None
+    ) = None
+    budget: Annotated[int | str, quantity("Most bytes of images below the mark on containerd's disk.")] | None = None
+    used: Annotated[int | str, quantity("Bytes of images that are held.")] | None = None
+    rate_p10: Annotated[int | str, quantity("Bytes a second, unpacked, that nine of ten stages beat.")] | None = msgspec.field(
+        name="rateP10", default=None
+    )
+    heartbeat_at: Annotated[Moment, about("When it last wrote; at most once a minute.")] | None = None
+
+
 class NodeCacheStatus(Value, frozen=True, kw_only=True):
-    """Written by the agent."""
+    """Written by the agent; `images`, and the artifacts of that type, by the `images` container."""
 
     observed_generation: Generation = None
     observed_plan: Annotated[str, text("The plan that was taken in.", max_length=64)] | None = None
@@ -127,6 +153,7 @@ class NodeCacheStatus(Value, frozen=True, kw_only=True):
     )
     heartbeat_at: Annotated[Moment, about("When the agent last wrote; at most once a minute.")] | None = None
     artifacts: Annotated[list[HeldArtifact], keyed("What is there.", "digest", most=ENTRIES_MAX)] | None = None
+    images: Annotated[ImagesStatus, about("Of containerd, where images are staged.")] | None = None
     conditions: Conditions = None
 
 

@@ -94,6 +94,7 @@ class OriginSpec(Value, frozen=True, kw_only=True):
         only_with("region", "type", "S3", message="region goes with type: S3"),
         flag_only_with("pathStyle", "type", "S3", message="pathStyle goes with type: S3"),
         flag_never_with("default", "mirrorOf", message="a mirror is never the default: remove default, or mirrorOf"),
+        flag_only_with("handPasswords", "type", "OCI", message="handPasswords goes with type: OCI"),
     )
 
     type: Annotated[OriginType, about("Its protocol.")]
@@ -112,6 +113,12 @@ class OriginSpec(Value, frozen=True, kw_only=True):
     ) = msgspec.field(name="allowedCIDRs", default=None)
     trust_digests: Annotated[bool, about("Digests it states are believed: bytes are shared without fetching them again.")] = False
     mirror_of: Annotated[NameRef, about("The Origin whose refs and grants it serves.")] | None = None
+    hand_passwords: Annotated[
+        bool,
+        about(
+            "Of registries without tokens: nodes that are to stage an image are handed its password. False: such images are not."
+        ),
+    ] = False
 
 
 class OriginStatus(Value, frozen=True, kw_only=True):

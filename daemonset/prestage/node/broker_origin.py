@@ -25,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
 
-from prestage.api.brokerage import FETCHES_MAX, Fetch, FetchesAnswer, FetchesRequest, ManifestAnswer
+from prestage.api.brokerage import FETCHES_MAX, Fetch, FetchesAnswer, FetchesRequest, ImageAnswer, ManifestAnswer
 from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import Corrupt, Denied, PrestageError, Unavailable
 from prestage.cacher.manifest import FileEntry, Manifest, parse_manifest
@@ -129,7 +129,7 @@ class Senders:
         self._clients: dict[tuple[tuple[str, ...], str], HttpClient] = {}
         self._lock = threading.Lock()
 
-    def of(self, answer: FetchesAnswer | None) -> HttpClient:
+    def of(self, answer: FetchesAnswer | ImageAnswer | None) -> HttpClient:
         """What may send what the broker gave."""
         allowed, ca = tuple(sorted((answer.allowed_cidrs if answer else None) or ())), (answer.ca if answer else None) or ""
         with self._lock:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import click
 
 from prestage.cacher.cli.agent import Address
-from prestage.cacher.cli.session import Rate, Size, root_option
+from prestage.cacher.cli.session import Duration, Rate, Size, root_option
 from prestage.cacher.transfer.schedule import Schedule
 from prestage.node.mountpoint import mountpoint
 
@@ -30,7 +30,7 @@ def node(context: click.Context, standalone: bool, demand: Path | None, root: Pa
             raise click.UsageError("--standalone and --demand go without a subcommand")
         return
     if not standalone or demand is None:
-        raise click.UsageError("name a part (agent, csi), or say --standalone --demand FILE")
+        raise click.UsageError("name a part (agent, csi, images), or say --standalone --demand FILE")
     from prestage.cacher.agent import logs
     from prestage.cacher.cli.session import checked_root
     from prestage.node.standalone.app import run
@@ -135,5 +135,56 @@ def csi(
             broker=BrokerSettings(broker, broker_token, broker_ca),
             kubeconfig=kubeconfig,
             kubelet_dir=kubelet_dir,
+        )
+    )
+
+
+@node.command()
+@root_option
+@click.option("--containerd", "socket", type=_FILE, required=True, help="containerd's socket: root on the node.")
+@click.option("--snapshotter", help="Default: the one that the kubelet's pulls use.")
+@click.option("--keep", "lease_s", type=Duration(), default="24h", show_default=True, help="How long it stays once we are gone.")
+@click.option("--drop-blobs", is_flag=True, help="Keep only what is unpacked: saves the compressed layers' bytes.")
+@click.option(
+    "--high-water", type=click.IntRange(1, 100), default=80, show_default=True, help="Most per cent of containerd's disk."
+)
+@click.option("--budget", type=Size(), help="Most bytes of layers on their way in our store.")
+@click.option("--rate", type=Rate(), help='Most bytes a second in, by time of day too: "200M, 22:00-06:00=unlimited".')
+@_common
+def images(
+    root: Path | None,
+    socket: Path,
+    snapshotter: str | None,
+    lease_s: float,
+    drop_blobs: bool,
+    high_water: int,
+    budget: int | None,
+    rate: Schedule | None,
+    node_name: str,
+    broker: str,
+    broker_ca: Path,
+    broker_token: Path,
+    kubeconfig: Path | None,
+    log_format: str,
+) -> None:
+    """Stage the images of the NodeCache into containerd, and report."""
+    from prestage.cacher.agent import logs
+    from prestage.cacher.cli.session import checked_root
+    from prestage.images.stager import StagingTerms
+    from prestage.node.images.app import ImagesConfig, run
+    from prestage.wire.broker_client import BrokerSettings
+
+    logs.set_up(as_json=log_format == "json")
+    run(
+        ImagesConfig(
+            root=checked_root(root),
+            socket=socket,
+            node=node_name,
+            broker=BrokerSettings(broker, broker_token, broker_ca),
+            kubeconfig=kubeconfig,
+            snapshotter=snapshotter,
+            terms=StagingTerms(lease_s, drop_blobs, high_water / 100),
+            budget_bytes=budget,
+            rate=rate,
         )
     )

@@ -1,6 +1,6 @@
 """What a NodeCache says, as the node goes by it. Pure, but for the order that the store asks for from its threads.
 
-No NodeCache, an empty one, one of another Node: keep everything, evict nothing.
+No NodeCache, an empty one, one of another Node: keep everything, evict nothing. Images are the `images` container's.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from prestage.api.nodes import Action, NodeCacheSpec, PlannedArtifact
+from prestage.api.nodes import Action, EntryType, NodeCacheSpec, PlannedArtifact
 from prestage.cacher.digests import ArtifactId
 from prestage.cacher.store.budget import Candidate, Kind, LeastRecentlyUsed
 from prestage.cacher.transfer.limits import Priority
@@ -43,7 +43,7 @@ def plan_of(spec: NodeCacheSpec, *, generation: int | None, node_uid: str | None
     """`node_uid`: of the Node that we are on, where we know it: what is meant for another of its name says nothing to us."""
     if node_uid is not None and spec.node_uid != node_uid:
         return Plan(name=spec.plan, generation=generation)
-    found = {ArtifactId(one.digest): one for one in spec.artifacts or ()}
+    found = {ArtifactId(one.digest): one for one in spec.artifacts or () if one.type is EntryType.MODEL}
     return Plan(found, spec.plan, generation)
 
 

@@ -21,7 +21,7 @@ STATUS_BYTES_MAX = 64 << 10
 HEARTBEAT_S = 60.0
 SOONEST_S = 1.0
 RATES_MAX = 50
-_CLASSES = {
+CLASSES = {
     "misconfigured": ErrorClass.MISCONFIGURED,
     "miss": ErrorClass.NOT_FOUND,
     "denied": ErrorClass.DENIED,
@@ -30,6 +30,7 @@ _CLASSES = {
     "full": ErrorClass.FULL,
     "unavailable": ErrorClass.UNAVAILABLE,
 }
+"""`PrestageError.kind` to the API's word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def entry_of(artifact: ArtifactId, plan: Plan, look: Look) -> HeldArtifact:
     if stage is not None and stage.state is agent.State.RUNNING:
         return HeldArtifact(digest=artifact, state=State.STAGING, step=_step(stage), fetched=_fetched(stage))
     if stage is not None and isinstance(stage.outcome, PrestageError):
-        error_class = _CLASSES.get(stage.outcome.kind, ErrorClass.BUG)
+        error_class = CLASSES.get(stage.outcome.kind, ErrorClass.BUG)
         code = look.codes.get(artifact) or type(stage.outcome).__name__
         return HeldArtifact(digest=artifact, state=State.FAILED, error_class=error_class, error_code=code)
     if held == "damaged" and stage is None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
+from prestage.api.nodes import EntryType
+
 
 class Trust(IntEnum):
     """How sure it is that it will be needed; the surest first. What comes later never takes room from what came before."""
@@ -69,6 +71,10 @@ class Demand:
     """That are idle until it is there."""
     priority: int = 0
     """Of its pods; the ceiling of the walls is applied here."""
+    kind: EntryType = EntryType.MODEL
+    """An image goes to containerd's file system, which is another room."""
+    beside: str = ""
+    """What is wanted together says the same: an image goes where the models of its pods go."""
 
 
 @dataclass(frozen=True, slots=True)

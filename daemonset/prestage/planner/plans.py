@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from prestage.api.nodes import Action, SourceType
+from prestage.api.nodes import Action, EntryType, SourceType
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -33,6 +33,7 @@ class Assignment:
     sources: tuple[Source, ...] = ()
     not_before: float | None = None
     """When the node will be told. None: it is told now."""
+    kind: EntryType = EntryType.MODEL
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ import msgspec
 from prestage.api.brokerage import (
     FetchesAnswer,
     FetchesRequest,
+    ImageAnswer,
+    ImageRequest,
     ManifestAnswer,
     ManifestRequest,
     Message,
@@ -130,6 +132,10 @@ class BrokerClient:
     async def fetches(self, request: FetchesRequest, *, deadline_s: float | None = None) -> FetchesAnswer:
         """Node: how to get files."""
         return await self._ask("/v1/fetches", request, FetchesAnswer, deadline_s)
+
+    async def image(self, request: ImageRequest, *, deadline_s: float | None = None) -> ImageAnswer:
+        """Node: how to pull an image."""
+        return await self._ask("/v1/image", request, ImageAnswer, deadline_s)
 
     async def mounts(self, request: MountsRequest, *, deadline_s: float | None = None) -> MountsAnswer:
         """Node: may this pod mount these?"""

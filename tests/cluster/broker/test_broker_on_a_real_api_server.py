@@ -256,8 +256,8 @@ def gated(kube: Kube, hub: Hub) -> Iterator[Hub]:
         kube.api.ask(f"/api/v1/namespaces/{namespace}/secrets/hf-token", method="DELETE")
 
 
-def wish(namespace: str, template: Template, **more: str) -> ResolveRequest:
-    return ResolveRequest(namespace=namespace, template=template, alias="llama", ref=REF, **more)
+def wish(namespace: str, template: Template, credentials: str | None = None) -> ResolveRequest:
+    return ResolveRequest(namespace=namespace, template=template, alias="llama", ref=REF, credentials=credentials)
 
 
 def workload(kube: Kube, namespace: str) -> tuple[dict[str, object], dict[str, object], Template]:

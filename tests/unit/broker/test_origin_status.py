@@ -27,7 +27,9 @@ def origin(kind: OriginType, **spec: object) -> Origin:
         (origin(OriginType.S3), "https://s3.us-east-1.amazonaws.com", None),
         (origin(OriginType.HUGGING_FACE), "https://huggingface.co", None),
         (origin(OriginType.HTTPS), None, "AnyHost"),
-        (origin(OriginType.OCI, endpoint="https://r"), "https://r", "NotSupported"),
+        (origin(OriginType.OCI, endpoint="https://r"), "https://r", None),
+        (origin(OriginType.OCI), None, "AnyHost"),
+        (origin(OriginType.GCS), None, "NotSupported"),
         (origin(OriginType.S3, mirrorOf={"name": "gone"}), "https://s3.us-east-1.amazonaws.com", "NoSuchOrigin"),
     ],
 )

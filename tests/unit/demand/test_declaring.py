@@ -245,12 +245,13 @@ def test_what_is_wrong_with_a_schedule_is_a_problem_of_its_own(objects: list[Obj
     assert reasons(collected(MODEL, *objects)) == [reason]
 
 
-def test_images_are_said_not_to_be_staged_and_the_models_beside_them_are() -> None:
+def test_an_image_is_declared_beside_the_models() -> None:
     made = schedule()
     spec = cast("dict[str, list[object]]", made["spec"])
     spec["artifacts"].append({"name": "engine", "type": "Image", "image": "registry.example/vllm:1"})
     found = collected(staged_model(), MODEL, made)
-    assert (reasons(found), len(declared(found))) == (["ImagesNotStaged"], 1)
+    assert (reasons(found), len(declared(found))) == ([], 1)
+    assert [one.line.ref for one in found.questions] == ["oci://registry.example/vllm:1"], "it is not resolved yet"
 
 
 def test_a_window_beyond_the_horizon_is_no_demand_yet_and_looked_at_when_it_comes_near() -> None:

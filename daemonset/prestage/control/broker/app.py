@@ -23,6 +23,7 @@ from prestage.control.broker.claims import Claims
 from prestage.control.broker.counts import Counts
 from prestage.control.broker.handing import Hander
 from prestage.control.broker.identity import Accounts, Reviewer
+from prestage.control.broker.images import Images
 from prestage.control.broker.mounting import Granter
 from prestage.control.broker.opening import Network
 from prestage.control.broker.origin_status import OriginStatuses
@@ -163,11 +164,13 @@ def _parts(api: Api, view: View, counts: Counts, network: Network, config: Broke
     claims = Claims(api, namespace, socket.gethostname())
     resolver = Resolver(api, view, claims, network, namespace=namespace, pool=pool)
     reach = Reach(api, view, network, resolver.places, pool)
+    resolver.images = images = Images(api, view, reach, network)
     hander = Hander(api, view, reach)
-    rechecking = Rechecking(view, claims, reach, counts, api, terms=config.access)
+    rechecking = Rechecking(view, claims, reach, counts, api, terms=config.access, images=images)
     granter = Granter(api, view, reviewer, hurry=rechecking.hurry)
     statuses = OriginStatuses(api, view, resolver.places, network, pool)
-    return _Parts(Server(reviewer, config.accounts, resolver, hander, granter, counts), hander, rechecking, statuses)
+    server = Server(reviewer, config.accounts, resolver, hander, granter, counts, images=images)
+    return _Parts(server, hander, rechecking, statuses)
 
 
 async def _listen(ending: AsyncExitStack, application: web.Application, at: Address, serving: Serving | None = None) -> int:

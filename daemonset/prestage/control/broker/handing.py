@@ -21,24 +21,23 @@ from dataclasses import dataclass
 from typing import Final
 
 from prestage.api.brokerage import FETCHES_MAX, FetchesAnswer, FetchesRequest, ManifestAnswer, ManifestRequest
-from prestage.api.nodes import Action, ErrorClass, NodeCache
+from prestage.api.nodes import ErrorClass
 from prestage.api.policies import Origin
-from prestage.api.reading import Invalid, read
 from prestage.cacher.errors import PrestageError
 from prestage.cacher.manifest import FileEntry, Manifest
 from prestage.cacher.refs import text_of
 from prestage.control.broker.fetches import Entry, fetches_of
 from prestage.control.broker.identity import Node
+from prestage.control.broker.images import KIND
 from prestage.control.broker.mirrors import Mirrors, is_provable
 from prestage.control.broker.opening import authority_of
+from prestage.control.broker.planned import check_planned
 from prestage.control.broker.reaching import Reach
 from prestage.control.broker.refusals import No, denied, misconfigured
 from prestage.control.broker.shelf import Kept
 from prestage.control.broker.sources import Trace, named_as
 from prestage.control.broker.view import View
-from prestage.kube.errors import Missing
 from prestage.kube.ports import Api
-from prestage.kube.resources import NODE_CACHES
 
 KEPT_S: Final = 60.0
 """How long an opened origin, and the credentials in it, are used again."""
@@ -74,8 +73,9 @@ class Hander:
 
     async def manifest(self, node: Node, request: ManifestRequest) -> ManifestAnswer:
         """Raises No where it is not in the node's plan, or nowhere any more."""
-        await self._check_planned(node, request.artifact)
+        await check_planned(self._api, node, request.artifact)
         text, manifest = await self._reach.manifest(request.artifact)
+        _check_files(manifest)
         holders = await self._view.holders(request.artifact)
         trusts = any(self._trusts(one, trace, manifest) for one in holders for trace in one.traces)
         return ManifestAnswer(manifest=text, trust_digests=trusts)
@@ -84,8 +84,9 @@ class Hander:
         """Raises No, or what the origin says."""
         if not 0 < len(request.paths) <= FETCHES_MAX:
             raise misconfigured("TooManyPaths", f"{len(request.paths)} paths: ask for 1 to {FETCHES_MAX} at once")
-        await self._check_planned(node, request.artifact)
+        await check_planned(self._api, node, request.artifact)
         _, manifest = await self._reach.manifest(request.artifact)
+        _check_files(manifest)
         by_path = {file.path: file for file in manifest.files}
         unknown = next((path for path in request.paths if path not in by_path), None)
         if unknown is not None:
@@ -98,20 +99,6 @@ class Hander:
                 if answer is not None:
                     return answer
         return await self._first_good(request.artifact, holders, manifest, files)
-
-    async def _check_planned(self, node: Node, artifact: str) -> None:
-        """A node gets what the planner wrote for this very node, and a new node of the same name nothing of the old one's."""
-        refused = denied("NotInPlan", f"{artifact[:80]} is not in the plan of node {node.name}")
-        try:
-            found = read(NodeCache, await self._api.get(NODE_CACHES, node.name))
-        except (Missing, Invalid) as exc:
-            raise refused from exc
-        if node.uid is not None and node.uid != found.spec.node_uid:
-            raise refused
-        for one in found.spec.artifacts or ():
-            if one.digest == artifact and one.action is not Action.RELEASE:
-                return
-        raise refused
 
     def _trusts(self, holder: Kept, trace: Trace, manifest: Manifest) -> bool:
         """The operator marked the Origin that the manifest came from."""
@@ -221,3 +208,9 @@ class Hander:
         for key, entry in list(self._entries.items()):
             entry.cancel.set()
             self._forget(key)
+
+
+def _check_files(manifest: Manifest) -> None:
+    """An image is asked for otherwise: its layers are no files of a store."""
+    if manifest.kind == KIND:
+        raise misconfigured("AnImage", f"{manifest.artifact} is an image: the images container stages it, from its registry")

@@ -3,7 +3,7 @@
     Reachable                  somebody speaks HTTP there: whatever the answer, a refusal included
     Unreachable, NoCA          why, and what to do
     Unreadable, NoSuchOrigin   of a later version; a mirror of an Origin that is not there
-    NotSupported, AnyHost      a type that nothing serves yet; https without an endpoint has no one server
+    NotSupported, AnyHost      a type that nothing serves yet; https and OCI without an endpoint have no one server
 
 Asked every five minutes, every minute while nobody answers. Written when it says something new, and hourly.
 """
@@ -42,7 +42,7 @@ EVERY_S, AGAIN_S = 300.0, 60.0
 HOURLY: Final = datetime.timedelta(hours=1)
 _LOOK_S: Final = 1.0
 _ANSWER_S: Final = 10.0
-_SERVED: Final = (OriginType.S3, OriginType.HUGGING_FACE, OriginType.HTTPS)
+_SERVED: Final = (OriginType.S3, OriginType.HUGGING_FACE, OriginType.HTTPS, OriginType.OCI)
 
 
 @dataclass(frozen=True, slots=True)

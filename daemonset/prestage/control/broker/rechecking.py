@@ -24,6 +24,7 @@ from prestage.cacher.errors import PrestageError
 from prestage.control.access import AccessTerms, Finding, after, due_at
 from prestage.control.broker.claims import Claims
 from prestage.control.broker.counts import Counts
+from prestage.control.broker.images import Images, is_image
 from prestage.control.broker.proving import PROVED, finding_of, prove
 from prestage.control.broker.reaching import Reach
 from prestage.control.broker.records import Records
@@ -90,9 +91,11 @@ class Rechecking:
         api: Api,
         *,
         terms: AccessTerms,
+        images: Images | None = None,
         clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
     ) -> None:
         self._view, self._claims, self._reach, self._counts = view, claims, reach, counts
+        self._images = images
         self._records, self._terms, self._clock = Records(api), terms, clock
         self._busy, self._served, self._turn = set[str](), dict[str, int](), 0
         self._not_before: dict[tuple[str, str, str], datetime.datetime] = {}
@@ -164,6 +167,9 @@ class Rechecking:
         cancel = threading.Event()
         try:
             _, manifest = await self._reach.manifest(holder.digest)
+            if self._images is not None and is_image(trace):
+                await self._images.prove(holder, trace, manifest)
+                return PROVED
             opened = await self._reach.open(holder, trace, manifest, cancel)
             try:
                 await self._reach.in_thread(lambda: prove(opened, manifest))

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from prestage.api.artifacts import TemplateUse
 from prestage.api.brokerage import RecordsAnswer, RecordsRequest, Resolved, ResolveRequest
@@ -53,6 +53,14 @@ class Key:
     hash: str
     alias: str | None
     ref: str | None
+
+
+class ImageResolver(Protocol):
+    """`images.Images`."""
+
+    async def resolve(self, request: ResolveRequest) -> tuple[Manifest, Trace]:
+        """What an image is for a platform."""
+        ...
 
 
 class Places:
@@ -103,6 +111,8 @@ class Resolver:
         self._records = Records(api)
         self._slots = Slots()
         self.places = Places(api, view, namespace)
+        self.images: ImageResolver | None = None
+        """Set before anybody asks."""
 
     async def resolve(self, request: ResolveRequest) -> Resolved:
         """One model of a template.
@@ -115,14 +125,14 @@ class Resolver:
         if not template.uid or not template.hash:
             raise misconfigured("NoTemplate", "a template has a uid and a hash")
         await self._view.check_enabled(namespace)
-        wish = read_wish(request.alias, request.ref, namespace)
-        if wish.is_foreign(namespace):
+        wish = None if request.platform is not None else read_wish(request.alias, request.ref, namespace)
+        if wish is not None and wish.is_foreign(namespace):
             check_grant(self._view, wish, namespace, request.service_account)
-        key = Key(wish.owner, template.uid, template.hash, request.alias, request.ref)
+        key = Key(namespace if wish is None else wish.owner, template.uid, template.hash, request.alias, request.ref)
         found = self._recorded(key)
         if found is None:
             async with self._slots.of(namespace), self._claims.of(*map(str, (key.owner, key.uid, key.hash, key.alias, key.ref))):
-                found = await self._fresh(key) or await self._new(request, wish)
+                found = await self._fresh(key) or await (self._image(request) if wish is None else self._new(request, wish))
         return Resolved(
             artifact=found.digest,
             namespace=found.namespace,
@@ -142,6 +152,14 @@ class Resolver:
         except Missing as exc:
             raise No(ErrorClass.NOT_FOUND, "NoArtifact", f"there is no Artifact {request.artifact} any more") from exc
         return RecordsAnswer(templates=left)
+
+    async def _image(self, request: ResolveRequest) -> Known:
+        assert self.images is not None
+        self._check_room(request.namespace)
+        manifest, trace = await self.images.resolve(request)
+        use = TemplateUse(uid=request.template.uid, hash=request.template.hash, alias=request.alias, ref=request.ref)
+        await self._records.write(manifest, request.namespace, request.ref, trace, [use])
+        return Known(manifest.artifact, request.namespace, manifest.revision, len(manifest.files), manifest.size_bytes)
 
     async def _new(self, request: ResolveRequest, wish: Wish) -> Known:
         use = TemplateUse(uid=request.template.uid, hash=request.template.hash, alias=request.alias, ref=request.ref)

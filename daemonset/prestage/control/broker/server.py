@@ -13,6 +13,7 @@ from aiohttp import web
 from prestage.api.brokerage import (
     STATUSES,
     FetchesRequest,
+    ImageRequest,
     ManifestRequest,
     Message,
     MountsRequest,
@@ -24,6 +25,7 @@ from prestage.api.nodes import ErrorClass
 from prestage.control.broker.counts import Counts
 from prestage.control.broker.handing import Hander
 from prestage.control.broker.identity import Accounts, Node, Review, Reviewer, check_planner, node_of
+from prestage.control.broker.images import Images
 from prestage.control.broker.mounting import Granter
 from prestage.control.broker.refusals import denied, misconfigured, refusal_for
 from prestage.control.broker.resolving import Resolver
@@ -40,10 +42,19 @@ class Server:
     """The application. Every answer is a message of api/brokerage.py, a Refusal included."""
 
     def __init__(
-        self, reviewer: Reviewer, accounts: Accounts, resolver: Resolver, hander: Hander, granter: Granter, counts: Counts
+        self,
+        reviewer: Reviewer,
+        accounts: Accounts,
+        resolver: Resolver,
+        hander: Hander,
+        granter: Granter,
+        counts: Counts,
+        *,
+        images: Images,
     ) -> None:
         self._reviewer, self._accounts = reviewer, accounts
         self._resolver, self._hander, self._granter, self._counts = resolver, hander, granter, counts
+        self._images = images
         self._active = 0
 
     def application(self) -> web.Application:
@@ -54,6 +65,7 @@ class Server:
             "/v1/records": self._told,
             "/v1/manifest": self._manifest,
             "/v1/fetches": self._fetches,
+            "/v1/image": self._image,
             "/v1/mounts": self._mounts,
         }.items():
             made.router.add_post(path, self._answering(path, handler))
@@ -78,6 +90,10 @@ class Server:
     async def _fetches(self, request: web.Request) -> Message:
         node = await self._node(request)
         return await self._hander.fetches(node, await _read(request, FetchesRequest))
+
+    async def _image(self, request: web.Request) -> Message:
+        node = await self._node(request)
+        return await self._images.hand(node, await _read(request, ImageRequest))
 
     async def _mounts(self, request: web.Request) -> Message:
         node = await self._node(request)

@@ -25,6 +25,8 @@ from prestage.cacher.refs import HfRef, HttpRef, NamedRef, S3Ref, parse_ref, tex
 from prestage.control.broker.refusals import misconfigured
 
 ALL: Final = Selection()
+SOURCE_MAX: Final = 2400
+"""Characters of `SourceAccess.source`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +61,19 @@ class Trace(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where an artifact came from, kept with it: how it is fetched again. No secret, only names."""
 
     ref: str | None = None
+    """Of an image: `oci://` with the digest of what was resolved."""
     secret: str | None = None
     model: str | None = None
+    pull_secrets: tuple[str, ...] = ()
+    """Of an image."""
 
 
 def named_as(trace: Trace) -> str:
     """As `Artifact.status.access` has it: `ref:NAME`, a ref, or `REF by SECRET`."""
     if trace.model is not None:
         return f"ref:{trace.model}"
-    return f"{trace.ref} by {trace.secret}" if trace.secret else trace.ref or ""
+    secrets = ",".join(filter(None, (trace.secret, *trace.pull_secrets)))
+    return f"{trace.ref} by {secrets}"[:SOURCE_MAX] if secrets else trace.ref or ""
 
 
 def named_by(wish: Wish) -> str:

@@ -6,7 +6,8 @@
     file://, http://               never
 
 A wall filters, it grants nothing. `match` is compared with what a ref names at its origin: `org/name` of a hub, `bucket` and
-`bucket/key` of S3, `host` and `host/path` of https. `*` stands for any text, everything else for itself.
+`bucket/key` of S3, `host` and `host/path` of https, `registry/repository` of an image and, at an Origin with an endpoint,
+`repository`. `*` stands for any text, everything else for itself.
 """
 
 from __future__ import annotations
@@ -114,16 +115,23 @@ def check_walls(ref: NamedRef, origin: Origin, policies: Iterable[CachePolicy], 
         No: a policy says no, by its name.
     """
     check_plain(ref)
+    check_subjects(ref.name, subjects(ref), origin, policies, labels)
+
+
+def check_subjects(
+    name: str, about: Sequence[str], origin: Origin, policies: Iterable[CachePolicy], labels: Mapping[str, str]
+) -> None:
+    """The same of whatever a `match` is about. Raises as `check_walls`."""
     for policy in policies:
         if policy.spec.origins is None or not selects(policy.spec.namespace_selector, labels):
             continue
         allowed = [one.match for one in policy.spec.origins.allow if one.origin_ref.name == origin.metadata.name]
-        if not any(matches(pattern, subject) for pattern in allowed for subject in subjects(ref)):
-            raise _refused(ref, origin, policy, allowed)
+        if not any(matches(pattern, subject) for pattern in allowed for subject in about):
+            raise _refused(name, origin, policy, allowed)
 
 
-def _refused(ref: NamedRef, origin: Origin, policy: CachePolicy, allowed: Sequence[str]) -> No:
-    here = f"CachePolicy {policy.metadata.name} does not allow {ref.name} at Origin {origin.metadata.name}"
+def _refused(name: str, origin: Origin, policy: CachePolicy, allowed: Sequence[str]) -> No:
+    here = f"CachePolicy {policy.metadata.name} does not allow {name} at Origin {origin.metadata.name}"
     shown = ", ".join(allowed[:5]) + (" …" if len(allowed) > 5 else "")
     hint = f"it allows there: {shown}" if allowed else f"it allows nothing at Origin {origin.metadata.name}: ask an operator"
     return denied("OriginNotAllowed", here, hint)

@@ -5,6 +5,7 @@
     gated by others too                 nothing is staged before they let it go
     declared for later                  DECLARED (declaring.py), where its pods may run
     template with a pod or replicas     STANDING: what is warm of it stays
+    images of the same templates        the same, where nodes stage images: for a pod on a node until its containers run
 
 A model that no record names yet is a question to the broker; until it is answered there is no demand for it. `Collector` keeps
 what it read of each object, so that only what changed is read again.
@@ -20,10 +21,12 @@ from typing import Protocol
 
 from prestage.api.annotations import ENABLED_LABEL
 from prestage.api.brokerage import Template
+from prestage.api.nodes import EntryType
 from prestage.control.demand.declared import Declaration, Due
 from prestage.control.demand.declaring import Declaring, Said
 from prestage.control.demand.feasibility import Needs
 from prestage.control.demand.floors import Standing
+from prestage.control.demand.image_lines import image_question
 from prestage.control.demand.pods import PodFacts, facts_of
 from prestage.control.demand.records import Known, Line, Question, recorded
 from prestage.control.demand.schedules import model_line
@@ -35,6 +38,7 @@ from prestage.kube.ports import Object, Resource, metadata_of, name_of, namespac
 from prestage.kube.resources import (
     ARTIFACTS,
     NAMESPACES,
+    NODE_CACHES,
     NODES,
     PODS,
     REPLICA_SETS,
@@ -82,6 +86,8 @@ class _Group:
 
     facts: PodFacts
     bound: dict[str, int] = field(default_factory=dict)
+    starting: dict[str, int] = field(default_factory=dict)
+    """Of `bound`, those whose images the kubelet has yet to pull: it mounts volumes first."""
     waiting: int = 0
     idle: int = 0
     priority: int = 0
@@ -120,8 +126,11 @@ class Collector:
             groups.setdefault((template, facts.needs), _Group(facts))
         made = _Made(known)
         marks = {needs: f"{zlib.crc32(repr(needs).encode()):08x}" for _, needs in groups}
+        pulls = any(_stages_images(one) for one in mirrors[NODE_CACHES])
         for (template, needs), group in sorted(groups.items(), key=lambda pair: (*_named(pair[0][0]), marks[pair[0][1]])):
             self._demand_of(made, template, needs, group, marks[needs])
+            if pulls:
+                self._images_of(made, template, needs, group, marks[needs])
         for model in mirrors[STAGED_MODELS]:
             if namespace_of(model) in enabled:
                 made.ask(Question(namespace_of(model) or "", model_line(model)))
@@ -131,10 +140,10 @@ class Collector:
         for declaration in said.declarations:
             for asked in declaration.keeps:
                 if (found := known.get(asked.question.line)) is not None:
-                    name = f"{declaration.subject.uid}/keeps/{asked.name}"
-                    made.add(
-                        asked.question.line, Demand(name, found.artifact, found.size_bytes, declaration.namespace, Trust.STANDING)
-                    )
+                    name = f"{declaration.subject.uid}/keeps/{asked.key}"
+                    kind = EntryType.IMAGE if asked.architecture else EntryType.MODEL
+                    one = Demand(name, found.artifact, found.size_bytes, declaration.namespace, Trust.STANDING, kind=kind)
+                    made.add(asked.question.line, one)
         return Collected(
             tuple(made.demands.values()),
             tuple(made.questions.values()),
@@ -204,13 +213,34 @@ class Collector:
             if known is None:
                 made.ask(Question(facts.namespace, line, facts.service_account, facts.credentials))
                 continue
-            common = {"namespace": facts.namespace, "feasible": feasible, "priority": group.priority}
+            beside = _beside(template, mark)
+            common = {"namespace": facts.namespace, "feasible": feasible, "priority": group.priority, "beside": beside}
             if group.bound:
                 gpus = group.idle * needs.accelerators
                 made.say(line, mark, known, Trust.BOUND, at=group.bound, gpus=gpus, **common)
             if group.waiting:
                 made.say(line, mark, known, Trust.WAITING, at=fitting, count=group.waiting, **common)
             made.say(line, mark, known, Trust.STANDING, **common)
+
+    def _images_of(self, made: _Made, template: Template, needs: Needs, group: _Group, mark: str) -> None:
+        """An image is another one for each architecture."""
+        facts, feasible = group.facts, self.sites.feasible(needs)
+        fitting = self.sites.fitting(needs) if group.waiting else {}
+        for architecture, there in self.sites.by_architecture(feasible | group.starting.keys()).items():
+            for ref in facts.images.refs:
+                question = image_question(facts.namespace, template.uid, template.hash, ref, architecture, facts.images.secrets)
+                known = made.known.get(question.line)
+                if known is None:
+                    made.ask(question)
+                    continue
+                common = {"namespace": facts.namespace, "feasible": feasible & there, "priority": group.priority}
+                common |= {"kind": EntryType.IMAGE, "beside": _beside(template, mark)}
+                if starting := _within(group.starting, there):
+                    made.say(question.line, mark, known, Trust.BOUND, at=starting, **common)
+                if group.waiting:
+                    at = _within(fitting, there)
+                    made.say(question.line, mark, known, Trust.WAITING, at=at, count=group.waiting, **common)
+                made.say(question.line, mark, known, Trust.STANDING, **common)
 
 
 @dataclass(slots=True)
@@ -246,6 +276,8 @@ def _count(group: _Group, facts: PodFacts) -> None:
     if facts.is_bound and facts.takes_room_on is not None:
         group.bound[facts.takes_room_on] = group.bound.get(facts.takes_room_on, 0) + 1
         group.idle += not facts.is_running
+        if not facts.is_running:
+            group.starting[facts.takes_room_on] = group.starting.get(facts.takes_room_on, 0) + 1
     elif facts.is_waiting:
         group.waiting += 1
 
@@ -266,6 +298,19 @@ def _standing_of(groups: Mapping[tuple[Template, Needs], _Group]) -> dict[str, S
 
 def _named(template: Template) -> tuple[str, str]:
     return template.uid, template.hash
+
+
+def _beside(template: Template, mark: str) -> str:
+    return f"{template.uid}/{template.hash}/{mark}"
+
+
+def _within(counts: Mapping[str, int], names: frozenset[str]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if name in names}
+
+
+def _stages_images(cache: Object) -> bool:
+    status = cache.get("status")
+    return isinstance(status, Mapping) and isinstance(status.get("images"), Mapping)
 
 
 def _template_facts(workload: Object) -> PodFacts | None:

@@ -53,10 +53,16 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One model of a want. `name`: in the status of who said it."""
+    """One model or image of a want. `name`: in the status of who said it. `architecture`: of an image, where it can run."""
 
     name: str
     question: Question
+    architecture: str = ""
+
+    @property
+    def key(self) -> str:
+        """Of its demand: an image has one for each architecture."""
+        return f"{self.name}@{self.architecture}" if self.architecture else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +174,7 @@ def dues(declarations: Iterable[Declaration], now: float) -> Chosen:
                     continue
                 when = ALWAYS if opening.ends == math.inf else f"{opening.begins:.0f}"
                 for asked in want.models:
-                    name = f"{declaration.subject.uid}/{want.window}/{asked.name}/{when}"
+                    name = f"{declaration.subject.uid}/{want.window}/{asked.key}/{when}"
                     by_namespace.setdefault(declaration.namespace, []).append(Due(name, declaration, want, asked, opening))
     kept, cut = fairly(by_namespace)
     return Chosen(tuple(kept), cut, changes_at)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from prestage.api.nodes import EntryType
 from prestage.control.demand.cron_jobs import ready_declaration, run_declaration
 from prestage.control.demand.declared import OBJECTS_MAX, Chosen, Declaration, Due, Remembered, dues
 from prestage.control.demand.floors import Floors, Standing
@@ -94,6 +95,12 @@ class Declaring:
                 for name, count in found.items():
                     if name in feasible:
                         at[name] = at.get(name, 0) + count
+        copies, wanted = place.copies, due.want.count
+        if due.asked.architecture:
+            feasible = self._sites.by_architecture(feasible).get(due.asked.architecture, frozenset())
+            at = {name: count for name, count in at.items() if name in feasible}
+            copies = None if copies is None else min(copies, len(feasible))
+            wanted = min(wanted, len(feasible)) if place.needs is None else wanted
         return Demand(
             due.id,
             known.artifact,
@@ -102,13 +109,15 @@ class Declaring:
             Trust.DECLARED,
             at=at,
             feasible=frozenset(feasible),
-            count=due.want.count,
+            count=wanted,
             ready_by=due.ready_by,
             until=None if due.opening.ends == math.inf else due.opening.ends,
             source=due.declaration.source,
-            copies=place.copies,
+            copies=copies,
             chance=due.declaration.chance,
             priority=due.declaration.priority,
+            kind=EntryType.IMAGE if due.asked.architecture else EntryType.MODEL,
+            beside=f"{due.declaration.subject.uid}/{due.want.window}/{due.opening.begins}",
         )
 
     def _schedule_declarations(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from prestage.api.annotations import DRIVER, MODEL_PREFIX, WARM_GATE, Mistakes, parse
 from prestage.control.demand.feasibility import Needs, needs_of, takes_room
+from prestage.control.demand.image_lines import PulledImages, pulled_images
 from prestage.kube.ports import Object, metadata_of, name_of, namespace_of, uid_of
 
 
@@ -39,6 +40,7 @@ class PodFacts:
     service_account: str = "default"
     credentials: str | None = None
     mistakes: tuple[str, ...] = ()
+    images: PulledImages = PulledImages()  # noqa: RUF009  frozen
 
     @property
     def is_bound(self) -> bool:
@@ -74,6 +76,7 @@ def facts_of(pod: Object) -> PodFacts | None:
         service_account=str(spec.get("serviceAccountName") or "default"),
         credentials=credentials,
         mistakes=mistakes,
+        images=pulled_images(spec) if models else PulledImages(),
     )
 
 

@@ -35,6 +35,8 @@ class Question:
     line: Line
     service_account: str = "default"
     credentials: str | None = None
+    pull_secrets: tuple[str, ...] = ()
+    """Of an image."""
 
 
 @dataclass(frozen=True, slots=True)

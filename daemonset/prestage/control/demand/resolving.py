@@ -21,6 +21,7 @@ from prestage.api.brokerage import Resolved, ResolveRequest
 from prestage.api.nodes import ErrorClass
 from prestage.cacher.agent.logs import log
 from prestage.cacher.errors import PrestageError
+from prestage.control.demand.image_lines import platform_in
 from prestage.control.demand.records import Known, Line, Question, known_by
 from prestage.wire.broker_client import ERRORS, refusal_of
 
@@ -180,4 +181,6 @@ def _request(question: Question) -> ResolveRequest:
         ref=question.line.ref,
         service_account=question.service_account,
         credentials=question.credentials,
+        platform=platform_in(question.line),
+        pull_secrets=question.pull_secrets,
     )

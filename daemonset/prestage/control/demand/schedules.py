@@ -6,7 +6,7 @@ those of the target, else nodes.count, else every node that matches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,7 @@ from prestage.api.schedules import CapacityType, DemandType, ScheduledArtifact, 
 from prestage.api.texts import duration_s
 from prestage.calendar import windows
 from prestage.control.demand.declared import Asked, Declaration, Place, Problem, Remembered, Shape, Want
+from prestage.control.demand.image_lines import image_question, ref_of
 from prestage.control.demand.records import Line, Question
 from prestage.control.demand.sites import Sites
 from prestage.control.demand.workloads import Workload, Workloads
@@ -46,6 +47,11 @@ class ReadSchedule:
     problems: tuple[Problem, ...] = ()
     chance: float = 1.0
     """That its windows are used, by the last ten of them."""
+
+    @property
+    def generation(self) -> int:
+        """Of its spec: another one asks anew what a tag is."""
+        return (self.schedule.metadata.generation if self.schedule is not None else None) or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +98,19 @@ def declaration_of(known: ReadSchedule, around: Around, now: float) -> Declarati
         return Declaration(known.subject, ToldBy.STAGING_SCHEDULE, problems=known.problems)
     spec, namespace = known.schedule.spec, known.subject.namespace or ""
     problems = list(known.problems)
-    asked = [one for artifact in spec.artifacts if (one := _asked(artifact, namespace, around.models, problems))]
+    about_places = list[Problem]() if spec.suspend else problems
+    target = _target(known.schedule, namespace, around.workloads, about_places)
+    capacity = _capacity(known.schedule, target, about_places)
+    names = _names(known.schedule, around.sites, about_places, is_awaited=capacity is not None)
+    asked = list[Asked]()
+    for artifact in spec.artifacts:
+        if artifact.type is DemandType.IMAGE:
+            asked += _images(artifact, known, target, around.sites.by_architecture(names), problems)
+        elif (one := _asked(artifact, namespace, around.models, problems)) is not None:
+            asked.append(one)
     if spec.suspend:
         problems.append(Problem("Ready", "Suspended", "what is warm stays, nothing is begun"))
         return Declaration(known.subject, ToldBy.STAGING_SCHEDULE, problems=tuple(problems), keeps=tuple(asked))
-    target = _target(known.schedule, namespace, around.workloads, problems)
-    capacity = _capacity(known.schedule, target, problems)
-    names = _names(known.schedule, around.sites, problems, is_awaited=capacity is not None)
     priority = _priority(spec.priority_class_name, target, around.priorities, problems)
     wants = list[Want]()
     if target is not None or (spec.target_ref is None and (names or capacity is not None)):
@@ -123,10 +135,7 @@ def declaration_of(known: ReadSchedule, around: Around, now: float) -> Declarati
 
 
 def _asked(artifact: ScheduledArtifact, namespace: str, models: Mirror, problems: list[Problem]) -> Asked | None:
-    if artifact.type is DemandType.IMAGE or artifact.model_ref is None:
-        problems.append(
-            Problem("Resolved", "ImagesNotStaged", f"artifact {artifact.name}: images are not staged by schedules yet")
-        )
+    if artifact.model_ref is None:
         return None
     found = models.get(artifact.model_ref.name, namespace)
     if found is None:
@@ -134,6 +143,29 @@ def _asked(artifact: ScheduledArtifact, namespace: str, models: Mirror, problems
         problems.append(Problem("Resolved", "NoSuchModel", message))
         return None
     return Asked(artifact.name, Question(namespace, model_line(found)))
+
+
+def _images(
+    artifact: ScheduledArtifact,
+    known: ReadSchedule,
+    target: Workload | None,
+    architectures: Iterable[str],
+    problems: list[Problem],
+) -> list[Asked]:
+    """One for each architecture that its nodes have: an image is another there."""
+    ref = ref_of(artifact.image or "")
+    if ref is None:
+        message = f"artifact {artifact.name}: {artifact.image!r} is no image; write it as a container does"
+        problems.append(Problem("Resolved", "NoImage", message))
+        return []
+    secrets = target.facts.images.secrets if target is not None else ()
+    if artifact.pull_secret_ref is not None:
+        secrets = (artifact.pull_secret_ref.name,)
+    namespace, uid = known.subject.namespace or "", known.subject.uid
+    return [
+        Asked(artifact.name, image_question(namespace, uid, str(known.generation), ref, one, secrets), one)
+        for one in architectures
+    ]
 
 
 def _target(schedule: StagingSchedule, namespace: str, workloads: Workloads, problems: list[Problem]) -> Workload | None:

@@ -14,6 +14,7 @@ import msgspec
 
 from prestage.api.values import LabelSelector
 from prestage.control.demand.feasibility import Needs, Site, Where, site_of
+from prestage.control.demand.image_lines import ARCHITECTURE
 from prestage.control.demand.leaving import is_away
 from prestage.control.demand.pods import PodFacts
 from prestage.control.demand.walls import selects
@@ -100,6 +101,14 @@ class Sites:
             there = frozenset(site.name for site in matching if not is_away(site.taints))
             found = self._selected[key] = Selected(there, bool(matching))
         return found
+
+    def by_architecture(self, names: Iterable[str] | None = None) -> dict[str, frozenset[str]]:
+        """Nodes by what their kubelet says; `names` None: of all."""
+        found = defaultdict[str, set[str]](set)
+        for name in self.by_name if names is None else names:
+            if (site := self.by_name.get(name)) is not None:
+                found[site.labels.get(ARCHITECTURE, "amd64")].add(name)
+        return {architecture: frozenset(there) for architecture, there in sorted(found.items())}
 
     def fitting(self, needs: Needs) -> dict[str, int]:
         """Where it fits now, and how often."""

@@ -30,6 +30,7 @@ _POD_SPEC = (
     "priority",
     "priorityClassName",
     "schedulerName",
+    "imagePullSecrets",
 )
 
 
@@ -136,6 +137,9 @@ def trimmed_artifact(seen: Object) -> Object:
 def trimmed_node_cache(seen: Object) -> Object:
     """Without the heartbeat."""
     status = {name: value for name, value in _mapping(seen.get("status")).items() if name != "heartbeatAt"}
+    if "images" in status:
+        images = _mapping(status["images"]).items()
+        status["images"] = {name: value for name, value in images if name != "heartbeatAt"}
     kept = without_managed_fields(seen)
     return {**kept, "status": status} if status else {name: value for name, value in kept.items() if name != "status"}
 
@@ -176,12 +180,13 @@ def _pod_spec(spec: Mapping[str, object]) -> dict[str, object]:
     for field in ("containers", "initContainers"):
         if field in spec:
             kept[field] = [_container(one) for one in _list(spec[field])]
-    volumes = [one for one in _list(spec.get("volumes")) if _mapping(one.get("csi")).get("driver") == DRIVER]
+    volumes = [one for one in _list(spec.get("volumes")) if _mapping(one.get("csi")).get("driver") == DRIVER or "image" in one]
     return {**kept, **({"volumes": volumes} if volumes else {})}
 
 
 def _container(given: Mapping[str, object]) -> dict[str, object]:
-    return {name: given[name] for name in ("name", "resources", "restartPolicy") if name in given}
+    names = ("name", "resources", "restartPolicy", "image", "imagePullPolicy")
+    return {name: given[name] for name in names if name in given}
 
 
 def _mapping(given: object) -> Mapping[str, object]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from prestage.api.artifacts import SourceAccess
+from prestage.api.nodes import EntryType
+from prestage.control.demand.image_lines import is_image, shown
 from prestage.control.demand.records import Line
 from prestage.control.demand.resolving import Failure
 from prestage.control.planning.board import Posted
@@ -42,6 +44,8 @@ _CAUSES: Final[Mapping[Reason, tuple[str, str]]] = {
     Reason.TOO_MANY: ("its node is asked for as many models as one node may be", "spread the pods over more nodes"),
     Reason.MOVING: ("the last copy of another model is copied to another node first", "nothing: it comes after that"),
 }
+_NOT_ALLOWED: Final = frozenset({"NoOriginForImages", "OriginNotAllowed"})
+"""Codes: images are staged where an operator lets them be; elsewhere the kubelet pulls as ever, and nothing is wrong."""
 _NO_COMPLAINT: Final = frozenset({"Suspended", "NoTemplate"})
 _ERROR_STEPS: Final[Mapping[str, str]] = {
     "Denied": "check the credentials, and that they may read this source",
@@ -81,6 +85,8 @@ def complaints(
     told = {due.asked.question.line.uid: due.declaration.subject for due in posted.collected.dues.values()}
     subjects = {**told, **posted.collected.subjects, **models}
     for line, failure in sorted(posted.failures.items()):
+        if is_image(line) and failure.code in _NOT_ALLOWED:
+            continue
         if (subject := subjects.get(line.uid)) is not None:
             found[line.uid, line.alias] = _unresolved(subject, line, failure)
     for line, row in sorted(posted.blocked.items(), key=lambda pair: pair[0]):
@@ -125,11 +131,11 @@ def _declared(posted: Posted, outcomes: Outcomes, awaited: Mapping[str, float]) 
 
 def _unresolved(subject: Subject, line: Line, failure: Failure) -> Complaint:
     what = f"{line.ref} ({failure.error_class}): {failure.text}"
-    return Complaint(subject, line.alias, "NotResolved", f"model {line.alias}: {what}")
+    return Complaint(subject, line.alias, "NotResolved", f"{shown(line)}: {what}")
 
 
 def _withheld(subject: Subject, line: Line, broken: Mapping[str, str]) -> Complaint:
-    said = f"model {line.alias} ({line.ref}): CachePolicy {min(broken)} cannot be read, and nothing new is staged before it can"
+    said = f"{shown(line)} ({line.ref}): CachePolicy {min(broken)} cannot be read, and nothing new is staged before it can"
     return Complaint(subject, line.alias, "BrokenPolicy", f"{said}; ask an operator")
 
 
@@ -144,7 +150,7 @@ def broken_policies(posted: Posted, policies: Mapping[str, Subject]) -> list[Com
 
 def _revoked(subject: Subject, line: Line, row: SourceAccess, owner: str) -> Complaint:
     """The owner's words are for the owner's people."""
-    name = f"model {line.alias} ({line.ref})"
+    name = f"{shown(line)} ({line.ref})"
     if subject.namespace == owner:
         said = f"{name} may not be read any more, and is not mounted anew: {row.message}; repair the credentials"
     else:
@@ -153,7 +159,9 @@ def _revoked(subject: Subject, line: Line, row: SourceAccess, owner: str) -> Com
 
 
 def _verdict(subject: Subject, line: Line, demand: Demand, verdict: Verdict) -> Complaint | None:
-    name = f"model {line.alias} ({line.ref})"
+    name = f"{shown(line)} ({line.ref})"
+    if demand.kind is EntryType.IMAGE and verdict.reason is Reason.NO_NODE:
+        return None  # its nodes stage no images: the kubelet pulls it
     if verdict.error is not None:
         kind, code = verdict.error
         step = _ERROR_STEPS.get(kind, "it is tried again by itself")

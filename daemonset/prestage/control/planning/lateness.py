@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 from typing import Final
 
+from prestage.api.nodes import EntryType
 from prestage.cacher.quantities import human_bytes, human_seconds
 from prestage.control.demand.declared import Due
 from prestage.planner.demands import Demand
@@ -65,11 +66,14 @@ def sentence(due: Due, demand: Demand, verdict: Verdict, awaited: float | None =
     else:
         how = f"will be late by {human_seconds(verdict.late_by_s)}"
     helps = f"; {remedy(verdict.fix)}" if verdict.fix is not None else ""
-    return f"{window}: model {due.asked.name} {how} because {cause(demand, verdict)}{helps}"
+    what = "image" if due.asked.architecture else "model"
+    return f"{window}: {what} {due.asked.name} {how} because {cause(demand, verdict)}{helps}"
 
 
 def cause(demand: Demand, verdict: Verdict) -> str:
     """Why."""
+    if demand.kind is EntryType.IMAGE and verdict.reason is Reason.NO_NODE:
+        return "no node on which it may run stages images (chart: images.enabled)"
     if verdict.error is not None:
         return f"{CAUSES.get(verdict.reason, 'staging failed')} ({'/'.join(filter(None, verdict.error))})"
     if verdict.reason in (Reason.TOO_SOON, Reason.STAGING):

@@ -18,9 +18,11 @@ from prestage.control.planning.access import released
 from prestage.control.planning.board import Board, Posted
 from prestage.control.planning.policies import frozen
 from prestage.control.planning.seeing import Seeing
+from prestage.control.planning.states import whole
 from prestage.control.planning.uses import Uses
 from prestage.control.planning.writing import Writer, writes
-from prestage.planner.plan import Rules, plan
+from prestage.planner.apart import plan_apart
+from prestage.planner.plan import Rules
 
 _DEBOUNCE_S: Final = (0.05, 0.2)
 _ANYWAY_S: Final = 60.0
@@ -108,9 +110,10 @@ class Planning:
         resolutions.forget_seen(collected.recorded)
         resolutions.want(collected.questions)
         before = self._board.last.plan if self._board.last is not None else None
-        made = plan(
+        made = plan_apart(
             seen.demands,
             nodes,
+            seen.images,
             now,
             walls=seen.walls,
             rules=self._rules,
@@ -119,6 +122,7 @@ class Planning:
         )
         self._again_at = min(collected.changes_at, math.inf if made.again_at is None else made.again_at)
         made = released(made, nodes, collected.known, seen.stopped, seen.evicted)
+        nodes = whole(nodes, seen.images)
         broken = seen.policies.broken
         made, withheld = frozen(made, nodes) if broken else (made, frozenset[str]())
         due = writes(made.nodes, seen.caches, sent)

@@ -209,12 +209,19 @@ def _lateness(one: Planned) -> float:
 
 def _artifacts(schedule: StagingSchedule, dues: Sequence[Due], view: View) -> list[ScheduledState]:
     known = view.posted.collected.known
-    digests = {due.asked.name: found.artifact for due in dues if (found := known.get(due.asked.question.line)) is not None}
+    digests: dict[str, set[str]] = {}
+    for due in dues:  # an image is one of each architecture
+        if (found := known.get(due.asked.question.line)) is not None:
+            digests.setdefault(due.asked.name, set()).add(found.artifact)
     made = list[ScheduledState]()
     for artifact in schedule.spec.artifacts:
-        spread = view.spreads.get(digests.get(artifact.name, ""))
-        counts = NodeCounts(warm=spread.warm, staging=spread.staging, wanted=spread.wanted) if spread is not None else None
-        made.append(ScheduledState(name=artifact.name, nodes=counts))
+        there = [spread for one in digests.get(artifact.name, ()) if (spread := view.spreads.get(one)) is not None]
+        counts = NodeCounts(
+            warm=sum(one.warm for one in there),
+            staging=sum(one.staging for one in there),
+            wanted=sum(one.wanted for one in there),
+        )
+        made.append(ScheduledState(name=artifact.name, nodes=counts if there else None))
     return made
 
 

@@ -16,7 +16,7 @@ from prestage.control.demand.records import Known, Line
 from prestage.control.demand.walls import wall_of
 from prestage.control.planning.access import allowed, blocked, evicting
 from prestage.control.planning.policies import Policies, read_policies
-from prestage.control.planning.states import Caches, SeenCache, States
+from prestage.control.planning.states import Caches, SeenCache, States, image_states
 from prestage.kube.ports import Object, metadata_of, name_of
 from prestage.kube.resources import ARTIFACTS, CACHE_POLICIES, NAMESPACES, NODE_CACHES, NODES, STAGED_MODELS, STORE_POOLS
 from prestage.planner.demands import Demand, Wall
@@ -30,6 +30,8 @@ class Sight:
 
     collected: Collected
     nodes: Sequence[NodeState]
+    images: Sequence[NodeState]
+    """The nodes that stage images, as that room of theirs is."""
     walls: Mapping[str, Wall]
     policies: Policies
     caches: Mapping[str, SeenCache]
@@ -63,9 +65,11 @@ class Seeing:
         collected = self._collector.collect(mirrors, answers, now=now)
         policies = read_policies(mirrors[CACHE_POLICIES])
         stopped = blocked(mirrors[ARTIFACTS], collected.known)
+        nodes = self._states.of(mirrors[NODES], caches, mirrors[STORE_POOLS], sent or {}, now)
         return Sight(
             collected,
-            self._states.of(mirrors[NODES], caches, mirrors[STORE_POOLS], sent or {}, now),
+            nodes,
+            image_states(nodes, caches, sent or {}),
             walls_of(mirrors[NAMESPACES], policies.known),
             policies,
             caches,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from prestage.api import nodes
 from prestage.api.conditions import find
-from prestage.api.nodes import NodeCache, NodeCacheSpec, NodeCacheStatus, PlannedArtifact
+from prestage.api.nodes import EntryType, NodeCache, NodeCacheSpec, NodeCacheStatus, PlannedArtifact
 from prestage.api.policies import StorePool
 from prestage.api.reading import Invalid, read
 from prestage.api.texts import duration_s, quantity_bytes
@@ -75,9 +75,57 @@ def state_of(
         rate_bytes_per_s=_rate(status, [spec.origin_bytes_per_second for spec in limits]),
         rate_windows=() if now is None else tuple(window for pool in mine for window in rate_windows(pool, now)),
         used_bytes=_used(status),
-        held={one.digest: Held(one.state, one.error_class, one.error_code) for one in status.artifacts or ()},
-        planned={one.artifact: one for one in known.assignments} if known is not None else {},
+        held=_held(status, EntryType.MODEL),
+        planned=_told(known, EntryType.MODEL),
     )
+
+
+def image_state(state: NodeState, cache: NodeCache | None, *, sent: NodePlan | None = None) -> NodeState | None:
+    """The same node as images see it: containerd's room, what lies there. None: it stages none."""
+    status = cache.status if cache is not None and cache.spec.node_uid == state.uid else None
+    images = status.images if status is not None else None
+    if cache is None or status is None or images is None:
+        return None
+    rate = None if images.rate_p10 is None else float(quantity_bytes(images.rate_p10)) or None
+    return replace(
+        state,
+        budget_bytes=None if images.budget is None else quantity_bytes(images.budget),
+        used_bytes=None if images.used is None else quantity_bytes(images.used),
+        rate_bytes_per_s=rate if rate is not None else state.rate_bytes_per_s,
+        held=_held(status, EntryType.IMAGE),
+        planned=_told(sent if sent is not None else plan_in(cache), EntryType.IMAGE),
+    )
+
+
+def image_states(states: Iterable[NodeState], caches: Mapping[str, SeenCache], sent: Mapping[str, NodePlan]) -> list[NodeState]:
+    """Of those that stage images."""
+    found = list[NodeState]()
+    for state in states:
+        seen = caches.get(state.name)
+        made = image_state(state, seen.cache, sent=sent.get(state.name)) if seen is not None else None
+        if made is not None:
+            found.append(made)
+    return found
+
+
+def whole(states: Iterable[NodeState], images: Iterable[NodeState]) -> list[NodeState]:
+    """Nodes with all that lies on them, for whoever reports."""
+    more = {one.name: one for one in images}
+    return [
+        state
+        if (image := more.get(state.name)) is None
+        else replace(state, held={**image.held, **state.held}, planned={**image.planned, **state.planned})
+        for state in states
+    ]
+
+
+def _held(status: NodeCacheStatus, kind: EntryType) -> dict[str, Held]:
+    found = (one for one in status.artifacts or () if one.type is kind)
+    return {one.digest: Held(one.state, one.error_class, one.error_code) for one in found}
+
+
+def _told(known: NodePlan | None, kind: EntryType) -> dict[str, Assignment]:
+    return {one.artifact: one for one in known.assignments if one.kind is kind} if known is not None else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +197,14 @@ def spec_of(made: NodePlan) -> NodeCacheSpec:
 
 def _assignment(one: PlannedArtifact) -> Assignment:
     sources = tuple(Source(source.type, source.node) for source in one.sources or ())
-    return Assignment(one.digest, one.action, one.priority, None if one.ready_by is None else one.ready_by.timestamp(), sources)
+    ready_by = None if one.ready_by is None else one.ready_by.timestamp()
+    return Assignment(one.digest, one.action, one.priority, ready_by, sources, kind=one.type)
 
 
 def _planned(one: Assignment) -> PlannedArtifact:
     return PlannedArtifact(
         digest=one.artifact,
+        type=one.kind,
         action=one.action,
         priority=one.priority,
         ready_by=None if one.ready_by is None else datetime.datetime.fromtimestamp(one.ready_by, datetime.UTC),

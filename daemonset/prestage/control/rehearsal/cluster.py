@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from prestage.api.nodes import EntryType
 from prestage.cacher.errors import NotFound
 from prestage.control.demand.collecting import Collected
 from prestage.control.demand.declared import Declaration
@@ -98,7 +99,7 @@ def rehearsal_of(seen: Gathered, now: float, rules: Rules) -> Rehearsal:
     """Pure."""
     sight = Seeing().look(seen, now)
     collected = sight.collected
-    demands = sight.demands
+    demands = tuple(one for one in sight.demands if one.kind is not EntryType.IMAGE)
     return Rehearsal(
         demands,
         tuple(sight.nodes),
@@ -170,6 +171,8 @@ def _notes(sight: Sight, unread: Iterable[Resource]) -> Iterator[str]:
         yield f"{line.ref} of {owner} may not be read any more ({row.reason or 'revoked'}): nothing is staged for it"
     for declaration in collected.declarations:
         yield from _problems(declaration)
+    if any(one.kind is EntryType.IMAGE for one in sight.demands):
+        yield "images are planned in containerd's own room and are left out here"
     for uid, count in collected.cut.items():
         subject = next((one.subject for one in collected.declarations if one.subject.uid == uid), None)
         if subject is not None:

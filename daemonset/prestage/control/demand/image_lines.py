@@ -1,0 +1,84 @@
+"""Images among demand: how a template's image is named in records, and which of a pod's images may be staged. Pure.
+
+    Line(uid, hash, "image/<architecture>/<crc of the ref>", "oci://…")     no alias of a model has a slash
+
+A record is made once for a template, or a generation of a schedule: whose tag moved since is not staged anew; then the pod's own
+pull decides. Never staged: what is never pulled (imagePullPolicy: Never), and what names no image.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from prestage.cacher.errors import Misconfigured
+from prestage.control.demand.records import Line, Question
+from prestage.images.names import SCHEME, parse_in_pod
+
+ARCHITECTURE: Final = "kubernetes.io/arch"
+IMAGES_MAX: Final = 32
+"""Of one pod."""
+_ALIAS: Final = "image/"
+
+
+@dataclass(frozen=True, slots=True)
+class PulledImages:
+    """Of one pod. `refs`: as oci://…, each once, in the order in which they are pulled."""
+
+    refs: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+
+
+def pulled_images(spec: Mapping[str, object]) -> PulledImages:
+    """Of a pod's spec: image volumes, init containers, containers."""
+    found: dict[str, None] = {}
+    for name, policy in _named(spec):
+        if policy != "Never" and (ref := ref_of(name)) is not None:
+            found[ref] = None
+    secrets = (str(one.get("name", "")) for one in _maps(spec.get("imagePullSecrets")))
+    return PulledImages(tuple(found)[:IMAGES_MAX], tuple(dict.fromkeys(filter(None, secrets))))
+
+
+def ref_of(image: str) -> str | None:
+    """As a container names it. None: it names no image."""
+    try:
+        return f"{SCHEME}{parse_in_pod(image)}"
+    except Misconfigured:
+        return None
+
+
+def image_question(namespace: str, uid: str, hash_: str, ref: str, architecture: str, secrets: tuple[str, ...]) -> Question:
+    """For one architecture."""
+    line = Line(uid, hash_, f"{_ALIAS}{architecture[:16]}/{zlib.crc32(ref.encode()):08x}", ref)
+    return Question(namespace, line, pull_secrets=secrets)
+
+
+def is_image(line: Line) -> bool:
+    """Of an image, not of a model."""
+    return line.alias.startswith(_ALIAS)
+
+
+def platform_in(line: Line) -> str | None:
+    """Of an image: linux/amd64."""
+    return f"linux/{line.alias.split('/')[1]}" if is_image(line) else None
+
+
+def shown(line: Line) -> str:
+    """For people: what it is, by the name that it has in the pod."""
+    return "image" if is_image(line) else f"model {line.alias}"
+
+
+def _named(spec: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    for volume in _maps(spec.get("volumes")):
+        image = volume.get("image")
+        if isinstance(image, Mapping):
+            yield str(image.get("reference") or ""), str(image.get("pullPolicy") or "")
+    for field in ("initContainers", "containers"):
+        for one in _maps(spec.get(field)):
+            yield str(one.get("image") or ""), str(one.get("imagePullPolicy") or "")
+
+
+def _maps(given: object) -> list[Mapping[str, object]]:
+    return [one for one in given if isinstance(one, Mapping)] if isinstance(given, list) else []

@@ -1,0 +1,178 @@
+"""What the images container does with its plan, and what it says of itself."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import replace
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prestage.api.nodes import Action, EntryType, ErrorClass, NodeCacheSpec, PlannedArtifact, State, Step
+from prestage.cacher.digests import ArtifactId
+from prestage.images.containerd.setup import Setup
+from prestage.images.room import Disk
+from prestage.images.shelf import ShelfRow
+from prestage.images.shelf import State as Shelved
+from prestage.node.images.deciding import (
+    LINGER_S,
+    RETRY_PASSING_S,
+    RETRY_S,
+    Failed,
+    ImagePlan,
+    Release,
+    Renew,
+    Scene,
+    Stage,
+    Stop,
+    decide,
+    image_plan,
+    unnamed,
+)
+from prestage.node.images.reporting import ENTRIES_MAX, ImagesLook, Way, budget_of, news_of, status_of
+from prestage.node.plan import plan_of
+
+A, B, C = (ArtifactId("sha256:" + letter * 64) for letter in "abc")
+NOW, LEASE_S = 1_000_000.0, 3600.0
+WAITING, DECLARED = 850_000_000, 750_000_000
+SETUP = Setup("2.1.9", "overlayfs", "overlayfs", ("overlayfs",), ("soci",), False, "/var/lib/containerd")
+
+
+def planned(artifact: str, action: Action = Action.STAGE, priority: int = DECLARED) -> PlannedArtifact:
+    return PlannedArtifact(digest=artifact, action=action, priority=priority, type=EntryType.IMAGE)
+
+
+def plan(*entries: PlannedArtifact) -> ImagePlan:
+    return ImagePlan({ArtifactId(one.digest): one for one in entries}, says_nothing=False)
+
+
+def shelf(state: Shelved = "warm", *artifacts: ArtifactId, left_s: float = LEASE_S) -> dict[ArtifactId, ShelfRow]:
+    return {one: ShelfRow(one, "r/app:1", state, 1000, NOW + left_s) for one in artifacts}
+
+
+def deeds(given: ImagePlan, scene: Scene) -> list[object]:
+    return list(decide(given, scene, lease_s=LEASE_S, now=NOW))
+
+
+def test_models_and_images_of_one_nodecache_are_each_for_their_own_container() -> None:
+    model = PlannedArtifact(digest=A, action=Action.STAGE)
+    spec = NodeCacheSpec(node_uid="u", plan="p", artifacts=[model, planned(B)])
+    assert list(image_plan(spec, generation=1, node_uid="u").entries) == [B]
+    assert list(plan_of(spec, generation=1, node_uid="u").artifacts) == [A]
+    assert image_plan(spec, generation=1, node_uid="another").says_nothing
+    assert image_plan(NodeCacheSpec(node_uid="u"), generation=1, node_uid="u").says_nothing
+    only_models = image_plan(NodeCacheSpec(node_uid="u", artifacts=[model]), generation=1, node_uid="u")
+    assert not only_models.says_nothing, "images that it does not name may go"
+
+
+def test_one_image_at_a_time_the_most_urgent_first() -> None:
+    both = plan(planned(A), planned(B, priority=WAITING))
+    assert deeds(both, Scene()) == [Stage(B)]
+    assert deeds(both, Scene(running=B)) == []
+    assert deeds(both, Scene(running=A)) == [Stop(A)]
+    assert deeds(plan(planned(A), planned(B, priority=DECLARED + 1)), Scene(running=A)) == [], "of one class: no change of horses"
+    assert deeds(both, Scene(shelf("warm", B), running=A)) == []
+    assert deeds(plan(planned(B)), Scene(running=A)) == [Stop(A)]
+    assert deeds(ImagePlan(), Scene(running=A)) == []
+
+
+@pytest.mark.parametrize(("kind", "after_s"), [(ErrorClass.UNAVAILABLE, RETRY_PASSING_S), (ErrorClass.DENIED, RETRY_S)])
+def test_what_failed_is_tried_again_later_or_once_the_plan_is_another(kind: ErrorClass, after_s: float) -> None:
+    wanted = plan(planned(A), planned(B, priority=DECLARED - 1))
+    failed = Scene(failed={A: Failed(kind, "Why", NOW - after_s + 1)})
+    assert deeds(wanted, failed) == [Stage(B)], "others do not wait for it"
+    assert deeds(wanted, replace(failed, failed={A: Failed(kind, "Why", NOW - after_s)})) == [Stage(A)]
+    assert deeds(wanted, replace(failed, planned_at=NOW)) == [Stage(A)]
+
+
+def test_leases_are_renewed_at_half_time_while_the_plan_names_the_image_or_says_nothing() -> None:
+    half = shelf("warm", A, left_s=LEASE_S / 2 - 1)
+    for said in (plan(planned(A)), plan(planned(A, Action.KEEP)), ImagePlan()):
+        assert deeds(said, Scene(half)) == [Renew(A)]
+        assert deeds(said, Scene(shelf("warm", A))) == []
+    assert deeds(plan(planned(B, Action.KEEP)), Scene(half)) == [], "named no more: its lease is its end"
+
+
+def test_what_is_released_goes_and_what_is_named_no_more_goes_after_a_while() -> None:
+    here = Scene(shelf("warm", A))
+    assert deeds(plan(planned(A, Action.RELEASE)), here) == [Release(A)]
+    others = plan(planned(B, Action.KEEP))
+    since = unnamed(others, here, NOW - LINGER_S)
+    assert deeds(others, replace(here, unnamed_since=since)) == [Release(A)]
+    assert deeds(others, replace(here, unnamed_since=unnamed(others, here, NOW - LINGER_S + 1))) == []
+    assert unnamed(plan(planned(A)), replace(here, unnamed_since=since), NOW) == {}
+    assert unnamed(ImagePlan(), replace(here, unnamed_since=since), NOW) == {}
+    assert deeds(ImagePlan(), replace(here, unnamed_since=since)) == [], "no plan evicts nothing"
+
+
+_ACTIONS = st.dictionaries(st.sampled_from([A, B, C]), st.tuples(st.sampled_from(Action), st.integers(0, 10**9)))
+
+
+@given(_ACTIONS, st.sets(st.sampled_from([A, B, C])), st.none() | st.sampled_from([A, B, C]), st.booleans())
+def test_whatever_the_plan_nothing_wanted_is_released_and_one_stage_runs(
+    actions: dict[ArtifactId, tuple[Action, int]], here: set[ArtifactId], running: ArtifactId | None, nothing: bool
+) -> None:
+    entries = {one: planned(one, action, priority) for one, (action, priority) in actions.items()}
+    given = ImagePlan() if nothing else ImagePlan(entries, says_nothing=False)
+    scene = Scene(shelf("warm", *here), running, unnamed_since={one: 0.0 for one in here if one not in given.entries})
+    made = deeds(given, scene)
+    assert sum(isinstance(one, Stage) for one in made) <= (running is None)
+    for one in made:
+        if isinstance(one, Release):
+            assert not given.says_nothing
+            assert one.artifact != running
+            assert one.artifact not in entries or entries[one.artifact].action is Action.RELEASE
+        if isinstance(one, Stage):
+            assert one.artifact not in here
+
+
+def look(scene: Scene, way: Way | None = None) -> ImagesLook:
+    return ImagesLook(SETUP, scene, way, Disk(1000 << 20, 500 << 20), rates=(5.0, 3.0))
+
+
+def test_each_image_is_told_as_it_stands_and_nothing_of_its_registry() -> None:
+    scene = Scene(shelf("warm", A) | shelf("staging", B), B, {C: Failed(ErrorClass.DENIED, "PasswordsOnly", NOW)})
+    wanted = plan(planned(A), planned(B), planned(C))
+    now = datetime.datetime(2026, 11, 26, tzinfo=datetime.UTC)
+    status = status_of(wanted, look(scene, Way("unpack", 700)), now)
+    entries = {one.digest: one for one in status.artifacts or ()}
+    assert {one.type for one in entries.values()} == {EntryType.IMAGE}
+    assert entries[A].state is State.WARM
+    assert (entries[B].state, entries[B].step, entries[B].fetched) == (State.STAGING, Step.UNPACK, 700)
+    assert (entries[C].state, entries[C].error_class, entries[C].error_code) == (
+        State.FAILED,
+        ErrorClass.DENIED,
+        "PasswordsOnly",
+    )
+    assert status.images is not None
+    assert (status.images.runtime, status.images.snapshotter, status.images.remote_snapshotters) == (
+        "2.1.9",
+        "overlayfs",
+        ["soci"],
+    )
+    assert (status.images.used, status.images.rate_p10) == (1000, 3)
+    assert b"r/app" not in msgspec.json.encode(status)
+    released = status_of(plan(planned(A, Action.RELEASE), planned(C, Action.RELEASE)), look(Scene(shelf("warm", A))), now)
+    assert [(one.digest, one.state) for one in released.artifacts or ()] == [(A, State.RELEASING)]
+    later = status_of(wanted, look(scene, Way("unpack", 900)), now + datetime.timedelta(seconds=5))
+    assert news_of(later) == news_of(status)
+    assert news_of(status_of(wanted, look(replace(scene, running=None)), now)) != news_of(status)
+
+
+def test_no_more_is_told_than_leaves_room_for_models() -> None:
+    many = [ArtifactId(f"sha256:{number:064x}") for number in range(ENTRIES_MAX + 5)]
+    status = status_of(plan(*map(planned, many)), look(Scene()), datetime.datetime.now(datetime.UTC))
+    assert len(status.artifacts or ()) == ENTRIES_MAX
+    assert len(msgspec.json.encode(status)) < 32 << 10
+
+
+def test_the_budget_is_what_fits_below_the_mark_and_does_not_twitch() -> None:
+    disk = Disk(1000, 500)
+    assert budget_of(disk, 0, high_water=0.8, drop_blobs=True) == 120  # 300 of them, unpacked 2.5 times
+    assert budget_of(disk, 100, high_water=0.8, drop_blobs=False) == 100 + 85
+    assert budget_of(Disk(1000, 100), 70, high_water=0.8, drop_blobs=False) == 70, "full: what is here may stay"
+    assert budget_of(Disk(1000, 499), 0, high_water=0.8, drop_blobs=True) == budget_of(
+        Disk(1000, 496), 0, high_water=0.8, drop_blobs=True
+    )
