@@ -6,9 +6,11 @@ for each template. Fake: the nodes, which kwok keeps Ready, and their agents, wh
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,13 +54,14 @@ class Fleet:
 
 
 @contextmanager
-def fleet(folder: Path, models: int) -> Iterator[Fleet]:
-    """A hub with that many models; no node yet."""
+def fleet(folder: Path, models: int, *, audited: bool = False) -> Iterator[Fleet]:
+    """A hub with that many models; no node yet. `audited`: the API server notes each write in `audit.log`."""
     hub_root = folder / "hub"
     for number in range(models):
         (hub_root / "bench" / f"m{number}").mkdir(parents=True)
         (hub_root / "bench" / f"m{number}" / "config.json").write_text(f'{{"model": {number}}}')
-    with Hub(hub_root) as hub, Cluster(folder / "cluster", nodes=0) as cluster:
+    flags = _audit(folder) if audited else ()
+    with Hub(hub_root) as hub, Cluster(folder / "cluster", nodes=0, flags=flags) as cluster:
         api = cluster.api
         _start(cluster, "kwok", find("kwok") or "kwok", "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake")
         kinds.install(api)
@@ -74,6 +77,26 @@ def fleet(folder: Path, models: int) -> Iterator[Fleet]:
             yield Fleet(cluster, metrics)
         finally:
             admission.processes.kill_all()
+
+
+def _audit(folder: Path) -> tuple[str, ...]:
+    policy = folder / "audit.json"
+    writes = {"level": "Metadata", "verbs": ["create", "update", "patch", "delete"]}
+    rules = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [writes]}
+    policy.write_text(json.dumps(rules))
+    return f"--audit-policy-file={policy}", f"--audit-log-path={folder / 'audit.log'}"
+
+
+def written(log: Path) -> Counter[tuple[str, str, str]]:
+    """Who wrote what, as the API server noted it: user, verb, resource; what was refused left out."""
+    found = Counter[tuple[str, str, str]]()
+    for line in log.read_text().splitlines():
+        said = json.loads(line)
+        about = said.get("objectRef", {})
+        if said["responseStatus"]["code"] < 300:
+            kind = "/".join(filter(None, (about.get("resource"), about.get("subresource"))))
+            found[said["user"]["username"].rpartition(":")[2], said["verb"], kind] += 1
+    return found
 
 
 def _walls(endpoint: str) -> list[Object]:
@@ -127,12 +150,15 @@ def _well(cluster: Cluster, port: int, what: str, *, path: str = "healthz", says
 
 
 def main(words: Sequence[str]) -> None:
-    """The figures of docs/planning.md and docs/gates.md; flags are the bench's."""
-    with tempfile.TemporaryDirectory(prefix="fleet-") as folder, fleet(Path(folder), 600) as running:
+    """The figures of docs/planning.md and docs/gates.md; flags are the bench's. `FLEET_LOGS=DIR`: logs, and who wrote what."""
+    kept = os.environ.get("FLEET_LOGS")
+    with tempfile.TemporaryDirectory(prefix="fleet-") as folder, fleet(Path(folder), 600, audited=bool(kept)) as running:
         result = running.bench(*words)
         print(result.stderr, file=sys.stderr)
         print(result.stdout)
-        if kept := os.environ.get("FLEET_LOGS"):
+        if kept:
+            for (user, verb, kind), count in sorted(written(Path(folder, "audit.log")).items()):
+                print(f"{count:7} {user} {verb} {kind}")
             for name in ("planner", "broker", "admission"):
                 Path(kept, f"{name}.log").write_bytes((running.cluster.api.folder / f"{name}.log").read_bytes())
 

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterable
 
 from pods.objects import NOW, lease
-from prestage.control.gates.world import FOLLOWED, World
+from prestage.control.gates.followed import FOLLOWED
+from prestage.control.gates.world import World
 from prestage.kube.mirror import Synced
 from prestage.kube.ports import Happening, Object, Resource, WatchEvent, metadata_of
 

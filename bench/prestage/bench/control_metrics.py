@@ -13,8 +13,8 @@ from prestage.cacher.errors import Unavailable
 
 _SILENT = frozenset({"tokenreviews", "subjectaccessreviews"})
 """Asked with POST, and nothing is stored."""
-_BY_TIME = frozenset({"leases"})
-"""Written as time goes by, and once for each question: counted apart from what a pod costs."""
+_BY_TIME = frozenset({("PUT", "leases"), ("PATCH", "leases")})
+"""Renewed as time goes by, whatever pods do. Those that are made and deleted are counted: one for each question."""
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
@@ -40,7 +40,9 @@ class Said:
         for (name, labels), value in self.samples.items():
             said = dict(labels)
             resource, method = said.get("resource", ""), said.get("method", "GET")
-            if name == "prestage_api_requests_total" and method != "GET" and resource not in _SILENT | _BY_TIME and value > 0:
+            if name != "prestage_api_requests_total" or method == "GET" or value <= 0:
+                continue
+            if resource not in _SILENT and (method, resource) not in _BY_TIME:
                 found[f"{method} {resource}"] = round(value)
         return dict(sorted(found.items()))
 

@@ -7,9 +7,10 @@ import asyncio
 from prestage.api.annotations import ModelRequest
 from prestage.api.brokerage import Refusal, Template
 from prestage.control.demand.records import Line
+from prestage.control.gates.followed import FOLLOWED
 from prestage.control.gates.loop import Gates
 from prestage.control.gates.places import Places
-from prestage.control.gates.world import FOLLOWED, World
+from prestage.control.gates.world import World
 from prestage.control.planning.board import Board
 from prestage.control.planning.together import UNMEASURED, Reacted, Together
 from prestage.control.warmth.condition import Refusals, Sources

@@ -1,7 +1,8 @@
 """Events: what people see under `kubectl describe`. Best effort: late or dropped before anything waits for one.
 
 The same about the same object becomes a series, as the Events API has it; an object that says too much is slowed down. What
-is sent is decided by `Book` (pure).
+is sent is decided by `Book` (pure). Of what waits, a newer word about the same takes the place of the older (`Said.topic`): a
+slow API server gets fewer events, not old ones.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import hashlib
+import itertools
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
@@ -50,13 +52,15 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One event. `reason` and `action`: one CamelCase word each, for programs; `note`: for people."""
+    """One event. `reason` and `action`: one CamelCase word each, for programs; `note`: for people. `topic`: what it is news of;
+    of two about one object and topic that wait to be sent only the newer is. Empty: it stands for itself."""
 
     subject: Subject
     reason: str
     note: str
     action: str
     type: EventType = EventType.NORMAL
+    topic: str = ""
 
 
 class Verdict(StrEnum):
@@ -143,7 +147,7 @@ def event_body(said: Said, name: str, *, controller: str, instance: str, now: da
 
 
 class Recorder:
-    """`say` never waits; `run` sends. `controller`: "prestage.dev/planner"; `instance`: the pod's name."""
+    """`say` never waits; `run` sends, one after the other. `controller`: "prestage.dev/planner"; `instance`: the pod's name."""
 
     def __init__(
         self,
@@ -152,41 +156,52 @@ class Recorder:
         controller: str,
         instance: str,
         book: Book | None = None,
-        queue_max: int = 1000,
+        queue_max: int = 4000,
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
     ) -> None:
         self._api, self._controller, self._instance, self._now = api, controller, instance, now
-        self._book = book or Book()
-        self._queue: asyncio.Queue[Said] = asyncio.Queue(queue_max)
+        self._book, self._queue_max = book or Book(), queue_max
+        self._waiting: OrderedDict[tuple[str, str], Said] = OrderedDict()
+        self._numbers = itertools.count()
+        self._news, self._idle = asyncio.Event(), asyncio.Event()
+        self._idle.set()
         self.dropped = 0
-        """Not sent: the queue was full, or the API server did not take it."""
+        """Not sent: too much waited, or the API server did not take it."""
 
     def say(self, said: Said) -> None:
         """Take it for sending; where too much waits it is dropped."""
-        try:
-            self._queue.put_nowait(said)
-        except asyncio.QueueFull:
+        key = (said.subject.uid or said.subject.name, f"/{said.topic}" if said.topic else str(next(self._numbers)))
+        if key not in self._waiting and len(self._waiting) >= self._queue_max:
             self.dropped += 1
+            return
+        self._waiting[key] = said
+        self._idle.clear()
+        self._news.set()
 
     async def run(self) -> None:
         """Send, for ever. One that fails is logged and dropped."""
         while True:
-            said = await self._queue.get()
-            verdict, name, count = self._book.decide(said, asyncio.get_running_loop().time())
-            try:
-                if verdict is Verdict.CREATE:
-                    await self._create(said, name)
-                elif verdict is Verdict.SERIES:
-                    await self._series(said, name, count)
-            except PrestageError as exc:
-                self.dropped += 1
-                _log.warning("event_failed", extra={"fields": {"reason": said.reason, "error": str(exc)}})
-            finally:
-                self._queue.task_done()
+            await self._news.wait()
+            while self._waiting:
+                _, said = self._waiting.popitem(last=False)
+                await self._send(said)
+            self._news.clear()
+            self._idle.set()
 
     async def drained(self) -> None:
         """Until all that was said is sent or dropped."""
-        await self._queue.join()
+        await self._idle.wait()
+
+    async def _send(self, said: Said) -> None:
+        verdict, name, count = self._book.decide(said, asyncio.get_running_loop().time())
+        try:
+            if verdict is Verdict.CREATE:
+                await self._create(said, name)
+            elif verdict is Verdict.SERIES:
+                await self._series(said, name, count)
+        except PrestageError as exc:
+            self.dropped += 1
+            _log.warning("event_failed", extra={"fields": {"reason": said.reason, "error": str(exc)}})
 
     async def _create(self, said: Said, name: str) -> None:
         body = event_body(said, name, controller=self._controller, instance=self._instance, now=self._now())

@@ -9,7 +9,8 @@ from enum import StrEnum
 from prestage.api.annotations import ENABLED_LABEL, Mistakes, ModelRequest, Request, WaitFor
 from prestage.api.nodes import State
 from prestage.control.admission.mistakes import examined, models_of
-from prestage.control.gates.world import FOLLOWED, World
+from prestage.control.gates.followed import FOLLOWED
+from prestage.control.gates.world import World
 from prestage.control.podspec import gates_of, is_gated, is_ours, node_of, part, volumes_of
 from prestage.control.warmth.reporting import condition_of
 from prestage.kube.mirror import Appeared, Synced

@@ -24,7 +24,7 @@ MACHINE = Machine("cpu", 2, 2**30, "6", "linux", "3.11", "ext4", None, 1, 0.5)
 ARTIFACT = "sha256:" + "a" * 64
 
 
-def page(*, writes: int, reads: int = 7, slow: int = 0, quick: int = 0, rss: int = 1 << 20) -> Said:
+def page(*, writes: int, reads: int = 7, slow: int = 0, quick: int = 0, rss: int = 1 << 20, questions: int = 0) -> Said:
     total = slow + quick
     return parsed(
         f"""
@@ -33,6 +33,7 @@ prestage_api_requests_total{{method="PATCH",resource="pods/status"}} {writes}
 prestage_api_requests_total{{method="GET",resource="pods"}} {reads}
 prestage_api_requests_total{{method="POST",resource="tokenreviews"}} 99
 prestage_api_requests_total{{method="PUT",resource="leases"}} 99
+prestage_api_requests_total{{method="POST",resource="leases"}} {questions}
 # TYPE prestage_reaction_seconds histogram
 prestage_reaction_seconds_bucket{{le="0.1",write="gate"}} {quick}
 prestage_reaction_seconds_bucket{{le="1.0",write="gate"}} {total}
@@ -50,9 +51,10 @@ def result(fill: Phase) -> ControlResult:
     return ControlResult(job, MACHINE, "2026-01-01", fill, alone, (Steps(0.3, 0.2, 0.9), Steps(0.5, None, 1.1)))
 
 
-def test_writes_are_what_is_stored_and_neither_reads_nor_reviews_nor_leases() -> None:
+def test_writes_are_what_is_stored_and_neither_reads_nor_reviews_nor_renewals() -> None:
     added = page(writes=60).since(page(writes=10))
     assert added.writes() == {"PATCH pods/status": 50}
+    assert page(writes=0, questions=3).writes() == {"POST leases": 3}
     assert Phase(1.0, 20, {"planner": page(writes=10)}, {"planner": page(writes=60)}).writes_per_pod == 2.5
 
 

@@ -21,7 +21,7 @@ from prestage.control.broker.records import Records, artifact_object, packed, ra
 from prestage.control.broker.refusals import No
 from prestage.control.broker.shelf import TRACES_MAX, Shelf, kept, traces_in, trimmed
 from prestage.control.broker.sources import ALL, Trace, content_of, of_model, of_ref, read_wish
-from prestage.kube.ports import Object
+from prestage.kube.ports import Object, Resource
 from prestage.kube.resources import ARTIFACTS
 from prestage.kube.testing import FakeApi
 
@@ -217,3 +217,31 @@ def test_what_is_kept_in_memory_has_no_manifest() -> None:
     assert "AAAA" not in repr(small)
     assert kept(small) == kept(whole)
     assert kept(small).manifest_chars == len(spec["manifest"])
+
+
+@pytest.mark.parametrize(
+    ("limit", "largest", "expected"),
+    [(20, 0, 60), (60, 4000, 180), (180, 4000, 500), (500, 4000, 500), (20, 2**20, 20), (60, 500_000, 33), (20, 2**30, 20)],
+)
+def test_pages_of_small_artifacts_grow_and_those_of_large_ones_do_not(limit: int, largest: int, expected: int) -> None:
+    assert records.next_page(limit, largest) == expected
+
+
+def test_a_new_artifact_and_its_record_are_two_requests() -> None:
+    class Counted(FakeApi):
+        asked = 0
+
+        async def get(
+            self, resource: Resource, name: str, *, namespace: str | None = None, subresource: str | None = None
+        ) -> Object:
+            self.asked += 1
+            return await super().get(resource, name, namespace=namespace, subresource=subresource)
+
+    async def test() -> None:
+        api = Counted()
+        await Records(api).write(MANIFEST, "team-a", "hf://o/n", TRACE, [use("0")])
+        assert ([verb for verb, _ in api.writes], api.asked) == (["create", "replace"], 0)
+        await Records(api).write(MANIFEST, "team-a", "hf://o/n", TRACE, [use("1")])
+        assert [each.uid for each in kept((await api.page(ARTIFACTS)).items[0]).templates] == ["0", "1"]
+
+    asyncio.run(test())

@@ -15,6 +15,7 @@ from prestage.control.gates.loop import Gates, Step
 from prestage.control.gates.places import Places
 from prestage.control.gates.preference import PLACE_LABEL, place
 from prestage.control.gates.ungate import ungate
+from prestage.control.gates.wishes import Wish, Wishes
 from prestage.control.gates.world import World
 from prestage.control.podspec import gates_of, part
 from prestage.kube.errors import Unreachable
@@ -209,5 +210,65 @@ def test_ungate_takes_every_gate_of_ours_off_and_leaves_those_of_others() -> Non
         left = [gates_of(one) for one in (await api.page(PODS)).items]
         assert left == [[], ["kueue.x-k8s.io/admission"], []]
         assert await ungate(api) == (0, [])
+
+    run(test())
+
+
+class Counting(Wishes):
+    """Of whom it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = list[str]()
+
+    def of(self, pod: Object) -> Wish:
+        self.asked.append(str(metadata_of(pod)["name"]))
+        return super().of(pod)
+
+
+def test_one_change_among_many_pods_is_a_look_at_those_that_it_concerns() -> None:
+    async def test() -> None:
+        api, took, wishes = FakeApi(), list[float](), Counting()
+        there = world(node("a", gpus=300), node_cache("a", {DIGEST: "Staging"}), artifact())
+        there.wishes = wishes
+        for number in range(250):
+            put(there, await api.create(PODS, {**gated(f"p{number}"), "metadata": _of_job(f"p{number}", "another")}))
+        put(there, await api.create(PODS, gated("mine")))
+        gates = Gates(api, there, reacted=took.append)
+        assert len(gates.steps()) == 0
+        wishes.asked.clear()
+        assert [str(metadata_of(step.pod)["name"]) for step in gates.steps({("team-a", "mine")})] == []
+        assert set(wishes.asked) == {"mine"}
+        running = asyncio.create_task(gates.run())
+        await asyncio.sleep(0.1)
+        put(there, node_cache("a", {DIGEST: "Warm"}))
+        while gates_of(await api.get(PODS, "mine", namespace="team-a")):
+            await asyncio.sleep(0.005)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert len(took) == 1
+
+    run(test())
+
+
+def _of_job(name: str, job: str) -> dict[str, object]:
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "job", "uid": job, "controller": True}
+    return {**cast("dict[str, object]", gated(name)["metadata"]), "ownerReferences": [owner]}
+
+
+def test_what_only_time_tells_is_found_by_the_look_at_all_and_is_no_answer_to_a_change() -> None:
+    async def test() -> None:
+        api, clock, took = FakeApi(), Clock(), list[float]()
+        made = await api.create(PODS, gated())
+        there = world(node("a"), node_cache("a", {DIGEST: "Staging"}), artifact(), clock=clock)
+        put(there, {**made, "metadata": {**metadata_of(made), "creationTimestamp": NOW.strftime("%Y-%m-%dT%H:%M:%SZ")}})
+        running = asyncio.create_task(Gates(api, there, reacted=took.append).run())
+        await asyncio.sleep(0.1)
+        clock.at_s += 151
+        while gates_of(await api.get(PODS, "p", namespace="team-a")):
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert took == []
 
     run(test())

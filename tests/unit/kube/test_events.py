@@ -123,3 +123,25 @@ def test_more_than_can_wait_is_dropped() -> None:
         assert recorder.dropped == 2
 
     run(test())
+
+
+def test_of_what_waits_about_one_topic_only_the_newest_is_sent_in_the_place_of_the_first() -> None:
+    async def test() -> None:
+        api = FakeApi()
+        other = Subject(PODS, "other", "team-a", "u2")
+        news = [Said(POD, reason, reason, "Stage", topic="warm") for reason in ("Staging", "Warm")]
+        await _recorded(api, news[0], said("x", other), said("no topic"), said("no topic either"), news[1])
+        assert [verb for verb, _ in api.writes] == ["create"] * 4
+        notes = [str(one["note"]) for one in (await api.page(EVENTS)).items]
+        assert sorted(notes) == ["Warm", "no topic", "no topic either", "x"]
+
+    run(test())
+
+
+def test_what_takes_the_place_of_another_needs_no_room() -> None:
+    recorder = Recorder(FakeApi(), controller="c", instance="i", queue_max=1)
+    for note in ("1 %", "2 %"):
+        recorder.say(Said(POD, "Staging", note, "Stage", topic="warm"))
+    assert recorder.dropped == 0
+    recorder.say(said("3 %"))
+    assert recorder.dropped == 1

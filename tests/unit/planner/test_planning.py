@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import cast
 
 import pytest
@@ -11,6 +12,7 @@ from planning.objects import OURS, REF, digest, head, namespace, node, pod, repl
 
 from prestage.cacher.errors import Denied, Unavailable
 from prestage.control.planning.app import LEASE
+from prestage.control.planning.loop import pause_s
 from prestage.kube.errors import Unreachable
 from prestage.kube.ports import Object, metadata_of, uid_of
 from prestage.kube.resources import (
@@ -370,3 +372,8 @@ def test_a_node_cache_that_cannot_be_read_is_made_again(written: Object) -> None
             await until(is_staged)
 
     asyncio.run(steps())
+
+
+def test_a_change_in_a_quiet_moment_is_planned_almost_at_once_and_a_burst_after_a_pause() -> None:
+    assert pause_s(quiet_s=math.inf, last_s=0.0) == pause_s(quiet_s=0.3, last_s=2.0) == 0.01
+    assert [pause_s(quiet_s=0.0, last_s=last_s) for last_s in (0.0, 0.1, 3.0)] == [0.05, 0.1, 0.2]

@@ -134,19 +134,18 @@ def test_being_late_is_told_with_its_cause() -> None:
     assert found.late_s == 8.0
 
 
-async def life(clock: Clock, *states: str) -> tuple[WithConditions, list[str]]:
+async def life(clock: Clock, *states: str, age_s: float = 5) -> tuple[WithConditions, list[str]]:
     """A pod through the states of its artifact on one node; the notes of its Events."""
     api, there = WithConditions(), world(node("a"), artifact(), clock=clock)
     recorder = Recorder(api, controller="test", instance="me")
     sending = asyncio.create_task(recorder.run())
     warmth = Warmth(api, there, recorder)
-    made = await api.create(PODS, aged(1))
+    made = await api.create(PODS, aged(age_s))
+    created = metadata_of(aged(age_s))["creationTimestamp"]
     for state in states:
         put(there, node_cache("a", {DIGEST: state}))
         stored = await api.get(PODS, "p", namespace="team-a")
-        put(
-            there, {**stored, "metadata": {**metadata_of(stored), "creationTimestamp": metadata_of(aged(1))["creationTimestamp"]}}
-        )
+        put(there, {**stored, "metadata": {**metadata_of(stored), "creationTimestamp": created}})
         await warmth.look()
         await warmth.look()
     await recorder.drained()
@@ -175,8 +174,8 @@ def test_words_alone_are_written_once_more_and_not_again() -> None:
             world(node("a"), artifact(size=50_000_000_000), node_cache("a", {DIGEST: "Staging"}), clock=clock),
         )
         warmth = Warmth(api, there, Recorder(api, controller="test", instance="me"))
-        await api.create(PODS, aged(1))
-        put(there, aged(1))
+        await api.create(PODS, aged(5))
+        put(there, aged(5))
         for _ in range(20):
             await warmth.look()
             clock.at_s += 10
@@ -216,14 +215,96 @@ def test_a_new_leader_does_not_say_again_what_stands_there() -> None:
     run(test())
 
 
-def test_resolving_is_not_worth_a_write_at_first() -> None:
+def test_what_passes_is_not_worth_a_write_at_first_and_resolving_never_an_event() -> None:
     async def test() -> None:
-        for age, writes in ((1, 0), (5, 1)):
-            api, there = WithConditions(), world()
+        staging = [artifact(), node_cache("a", {DIGEST: "Staging"})]
+        for age, objects, writes in ((1, [], 0), (5, [], 1), (1, staging, 0), (5, staging, 2)):
+            api, there = WithConditions(), world(*objects)
+            recorder = Recorder(api, controller="test", instance="me")
+            sending = asyncio.create_task(recorder.run())
             await api.create(PODS, aged(age))
             put(there, aged(age))
-            await Warmth(api, there, Recorder(api, controller="test", instance="me")).look()
+            await Warmth(api, there, recorder).look()
+            await recorder.drained()
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
             assert len(api.writes) - 1 == writes
+
+    run(test())
+
+
+def test_a_pod_that_is_served_at_once_costs_a_condition_and_an_event() -> None:
+    async def test() -> None:
+        api, notes = await life(Clock(), "Pending", "Staging", "Warm", age_s=1)
+        assert notes == ["Warm on 1 node"]
+        assert len(api.writes) == 1 + 1 + 1, "create, condition, event"
+
+    run(test())
+
+
+class Slow(WithConditions):
+    """A patch waits until it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on, self.waiting = asyncio.Event(), 0
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        body: Object | list[Object],
+        *,
+        namespace: str | None = None,
+        subresource: str | None = None,
+        type: PatchType = PatchType.MERGE,  # noqa: A002
+    ) -> Object:
+        self.waiting += 1
+        await self.go_on.wait()
+        return await super().patch(resource, name, body, namespace=namespace, subresource=subresource, type=type)
+
+
+def test_a_slow_api_server_is_told_what_is_true_when_its_turn_comes() -> None:
+    async def test() -> None:
+        api, there = Slow(), world(node("a"), artifact(), node_cache("a", {DIGEST: "Staging"}))
+        warmth = Warmth(api, there, Recorder(api, controller="test", instance="me"))
+        for number in range(20):
+            made = {**aged(5), "metadata": {**metadata_of(aged(5)), "name": f"p{number}"}}
+            await api.create(PODS, made)
+            put(there, made)
+        telling = asyncio.create_task(warmth.look())
+        while not api.waiting:
+            await asyncio.sleep(0)
+        under_way = api.waiting
+        assert under_way < 20
+        put(there, node_cache("a", {DIGEST: "Warm"}))
+        api.go_on.set()
+        await telling
+        reasons = [condition_of(one).get("reason") for one in (await api.page(PODS)).items]
+        assert sorted(map(str, reasons)) == ["Staging"] * under_way + ["Warm"] * (20 - under_way)
+        await warmth.look()
+        assert {condition_of(one)["reason"] for one in (await api.page(PODS)).items} == {"Warm"}
+        assert len([verb for verb, at in api.writes if verb == "patch"]) == 20 + under_way
+
+    run(test())
+
+
+def test_a_change_is_told_without_waiting_for_a_look_at_all() -> None:
+    async def test() -> None:
+        api, told_after = WithConditions(), list[float]()
+        there = world(node("a"), artifact(), node_cache("a", {DIGEST: "Staging"}))
+        await api.create(PODS, aged(5))
+        put(there, aged(5))
+        warmth = Warmth(api, there, Recorder(api, controller="test", instance="me"), reacted=told_after.append)
+        running = asyncio.create_task(warmth.run())
+        for state in ("Staging", "Warm"):
+            put(there, node_cache("a", {DIGEST: state}))
+            while condition_of(await api.get(PODS, "p", namespace="team-a")).get("reason") != state:
+                await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert len(told_after) == 2
+        assert all(0 <= seconds < 5 for seconds in told_after)
 
     run(test())
 

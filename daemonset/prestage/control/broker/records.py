@@ -50,6 +50,16 @@ PACKED_MAX: Final = 2**20
 _MANIFEST_MAX: Final = 64 * 2**20
 _ROUNDS: Final = 12
 _PAGE: Final = 20
+_PAGE_MAX: Final = 500
+_GROWS: Final = 3
+_PAGE_CHARS: Final = 16 * 2**20
+"""A page of the largest manifests, or three times as many small ones as before."""
+
+
+def next_page(limit: int, largest_chars: int) -> int:
+    """How many Artifacts are asked for next. `largest_chars`: of the manifests of the last page."""
+    fits = _PAGE_CHARS // max(1, largest_chars)
+    return max(_PAGE, min(_GROWS * limit, fits, _PAGE_MAX))
 
 
 def packed(manifest: Manifest) -> bytes:
@@ -106,14 +116,16 @@ class Records:
         self._api, self._terms = api, terms or RecordTerms()
 
     async def fresh(self, owner: str, uid: str, hash_: str, alias: str | None, ref: str | None) -> Kept | None:
-        """What a template got, asked of the API server itself."""
+        """What a template got, asked of the API server itself. Pages grow while manifests are small: most are a few KiB."""
         rest: str | None = None
+        limit = _PAGE
         while True:
-            page = await self._api.page(ARTIFACTS, Selection(namespace=owner), limit=_PAGE, rest=rest)
-            found = recorded(map(kept, page.items), uid, hash_, alias, ref)
+            page = await self._api.page(ARTIFACTS, Selection(namespace=owner), limit=limit, rest=rest)
+            there = [kept(one) for one in page.items]
+            found = recorded(there, uid, hash_, alias, ref)
             if found is not None or page.rest is None:
                 return found
-            rest = page.rest
+            rest, limit = page.rest, next_page(limit, max((one.manifest_chars for one in there), default=0))
 
     async def manifest(self, namespace: str, digest: str) -> bytes | None:
         """Canonical JSON; None: there is no such Artifact there."""
@@ -129,13 +141,14 @@ class Records:
             No: too large, or too many templates.
             PrestageError: the API server says no, or does not answer.
         """
+        made: Object | None = None
         try:
-            await self._api.create(ARTIFACTS, artifact_object(manifest, owner, ref, trace))
+            made = await self._api.create(ARTIFACTS, artifact_object(manifest, owner, ref, trace))
         except Conflict:
             await self._changed(owner, manifest.artifact, lambda seen: _with_trace(seen, trace), None)
         source, now = named_as(trace), datetime.datetime.now(datetime.UTC)
         rows = lambda seen: _with_access(_with_uses(seen, uses), source, lambda _: proved(source, now))  # noqa: E731
-        await self._changed(owner, manifest.artifact, rows, "status")
+        await self._changed(owner, manifest.artifact, rows, "status", made)
 
     async def now(self, owner: str, digest: str) -> Kept | None:
         """As it is; None: it is gone."""
@@ -167,10 +180,18 @@ class Records:
         """More templates of an Artifact that is there. Raises as `write`."""
         await self._changed(owner, digest, lambda seen: _with_uses(seen, uses), "status")
 
-    async def _changed(self, owner: str, digest: str, change: Callable[[Object], Object], subresource: str | None) -> None:
+    async def _changed(
+        self,
+        owner: str,
+        digest: str,
+        change: Callable[[Object], Object],
+        subresource: str | None,
+        made: Object | None = None,
+    ) -> None:
+        """`made`: as the API server just answered."""
         for _ in range(_ROUNDS):
-            seen = await self._api.get(ARTIFACTS, object_name(digest), namespace=owner)
-            wanted = change(seen)
+            seen = made or await self._api.get(ARTIFACTS, object_name(digest), namespace=owner)
+            made, wanted = None, change(seen)
             if wanted is seen:
                 return
             assert version_of(wanted), "a write over something unseen"

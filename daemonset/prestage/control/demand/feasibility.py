@@ -127,11 +127,18 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a pod needs of a node. Hashable: pods of one template share one."""
+    """What a pod needs of a node. Hashable: pods of one template share one, and are told apart by it again and again."""
 
     where: Where
     requests: tuple[tuple[str, int], ...]
     """Thousandths, by name."""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.where, self.requests)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def accelerators(self) -> int:

@@ -94,6 +94,11 @@ class Verdict:
     reason: Reason
 
 
+def is_unwell(lease_age_s: float | None) -> bool:
+    """Nobody would take a gate off. `lease_age_s`: since the leader renewed; None: nobody leads."""
+    return lease_age_s is None or lease_age_s > UNWELL_S
+
+
 def _left_s(seen: Situation) -> float:
     return seen.gate_timeout_s - seen.waited_s
 
@@ -117,7 +122,7 @@ ROWS: Final = (
         Reason.CONTROLLER_UNWELL,
         "the planner's lease is older than 15 s, or nobody holds it",
         "nobody would take the gate off",
-        lambda s: s.lease_age_s is None or s.lease_age_s > UNWELL_S,
+        lambda s: is_unwell(s.lease_age_s),
     ),
     Row(
         _G,

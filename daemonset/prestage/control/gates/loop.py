@@ -1,5 +1,9 @@
 """Takes gates off: decides again on every change of pods, nodes, caches and the lease, and when a timeout comes.
 
+    a change     the pods that it concerns (touched.py), 20 ms later
+    time         all that are gated, at least once a second or as often as that takes an eighth of the time: timeouts, backlogs
+                 that grew, room that was taken
+
     release    one JSON patch: our gate goes, the preference for warm nodes comes (affinity is frozen once the gates are gone)
     fail       status.phase Failed, reason NotWarmInTime: `prestage.dev/on-timeout: Fail`
 
@@ -11,13 +15,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final
 
 from prestage.api.annotations import WARM_GATE
 from prestage.cacher.errors import PrestageError
-from prestage.control.gates.decision import Decision, Reason, Verdict, decide
+from prestage.control.gates.decision import Decision, Reason, Verdict, decide, is_unwell
 from prestage.control.gates.looking import Look
 from prestage.control.gates.preference import with_preference
 from prestage.control.gates.situation import Surroundings, has_other_gates, surroundings
@@ -25,16 +29,21 @@ from prestage.control.gates.world import World, age_s
 from prestage.control.patches import difference, expected
 from prestage.control.podspec import gates_of, is_gated, is_over, node_of, part
 from prestage.kube.errors import Conflict, Invalid, Missing
-from prestage.kube.mirror import key_of
+from prestage.kube.mirror import Key, key_of
 from prestage.kube.ports import Api, Object, PatchType, name_of, namespace_of, uid_of
 from prestage.kube.resources import PODS
 
 _JSON = PatchType.JSON
 _log = logging.getLogger("prestage")
-_LEAST_S, _MOST_S = 0.02, 0.1
-"""Changes that come together are looked at together; while looks are long, half the time is left to others."""
+_PAUSE_S: Final = 0.02
+"""Changes that come together are looked at together."""
 _LOOK_S: Final = 1.0
-"""Timeouts are met to the second."""
+"""Timeouts are met to the second, or two where thousands wait."""
+_SHARE: Final = 8
+_IN_A_ROW: Final = 200
+"""Pods looked at before others of this loop have their turn."""
+_BY_TIME: Final = frozenset({Reason.TIMED_OUT, Reason.ROLLOUT_DUE, Reason.TOO_LATE, Reason.UNKNOWN, Reason.CONTROLLER_UNWELL})
+"""Nothing changed but the clock."""
 _AT_ONCE: Final = 16
 _AGAIN_S: Final = 2.0
 """After a patch that the API server did not take."""
@@ -77,38 +86,58 @@ class Gates:
 
     async def run(self) -> None:
         """For ever. A slow API server holds up what is sent, not what is decided."""
-        woken = self.world.subscription()
-        since_s, took_s = None, 0.0
+        touched = self.world.touched()
+        touched.add(None)
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._sweep(group))
             while True:
+                await touched.wait()
+                await asyncio.sleep(_PAUSE_S)
+                since_s, pods = touched.since_s, touched.take()
                 if self.world.whole:
-                    began_s = time.monotonic()
-                    due = self.steps()
-                    took_s = time.monotonic() - began_s
-                    if due:
-                        self._note(due, since_s)
-                        group.create_task(self._send(due))
-                try:
-                    async with asyncio.timeout(_LOOK_S):
-                        await woken.wait()
-                except TimeoutError:
-                    pass
-                await asyncio.sleep(min(_MOST_S, max(_LEAST_S, took_s)))
-                since_s = woken.since_s if woken.is_set() else None
-                woken.clear()
+                    await self._look(pods, group, since_s)
 
-    def steps(self) -> list[Step]:
-        """What is to be done now, oldest pods first."""
+    async def _sweep(self, group: asyncio.TaskGroup) -> None:
+        took_s, before_s = 0.0, time.monotonic()
+        while True:
+            await asyncio.sleep(max(_LOOK_S, _SHARE * took_s))
+            began_s, began_cpu_s = time.monotonic(), time.thread_time()
+            if self.world.whole:
+                await self._look(None, group, before_s)
+            before_s, took_s = began_s, time.thread_time() - began_cpu_s
+
+    async def _look(self, keys: Set[Key] | None, group: asyncio.TaskGroup, since_s: float) -> None:
+        """`since_s`: when what it answers was read, at the earliest."""
+        pods = self._oldest_first(keys)
+        for first in range(0, len(pods), _IN_A_ROW):
+            due = self._steps(pods[first : first + _IN_A_ROW])
+            if due:
+                self._note(due, since_s)
+                group.create_task(self._send(due))
+            await asyncio.sleep(0)
+
+    def steps(self, keys: Set[Key] | None = None) -> list[Step]:
+        """What is to be done now, oldest pods first; None: with all."""
+        return self._steps(self._oldest_first(keys))
+
+    def _oldest_first(self, keys: Set[Key] | None) -> list[Object]:
+        """Those that are gated."""
+        world = self.world
+        if self.only_when_unwell and not is_unwell(world.lease_age_s()):
+            return []
+        if keys is None:
+            there = {uid_of(pod) for pod in filter(None, map(world.pod, world.gated))}
+            for known in (self._alone_s, self._not_before_s):
+                for uid in known.keys() - there:
+                    del known[uid]
+        gated = world.gated if keys is None else world.gated & keys
+        return sorted(filter(None, map(world.pod, gated)), key=lambda pod: -age_s(pod, world.now()))
+
+    def _steps(self, pods: Sequence[Object]) -> list[Step]:
         found = list[Step]()
-        if not self.world.gated:
-            self._alone_s.clear()
-            self._not_before_s.clear()
-            return found
-        look = Look(self.world, self._assumed())
-        pods = sorted(filter(None, map(self.world.pod, self.world.gated)), key=lambda pod: -age_s(pod, self.world.now()))
-        there = set(map(uid_of, pods))
-        self._alone_s = {uid: since for uid, since in self._alone_s.items() if uid in there}
+        look = Look(self.world, self._assumed()) if pods else None
         for pod in pods:
+            assert look is not None
             step = self._decided(pod, look)
             if step is None or step.verdict.decision is Decision.GATE:
                 continue
@@ -160,7 +189,7 @@ class Gates:
     def _note(self, steps: Sequence[Step], since_s: float | None) -> None:
         for step in steps:
             self._sending[uid_of(step.pod)] = step
-            if since_s is not None:
+            if since_s is not None and step.verdict.reason not in _BY_TIME:
                 self.reacted(time.monotonic() - since_s)
 
     async def _send(self, steps: Sequence[Step]) -> None:

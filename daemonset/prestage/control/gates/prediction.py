@@ -77,6 +77,20 @@ def holding(cache: NodeCache, since_s: Mapping[str, float]) -> Holding:
     )
 
 
+def told_anew(before: Holding | None, after: Holding | None) -> set[str]:
+    """Artifacts of which a node's cache says something else than it did."""
+    old, new = before or Holding(), after or Holding()
+    return {
+        digest
+        for digest in {*old.states, *new.states, *old.sources, *new.sources}
+        if any(told.get(digest) != other.get(digest) for told, other in _sides(old, new))
+    }
+
+
+def _sides(old: Holding, new: Holding) -> tuple[tuple[Mapping[str, object], Mapping[str, object]], ...]:
+    return (old.states, new.states), (old.errors, new.errors), (old.fetched, new.fetched), (old.sources, new.sources)
+
+
 def outlook(wanted: Sequence[str], node: Holding | None, sizes: Mapping[str, int], now_s: float) -> Outlook:
     """`node` None: it has no NodeCache, so nothing is ever staged there."""
     if node is None:

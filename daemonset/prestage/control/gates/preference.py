@@ -14,6 +14,7 @@ import copy
 import hashlib
 import hmac
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from prestage.control.podspec import part
@@ -27,7 +28,12 @@ WEIGHT: Final = 100
 
 def place(node: Object) -> str:
     """The label's value for this node, and for no other."""
-    return hmac.new(uid_of(node).encode(), b"prestage.dev/place v1", hashlib.sha256).hexdigest()[:20]
+    return _hashed(uid_of(node))
+
+
+@lru_cache(maxsize=16384)
+def _hashed(uid: str) -> str:
+    return hmac.new(uid.encode(), b"prestage.dev/place v1", hashlib.sha256).hexdigest()[:20]
 
 
 def place_of(node: Object) -> str | None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from prestage.api.annotations import Mistakes, ModelRequest, Request, WaitFor, parse
 from prestage.control.admission.mistakes import examined, models_of
 from prestage.control.demand.feasibility import Needs, needs_of
-from prestage.control.podspec import annotations_of
-from prestage.kube.ports import Object, uid_of, version_of
+from prestage.control.podspec import annotations_of, part
+from prestage.kube.ports import Object, metadata_of, uid_of, version_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Wishes:
     """Of pods that are stored; one that is being created is read anew each time."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[str, Wish]] = {}
+        self._known: dict[str, tuple[str, object, Wish]] = {}
 
     def of(self, pod: Object) -> Wish:
         """As it is now."""
@@ -34,8 +34,10 @@ class Wishes:
             return _read(pod)
         known = self._known.get(uid)
         if known is None or known[0] != version:
-            known = self._known[uid] = (version, _read(pod))
-        return known[1]
+            asked = part(metadata_of(pod), "annotations"), part(pod, "spec")
+            same = known is not None and known[1] == asked  # most of what changes is its status
+            known = self._known[uid] = version, asked, known[2] if known is not None and same else _read(pod)
+        return known[2]
 
     def forget(self, pod: Object) -> None:
         """It is gone."""

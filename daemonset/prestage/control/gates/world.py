@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,60 +21,24 @@ from prestage.api.nodes import NodeCache, State
 from prestage.api.reading import Invalid, read
 from prestage.control.demand.amounts import requests_of
 from prestage.control.demand.feasibility import Site, site_of, takes_room
-from prestage.control.gates.prediction import Holding, holding
+from prestage.control.gates.followed import FOLLOWED
+from prestage.control.gates.prediction import Holding, holding, told_anew
+from prestage.control.gates.touched import Askers, Touched, Use
 from prestage.control.gates.wishes import Wishes
 from prestage.control.podspec import annotations_of, is_gated, is_ours, part, volumes_of
 from prestage.control.templates import controller_of, template_of
 from prestage.kube.following import Follower
 from prestage.kube.leases import renewed_ago_s
-from prestage.kube.mirror import Appeared, Change, Changed, Key, Mirror, Synced, Vanished, key_of, without_managed_fields
+from prestage.kube.mirror import Appeared, Change, Changed, Key, Mirror, Synced, Vanished, key_of
 from prestage.kube.news import News
 from prestage.kube.ports import Api, Object, Resource, Selection, metadata_of, name_of, namespace_of
 from prestage.kube.resources import ARTIFACTS, DEPLOYMENTS, LEASES, NODE_CACHES, NODES, PODS, REPLICA_SETS
 
 PLANNER_LEASE: Final = "prestage-planner"
 _NOBODY: Final[frozenset[str]] = frozenset()
+_NO_POD: Final[frozenset[Key]] = frozenset()
 _PROGRESS_S: Final = 600
 """Kubernetes' default progressDeadlineSeconds."""
-_LARGE = ("env", "envFrom", "args", "command", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle")
-
-
-def trimmed_pod(seen: Object) -> Object:
-    """Without what nobody here reads: a mirror of thousands stays small."""
-    kept = dict(without_managed_fields(seen))
-    spec = part(seen, "spec")
-    rooms = {room: _without(spec.get(room), _LARGE) for room in ("containers", "initContainers") if room in spec}
-    return {**kept, "spec": {**spec, **rooms}}
-
-
-def trimmed_artifact(seen: Object) -> Object:
-    """Without the manifest (one byte stands for it) and the binding, which are most of it."""
-    kept = dict(without_managed_fields(seen))
-    status = {key: value for key, value in part(seen, "status").items() if key != "binding"}
-    return {**kept, "spec": {**part(seen, "spec"), "manifest": "AA=="}, "status": status}
-
-
-def trimmed_workload(seen: Object) -> Object:
-    """Owners, and how far a rollout is: no pod template."""
-    spec = {key: value for key, value in part(seen, "spec").items() if key != "template"}
-    return {**without_managed_fields(seen), "spec": spec}
-
-
-def trimmed_node(seen: Object) -> Object:
-    """Without the list of images."""
-    status = {key: value for key, value in part(seen, "status").items() if key != "images"}
-    return {**without_managed_fields(seen), "status": status}
-
-
-FOLLOWED: Final[Mapping[Resource, Callable[[Object], Object]]] = {
-    PODS: trimmed_pod,
-    NODES: trimmed_node,
-    NODE_CACHES: without_managed_fields,
-    ARTIFACTS: trimmed_artifact,
-    REPLICA_SETS: trimmed_workload,
-    DEPLOYMENTS: trimmed_workload,
-    LEASES: without_managed_fields,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +71,17 @@ class World:
     leading: bool = False
     """We hold the lease ourselves: it is not followed."""
     synced: set[Resource] = field(default_factory=set)
-    revision: int = 0
-    """Counts changes."""
     gated: set[Key] = field(default_factory=set)
     asking: set[Key] = field(default_factory=set)
     """Pods that name models."""
     _woken: list[News] = field(default_factory=list)
+    _touched: list[Touched] = field(default_factory=list)
+    _askers: Askers = field(default_factory=Askers)
     _holdings: dict[str, Holding] = field(default_factory=dict)
     _since: dict[str, dict[str, tuple[State, float]]] = field(default_factory=dict)
-    _records: dict[tuple[str, str, str, str], list[_Record]] = field(default_factory=dict)
-    _named: dict[Key, list[tuple[str, str, str, str]]] = field(default_factory=dict)
+    _records: dict[Use, list[_Record]] = field(default_factory=dict)
+    _named: dict[Key, list[Use]] = field(default_factory=dict)
+    _uses: dict[str, dict[Key, list[Use]]] = field(default_factory=dict)
     _owned: dict[tuple[str, str], int] = field(default_factory=dict)
     _taken: dict[str, dict[Key, Mapping[str, int]]] = field(default_factory=dict)
     _sites: dict[str, Site] = field(default_factory=dict)
@@ -131,6 +96,12 @@ class World:
         woken = News()
         self._woken.append(woken)
         return woken
+
+    def touched(self) -> Touched:
+        """Which pods a change concerns, from now on; the subscriber takes them."""
+        made = Touched()
+        self._touched.append(made)
+        return made
 
     async def follow(self, api: Api) -> None:
         """Keep the mirrors, for ever."""
@@ -149,19 +120,25 @@ class World:
 
     def note(self, resource: Resource, change: Change) -> None:
         """Take a change in: the mirror has it already."""
+        concerned: Set[Key] | None = _NO_POD
         if isinstance(change, Synced):
             self.synced.add(resource)
+            concerned = None
         elif resource is PODS:
-            self._note_pod(change)
+            concerned = self._note_pod(change)
         elif resource is NODES:
             self._stale.add(name_of(change.object))
+            concerned = None if _is_other_site(change) else _NO_POD
         elif resource is NODE_CACHES:
-            self._note_cache(change)
+            concerned = self._note_cache(change)
         elif resource is ARTIFACTS:
-            self._note_artifact(change)
+            concerned = self._note_artifact(change)
+        elif resource is REPLICA_SETS:
+            concerned = self._note_replica_set(change)
         elif resource is LEASES:
             self._note_lease(change)
-        self.revision += 1
+        for touched in self._touched:
+            touched.add(concerned)
         for woken in self._woken:
             woken.set()
 
@@ -260,41 +237,79 @@ class World:
 
     # how it is kept
 
-    def _note_pod(self, change: Change) -> None:
-        if isinstance(change, Synced):
-            return
-        gone = change.before if isinstance(change, Changed) else change.object if isinstance(change, Vanished) else None
-        if gone is not None and (node := takes_room(gone)):
-            self._taken.get(node, {}).pop(key_of(gone), None)
-            self._stale.add(node)
-        if not isinstance(change, Vanished) and (node := takes_room(change.object)):
-            self._taken.setdefault(node, {})[key_of(change.object)] = requests_of(part(change.object, "spec"))
-            self._stale.add(node)
+    def _note_pod(self, change: Appeared | Changed | Vanished) -> Set[Key]:
+        """Concerns itself; where it leaves room, those that want what is there."""
+        key, seen = key_of(change.object), change.object
+        concerned = {key}
+        before = change.before if isinstance(change, Changed) else seen if isinstance(change, Vanished) else None
+        left = takes_room(before) if before is not None else None
+        takes = None if isinstance(change, Vanished) else takes_room(seen)
+        if left != takes or before is None or before.get("spec") != seen.get("spec"):
+            if left:
+                self._taken.get(left, {}).pop(key, None)
+                self._stale.add(left)
+            if takes:
+                self._taken.setdefault(takes, {})[key] = requests_of(part(seen, "spec"))
+                self._stale.add(takes)
+            if left and left != takes and (holding := self._holdings.get(left)) is not None:
+                concerned |= self._wanting(holding.states)
         if isinstance(change, Vanished):
-            self.wishes.forget(change.object)
-            self.gated.discard(key_of(change.object))
-            self.asking.discard(key_of(change.object))
-        elif isinstance(change, Appeared | Changed):
-            for group, belongs in ((self.gated, is_gated(change.object)), (self.asking, _asks(change.object))):
-                (group.add if belongs else group.discard)(key_of(change.object))
+            self.wishes.forget(seen)
+            self.gated.discard(key)
+            self.asking.discard(key)
+            self._askers.drop(key)
+            return concerned
+        for group, belongs in ((self.gated, is_gated(seen)), (self.asking, _asks(seen))):
+            (group.add if belongs else group.discard)(key)
+        if key in self.asking:
+            self._ask(seen)
+        else:
+            self._askers.drop(key)
+        return concerned
 
-    def _note_cache(self, change: Change) -> None:
+    def _ask(self, pod: Object) -> None:
+        template = self.template(pod)
+        models = self.wishes.of(pod).models
+        if template is None:
+            self._askers.wait(key_of(pod), str((controller_of(pod) or {}).get("name", "")))
+        else:
+            self._askers.put(key_of(pod), [(template.uid, template.hash, one.alias, one.text) for one in models])
+
+    def _wanting(self, digests: Iterable[str]) -> set[Key]:
+        """Pods whose templates got any of these."""
+        uses = (use for digest in digests for found in self._uses.get(digest, {}).values() for use in found)
+        return self._askers.of(uses)
+
+    def _note_replica_set(self, change: Appeared | Changed | Vanished) -> Set[Key]:
+        """Pods may be seen before the ReplicaSet that says which template they are of."""
         if isinstance(change, Vanished):
-            self._hold(name_of(change.object), None)
-            self._since.pop(name_of(change.object), None)
-        elif isinstance(change, Appeared | Changed):
-            name = name_of(change.object)
-            try:
-                cache = read(NodeCache, change.object)
-            except Invalid:
-                self._hold(name, None)  # of a newer version: as if it were not there
-                return
-            before, at_s = self._since.get(name, {}), self.clock()
-            held = {one.digest: one.state for one in (cache.status.artifacts if cache.status else None) or ()}
-            since = {digest: before.get(digest, (state, at_s)) for digest, state in held.items()}
-            since = {digest: (held[digest], at_s) if seen[0] is not held[digest] else seen for digest, seen in since.items()}
-            self._since[name] = since
-            self._hold(name, holding(cache, {digest: moment for digest, (_, moment) in since.items()}))
+            return _NO_POD
+        waiting = self._askers.waiting_for(key_of(change.object))
+        for pod in filter(None, map(self.pod, waiting)):
+            self._ask(pod)
+        return waiting
+
+    def _note_cache(self, change: Appeared | Changed | Vanished) -> Set[Key]:
+        name = name_of(change.object)
+        before = self._holdings.get(name)
+        if isinstance(change, Vanished):
+            self._hold(name, None)
+            self._since.pop(name, None)
+        else:
+            self._hold(name, self._read_cache(name, change.object))
+        return self._wanting(told_anew(before, self._holdings.get(name)))
+
+    def _read_cache(self, name: str, seen: Object) -> Holding | None:
+        try:
+            cache = read(NodeCache, seen)
+        except Invalid:
+            return None  # of a newer version: as if it were not there
+        before, at_s = self._since.get(name, {}), self.clock()
+        held = {one.digest: one.state for one in (cache.status.artifacts if cache.status else None) or ()}
+        since = {digest: before.get(digest, (state, at_s)) for digest, state in held.items()}
+        since = {digest: (held[digest], at_s) if seen_[0] is not held[digest] else seen_ for digest, seen_ in since.items()}
+        self._since[name] = since
+        return holding(cache, {digest: moment for digest, (_, moment) in since.items()})
 
     def _hold(self, name: str, node: Holding | None) -> None:
         before = self._holdings.pop(name, None)
@@ -315,34 +330,47 @@ class World:
         elif not isinstance(change, Synced):
             self._renewed_s = None
 
-    def _note_artifact(self, change: Change) -> None:
-        if isinstance(change, Synced):
-            return
+    def _note_artifact(self, change: Appeared | Changed | Vanished) -> Set[Key]:
         key = key_of(change.object)
-        for record in self._named.pop(key, ()):
+        namespace, digest = key[0] or "", str(part(change.object, "spec").get("digest", ""))
+        before = self._named.pop(key, [])
+        for record in before:
             kept = [one for one in self._records.get(record, ()) if one.namespace != key[0]]
             self._records.pop(record, None)
             if kept:
                 self._records[record] = kept
-        try:
-            artifact = read(Artifact, change.object)
-        except Invalid:
-            return
-        digest, namespace = artifact.spec.digest, key[0] or ""
+        self._uses.get(digest, {}).pop(key, None)
+        after = [] if isinstance(change, Vanished) else self._recorded(key, change.object)
+        if after:
+            self._uses.setdefault(digest, {})[key] = after
+        elif not self._uses.get(digest):
+            self._uses.pop(digest, None)
         if isinstance(change, Vanished):
             self._owned.pop((namespace, digest), None)
-            return
+        return self._askers.of({*before, *after})
+
+    def _recorded(self, key: Key, seen: Object) -> list[Use]:
+        try:
+            artifact = read(Artifact, seen)
+        except Invalid:
+            return []
+        digest, namespace = artifact.spec.digest, key[0] or ""
         self._owned[(namespace, digest)] = artifact.spec.size
         self.sizes[digest] = artifact.spec.size
         uses = (artifact.status.templates if artifact.status else None) or ()
-        names = [(one.uid, one.hash, one.alias, one.ref) for one in uses]
-        self._named[key] = names
-        for record in names:
+        self._named[key] = [(one.uid, one.hash, one.alias, one.ref) for one in uses]
+        for record in self._named[key]:
             self._records.setdefault(record, []).append(_Record(namespace, digest))
+        return self._named[key]
 
 
 def _held(lease: Object) -> dict[str, object]:
     return {key: value for key, value in part(lease, "spec").items() if value}
+
+
+def _is_other_site(change: Appeared | Changed | Vanished) -> bool:
+    """Heartbeats are no news."""
+    return not isinstance(change, Changed) or site_of(change.before) != site_of(change.object)
 
 
 def _asks(pod: Object) -> bool:
@@ -372,14 +400,6 @@ def _progress_left_s(deployment: Object, now: datetime.datetime) -> float | None
         return None  # complete: scaling up has no deadline
     moment = datetime.datetime.fromisoformat(begun)
     return deadline - (now - moment).total_seconds()
-
-
-def _without(containers: object, keys: Sequence[str]) -> object:
-    if not isinstance(containers, list):
-        return containers
-    return [
-        {key: value for key, value in one.items() if key not in keys} if isinstance(one, Mapping) else one for one in containers
-    ]
 
 
 def age_s(seen: Object, now: datetime.datetime) -> float:

@@ -105,7 +105,8 @@ def told(pod: Object, world: World, sources: Sources | None = None, memory: Memo
     where = node_of(pod)
     memory = {} if memory is None else memory
     if (where, digests) not in memory:
-        memory[where, digests] = _scan({where: world.holding(where)} if where else world.holdings(), digests, world)
+        near = [where] if where else sorted(set[str]().union(*map(world.holders, digests)))
+        memory[where, digests] = _scan({name: world.holding(name) for name in near}, digests, world)
     return _resolved(pod, wish.request, digests, memory[where, digests], world, more)
 
 

@@ -1,7 +1,11 @@
 """Writes the Warm condition of pods, and the Events beside it. Under the planner's leadership, beside it.
 
-Throttled: a write where status or reason changed; where only the words did, once more in a pod's life. What is settled (bound,
-warm, told) is not looked at again. In an ordinary life: Staging, Warm, an Event each, and the gate: five writes.
+    a change     the pods that it concerns, 50 ms later
+    time         all that are not settled (bound, warm, told), every 5 s; those that are not resolved every second
+
+Throttled: a write where status or reason changed, and once more in a pod's life where only the words did. What passes
+(NotResolved, Staging) is not told in a pod's first 3 s. What is sent is what is true when its turn comes: a slow API server is
+told less. In an ordinary life: Staging, Warm, an Event each, and the gate: five writes; three where it takes less than 3 s.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,20 +26,26 @@ from prestage.control.podspec import entries, is_over, node_of, part
 from prestage.control.warmth.condition import Memory, Reason, Sources, Told, told
 from prestage.kube.errors import Conflict, Missing
 from prestage.kube.events import EventType, Recorder, Said, Subject
+from prestage.kube.mirror import Key, key_of
 from prestage.kube.ports import Api, Object, PatchType, name_of, namespace_of, uid_of
 from prestage.kube.resources import PODS
 
 _log = logging.getLogger("prestage")
-_PAUSE_S: Final = 0.25
+_PAUSE_S: Final = 0.05
 _LOOK_S: Final = 5.0
-_AT_ONCE: Final = 16
+_TICK_S: Final = 0.25
+_UNRESOLVED_S: Final = 1.0
+"""Why the broker refused is in no mirror."""
+_AT_ONCE: Final = 8
+"""Words leave the API server room for gates and plans."""
 _IN_A_ROW: Final = 100
 """Pods looked at before others of this loop have their turn: gates and plans are urgent, words are not."""
 _AGAIN_S: Final = 10.0
 """After a write that the API server did not take."""
 GRACE_S: Final = 3.0
-"""Resolving is not worth a write of its own before that."""
+"""What passes is not worth a write of its own before that."""
 REWORD_S: Final = 30.0
+_PASSING: Final = (Reason.NOT_RESOLVED, Reason.STAGING)
 _TROUBLE: Final = (Reason.FAILED, Reason.DENIED, Reason.MISCONFIGURED)
 
 
@@ -50,8 +60,8 @@ class _Life:
     """It was said that it is."""
 
 
-_News = tuple[Object, Told, _Life | None]
-"""A pod, what it is to be told, and what it was told."""
+_Whom = tuple[Key, str]
+"""A pod, and its UID."""
 
 
 @dataclass(slots=True)
@@ -67,65 +77,91 @@ class Warmth:
     _not_before_s: dict[str, float] = field(default_factory=dict)
     _lives: dict[str, _Life] = field(default_factory=dict)
     _telling: set[str] = field(default_factory=set)
+    _later: dict[Key, float] = field(default_factory=dict)
+    """Pods that are looked at again then, whatever happens."""
     _at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def run(self) -> None:
         """For ever. A slow API server holds up what is sent, not what is decided."""
-        woken = self.world.subscription()
-        since_s = None
+        touched = self.world.touched()
+        touched.add(None)
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._by_time(group))
             while True:
-                if self.world.whole and (news := await self._news(since_s)):
-                    group.create_task(self._tell_all(news))
-                try:
-                    async with asyncio.timeout(_LOOK_S):
-                        await woken.wait()
-                except TimeoutError:
-                    pass
+                await touched.wait()
                 await asyncio.sleep(_PAUSE_S)
-                since_s = woken.since_s if woken.is_set() else None
-                woken.clear()
+                since_s, pods = touched.since_s, touched.take()
+                if self.world.whole and (news := await self._news(pods, since_s)):
+                    group.create_task(self._tell_all(news))
+
+    async def _by_time(self, group: asyncio.TaskGroup) -> None:
+        looked_s = self.world.clock()
+        while True:
+            await asyncio.sleep(_TICK_S)
+            now_s = self.world.clock()
+            due: Set[Key] | None = {key for key, at_s in self._later.items() if at_s <= now_s}
+            if now_s - looked_s >= _LOOK_S:
+                looked_s, due = now_s, None
+            if self.world.whole and (due is None or due) and (news := await self._news(due, None)):
+                group.create_task(self._tell_all(news))
 
     async def look(self) -> None:
         """At every pod that names models, once."""
-        await self._tell_all(await self._news(None))
+        await self._tell_all(await self._news(None, None))
 
-    async def _news(self, since_s: float | None) -> list[_News]:
-        """What is to be written. `since_s` (time.monotonic): when what it answers was read."""
-        seen, memory, news = set[str](), Memory(), list[_News]()
-        for number, key in enumerate(list(self.world.asking), 1):
+    async def _news(self, keys: Set[Key] | None, since_s: float | None) -> list[_Whom]:
+        """Who is to be told something; None: of all. `since_s` (time.monotonic): when what it answers was read."""
+        if keys is None:
+            self._forget()
+        memory, news = Memory(), list[_Whom]()
+        for number, key in enumerate(list(self.world.asking if keys is None else keys), 1):
             if number % _IN_A_ROW == 0:
                 await asyncio.sleep(0)
-            pod = self.world.pod(key)
-            if pod is None or is_over(pod):
+            self._later.pop(key, None)
+            if (pod := self.world.pod(key)) is None:
                 continue
-            uid = uid_of(pod)
-            seen.add(uid)
-            life = self._lives.get(uid)
-            if uid in self._telling or (life is not None and _is_settled(pod, life)):
-                continue
-            now = told(pod, self.world, self.sources, memory)
-            is_soon = self._not_before_s.get(uid, 0.0) > self.world.clock()
-            if now is not None and not is_soon and self._is_news(pod, now, life):
-                news.append((pod, now, life))
-        self._not_before_s = {uid: at_s for uid, at_s in self._not_before_s.items() if uid in seen}
-        for uid in self._lives.keys() - seen:
-            del self._lives[uid]
-        self._telling.update(uid_of(pod) for pod, _, _ in news)
-        if since_s is not None:
-            for _ in news:
-                self.reacted(time.monotonic() - since_s)
+            if uid_of(pod) in self._telling:
+                self._later[key] = self.world.clock() + _TICK_S
+            elif self._due(pod, memory) is not None:
+                self._telling.add(uid_of(pod))
+                news.append((key, uid_of(pod)))
+                if since_s is not None:
+                    self.reacted(time.monotonic() - since_s)
         return news
 
-    async def _tell_all(self, news: Sequence[_News]) -> None:
-        async def one(pod: Object, now: Told, life: _Life | None) -> None:
+    def _due(self, pod: Object, memory: Memory | None = None) -> Told | None:
+        """What it is to be told now."""
+        uid, at_s = uid_of(pod), self.world.clock()
+        life = self._lives.get(uid)
+        if is_over(pod) or (life is not None and _is_settled(pod, life)):
+            return None
+        now = told(pod, self.world, self.sources, memory)
+        if now is None or self._not_before_s.get(uid, 0.0) > at_s:
+            return None
+        if now.reason is Reason.NOT_RESOLVED:
+            self._later[key_of(pod)] = at_s + _UNRESOLVED_S
+        elif life is None and now.reason in _PASSING:
+            self._later[key_of(pod)] = at_s + max(_TICK_S, GRACE_S - age_s(pod, self.world.now()))
+        return now if self._is_news(pod, now, life) else None
+
+    def _forget(self) -> None:
+        """Who is gone."""
+        there = {uid_of(pod) for pod in map(self.world.pod, self.world.asking) if pod is not None}
+        for known in (self._not_before_s, self._lives):
+            for uid in known.keys() - there:
+                del known[uid]
+
+    async def _tell_all(self, news: Sequence[_Whom]) -> None:
+        async def one(key: Key, uid: str) -> None:
             try:
                 async with self._at_once:
-                    await self._tell(pod, now, life)
+                    pod = self.world.pod(key)
+                    if pod is not None and uid_of(pod) == uid and (now := self._due(pod)) is not None:
+                        await self._tell(pod, now, self._lives.get(uid))
             finally:
-                self._telling.discard(uid_of(pod))
+                self._telling.discard(uid)
 
-        await asyncio.gather(*(one(*piece) for piece in news))
+        await asyncio.gather(*(one(*whom) for whom in news))
 
     def released(self, step: Step) -> None:
         """For gates.loop: a gate that did not help is told."""
@@ -140,7 +176,7 @@ class Warmth:
             if (there.get("reason"), there.get("status")) == (str(now.reason), _status(now)):
                 self._lives[uid_of(pod)] = _Life(now, at_s, reworded=True)  # another leader told it
                 return False
-            return now.reason is not Reason.NOT_RESOLVED or age_s(pod, self.world.now()) >= GRACE_S
+            return now.reason not in _PASSING or age_s(pod, self.world.now()) >= GRACE_S
         if now.reason is not life.told.reason:
             return True
         moved = now.warm and bool(node_of(pod)) and now.message != life.told.message
@@ -166,8 +202,14 @@ class Warmth:
         reworded = life is not None and life.told.reason is now.reason
         fresh = _Life(now, self.world.clock(), reworded, life.late if life else False)
         self._lives[uid_of(pod)] = fresh
-        if not reworded:
-            self._say(pod, str(now.reason), now.message, EventType.WARNING if now.reason in _TROUBLE else EventType.NORMAL)
+        if not reworded and now.reason is not Reason.NOT_RESOLVED:
+            self._say(
+                pod,
+                str(now.reason),
+                now.message,
+                EventType.WARNING if now.reason in _TROUBLE else EventType.NORMAL,
+                WARM_CONDITION,
+            )
         if now.late_s is not None and not fresh.late:
             fresh.late = True
             self._say(pod, "Late", f"Late by {now.late_s:.0f} s because {now.because}", EventType.WARNING)
@@ -184,8 +226,8 @@ class Warmth:
             "lastTransitionTime": since,
         }
 
-    def _say(self, pod: Object, reason: str, note: str, kind: EventType) -> None:
-        self.recorder.say(Said(Subject.of(PODS, pod), reason, note, "Stage", kind))
+    def _say(self, pod: Object, reason: str, note: str, kind: EventType, topic: str = "") -> None:
+        self.recorder.say(Said(Subject.of(PODS, pod), reason, note, "Stage", kind, topic))
 
 
 def condition_of(pod: Object) -> Mapping[str, object]:
