@@ -23,6 +23,8 @@ NOT_IN_THIS_STORY = {
     Right("broker", "read", "coordination.k8s.io", "leases"): "another replica resolves the same ref just now",
     Right("broker", "update", "", "secrets"): "as for admission",
     Right("broker", "update", "prestage.dev", "artifacts"): "a second ref of an artifact leaves its trace on the object",
+    Right("node", "patch", "", "nodes"): "its Node came without the startup taint",
+    Right("node", "read", "prestage.dev", "storepools"): "the same",
     Right("planner", "create", "prestage.dev", "nodecaches"): "as for admission",
     Right("planner", "delete", "prestage.dev", "nodecaches"): "a node goes",
     Right("planner", "patch", "events.k8s.io", "events"): "an event comes again",
