@@ -78,21 +78,22 @@ class Decisions:
 
     def __init__(self, past: Iterable[Decision] = (), most: int = DECISIONS_MAX) -> None:
         self._most = most
-        self._kept: dict[str, deque[Decision]] = {}
-        self._count = 0
-        for one in sorted(past, key=lambda one: one.at):
+        self._kept: dict[str, deque[tuple[int, Decision]]] = {}
+        self._count = self._added = 0
+        for one in past:
             self.add(one)
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Decision]:
-        """Oldest first."""
-        return iter(sorted((one for kept in self._kept.values() for one in kept), key=lambda one: one.at))
+        """As they were added: a clock that was set back does not change what came last."""
+        return (one for _, one in sorted((entry for kept in self._kept.values() for entry in kept), key=lambda entry: entry[0]))
 
     def add(self, decision: Decision) -> None:
         """One more."""
-        self._kept.setdefault(decision.namespace, deque()).append(decision)
+        self._added += 1
+        self._kept.setdefault(decision.namespace, deque()).append((self._added, decision))
         self._count += 1
         while self._count > self._most:
             most = max(self._kept, key=lambda name: (len(self._kept[name]), name))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from planning.worlds import NOW, WARM, bound, declared, node, standing, waiting
 
 from prestage.api.nodes import Action, ErrorClass, State
-from prestage.control.planning.decision_log import BYTES_MAX, decisions_in, packed, unpacked, warm_in
+from prestage.control.planning.decision_log import BYTES_MAX, decisions_in, joined, packed, unpacked, warm_in
 from prestage.planner.changes import Changes
 from prestage.planner.decisions import DECISIONS_MAX, NODES_MAX, Because, Decided, Decision, Decisions, grouped
 from prestage.planner.demands import Demand, ToldBy
@@ -145,6 +145,15 @@ def test_the_log_is_bounded_and_the_loudest_namespace_loses_first() -> None:
     assert sum(one.namespace == "quiet" for one in kept) == 50
     assert kept[-1].at == 99.0 + 10 * DECISIONS_MAX
     assert [one.at for one in kept] == sorted(one.at for one in kept)
+
+
+def test_a_clock_that_is_set_back_does_not_change_what_came_last_and_two_logs_are_joined_without_doubles() -> None:
+    first, second = Decision(2000.0, Decided.WARM, "a", ("n1",)), Decision(1000.0, Decided.GONE, "a", ("n1",))
+    log = Decisions([first, second])
+    assert list(log) == unpacked(packed(log)) == [first, second]
+    assert warm_in(log) == set()
+    third = Decision(1500.0, Decided.WARM, "b", ("n1",))
+    assert list(joined([first, third], log)) == [first, third, second]
 
 
 NAMES = st.text("abc/-é", max_size=12)

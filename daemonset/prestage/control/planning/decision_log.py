@@ -80,6 +80,12 @@ def decisions_in(seen: Object) -> list[Decision]:
         return []
 
 
+def joined(theirs: Iterable[Decision], ours: Iterable[Decision]) -> Decisions:
+    """What another planner wrote, then what of ours is not in it."""
+    known = dict.fromkeys(theirs)
+    return Decisions([*known, *(one for one in ours if one not in known)])
+
+
 def warm_in(decisions: Iterable[Decision]) -> set[tuple[str, str]]:
     """Artifact and node that were warm at the end."""
     found = set[tuple[str, str]]()
@@ -173,7 +179,7 @@ class Recording:
             except Missing:
                 self._there = await self.api.create(CONFIG_MAPS, {"metadata": head, **_body(self.decisions)})
                 return
-            self.decisions = Decisions({*self.decisions, *decisions_in(self._there)})
+            self.decisions = joined(decisions_in(self._there), self.decisions)
         self._there = await self.api.replace(CONFIG_MAPS, {**self._there, **_body(self.decisions)})
 
 

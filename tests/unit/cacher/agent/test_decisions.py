@@ -69,7 +69,7 @@ print("on", flush=True)
 for number in range(10**9):
     log.append([{{"at": 1.0, "event": "staged", "number": number, "text": "x" * (number % 300)}}])
 """
-    for _ in range(3):
+    for _ in range(2):
         writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
         assert writer.stdout is not None
         writer.stdout.readline()
