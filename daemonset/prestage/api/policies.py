@@ -143,10 +143,14 @@ class Mirror(Value, frozen=True, kw_only=True):
     origin_ref: Annotated[NameRef, about("The mirror.")]
 
 
-class StartupTaint(Value, frozen=True, kw_only=True):
-    """Keeps pods off a new node until it is warm, never longer."""
+STARTUP_TAINT = "prestage.dev/starting"
+"""Key of the taint that a new node may come with: its agent takes it off."""
 
-    max_seconds: Annotated[int, number("Removed then at the latest.", least=1, most=3600)]
+
+class StartupTaint(Value, frozen=True, kw_only=True):
+    """Keeps pods off a new node until what is planned for it is there, never longer."""
+
+    max_seconds: Annotated[int, number("After the Node was made; removed then at the latest.", least=1, most=3600)]
 
 
 class RateWindow(Value, frozen=True, kw_only=True):
@@ -177,7 +181,7 @@ class StorePoolSpec(Value, frozen=True, kw_only=True):
     reserve_free_percent: Annotated[int, number("Left free on the disk.", most=90)] | None = None
     origin_bytes_per_second: Annotated[int | str, quantity("From origins, a node.")] | None = None
     mirrors: Annotated[list[Mirror], keyed("Nearer copies.", "prefix", most=32)] | None = None
-    startup_taint: Annotated[StartupTaint, about("For nodes that come with the taint.")] | None = None
+    startup_taint: Annotated[StartupTaint, about("For nodes that come with the taint prestage.dev/starting.")] | None = None
     windows: Annotated[list[RateWindow], keyed("Other limits at times.", "name", most=32)] | None = None
 
 

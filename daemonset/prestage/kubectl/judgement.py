@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from prestage.api.kinds import KINDS
+from prestage.api.policies import STARTUP_TAINT
 from prestage.cacher.doctor.findings import Finding, error, note, ok, warning
 from prestage.kubectl.cluster import ClusterFacts, NodeFacts
 
@@ -16,7 +17,7 @@ TOKEN_IN_SECRETS: Final = (1, 35)
 CONTAINERD_MIN: Final = (1, 6)
 KUBELET_DIR: Final = "/var/lib/kubelet"
 ARCHITECTURES: Final = ("amd64", "arm64")
-TOLERATED: Final = ("nvidia.com/gpu", "amd.com/gpu", "google.com/tpu", "prestage.dev/starting")
+TOLERATED: Final = ("nvidia.com/gpu", "amd.com/gpu", "google.com/tpu", STARTUP_TAINT)
 """By the chart's values; the DaemonSet controller adds those of nodes that are not ready, under pressure or cordoned."""
 _USUAL: Final = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/", "node-role.kubernetes.io/")
 _ENFORCING: Final = re.compile(r"red hat|rhel|centos|rocky|alma|fedora|oracle linux|bottlerocket|flatcar selinux", re.IGNORECASE)
@@ -75,6 +76,9 @@ def _nodes(nodes: Sequence[NodeFacts] | None) -> Iterator[Finding]:
     if others := _names(linux, lambda node: bool(_ENFORCING.search(node.image))):
         yield note("selinux", f"{others}: of a kind that often enforces SELinux", "where it does: --set seLinuxType=spc_t")
     yield from _tainted(linux)
+    if others := _names(linux, lambda node: any(key == STARTUP_TAINT for key, _ in node.taints)):
+        do = "it goes within minutes; where it stays, our pod does not run on that node: look at the DaemonSet's pods"
+        yield note("starting", f"{others}: no pods yet, by the taint {STARTUP_TAINT}", do)
     yield from _thresholds(linux)
 
 

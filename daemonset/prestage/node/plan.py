@@ -54,6 +54,22 @@ def priority_of(planned: PlannedArtifact) -> Priority:
     return Priority.DECLARED if planned.priority >= DECLARED_FROM else Priority.FOLLOW_ON
 
 
+def said_of(plan: Plan, artifact: ArtifactId) -> str:
+    """For `prestage why`: what the plan means for it."""
+    planned = plan.artifacts.get(artifact)
+    if plan.says_nothing:
+        return "the cluster's plan says nothing for this node: nothing is evicted, nothing is fetched"
+    if planned is None:
+        return "the cluster's plan does not name it: it goes when room is needed, and comes back once the plan says so"
+    by = f", ready by {planned.ready_by:%Y-%m-%dT%H:%M:%SZ}" if planned.ready_by is not None else ""
+    words = {
+        Action.STAGE: f"the cluster's plan wants it here{by}",
+        Action.KEEP: "the cluster's plan keeps it here: it was wanted, or will be",
+        Action.RELEASE: "the cluster's plan lets go of it first when room is needed: nobody wants it",
+    }
+    return words[planned.action]
+
+
 class EvictionOrder:
     """A `Policy` of the store: what the plan releases, then what it does not name; never what it stages or keeps."""
 

@@ -2,6 +2,7 @@
 
     NodeCache ──▶ plan ──▶ reconcile (pure) ──▶ stages begun and taken back; the store's order of eviction
     store, stages ──▶ reporting (pure) ──▶ status of the NodeCache
+    plan, store ──▶ starting ──▶ the startup taint of our Node, where it came with one
 
 Without the API server it goes on with the last plan, kept on disk. An absent, empty or re-created NodeCache evicts nothing.
 """
@@ -44,9 +45,10 @@ from prestage.kube.resources import NODE_CACHES
 from prestage.node.broker_origin import Asking, BrokerOrigin, Senders
 from prestage.node.identity import node_uid_of
 from prestage.node.kept import KeptPlan
-from prestage.node.plan import EvictionOrder, Plan, plan_of
+from prestage.node.plan import EvictionOrder, Plan, plan_of, said_of
 from prestage.node.reconcile import Begin, SeenStage, decide
 from prestage.node.reporting import RATES_MAX, Look, Written, due_in_s, newest, remembered, status_of
+from prestage.node.starting import Filling, Starting
 from prestage.node.trust import Trusted
 from prestage.wire.broker_client import BrokerClient
 
@@ -88,6 +90,7 @@ class NodeSync:
         self._trouble: str | None = None
         self._usage = Usage(0, 0, 0, 0, None)
         self._has_object = False
+        self._known_s: float | None = None
         if (kept := self._kept.load()) is not None:
             self._take(*kept)
 
@@ -106,6 +109,7 @@ class NodeSync:
         policy = AddressPolicy.tenant_from_environ({PRIVATE: "refuse", **os.environ})
         self._senders = Senders(NetConfig.from_environ(os.environ), policy, self._kept.folder)
         service.on_change = self._store_changed
+        service.planned = lambda artifact: said_of(self.policy.plan, artifact)
         service.mounts.is_ahead = True
 
     async def run(self, api: Api) -> None:
@@ -113,6 +117,11 @@ class NodeSync:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow(api))
             group.create_task(self._turn(api))
+            group.create_task(Starting(self._settings.node, self._filling).run(api))
+
+    def _filling(self) -> Filling:
+        whole = frozenset(artifact for artifact, state in self._held.items() if state == "staged")
+        return Filling(self.policy.plan, self._is_current and self._has_object, self._known_s, whole)
 
     async def close(self) -> None:
         """After the stages have ended."""
@@ -140,7 +149,7 @@ class NodeSync:
         """There is no NodeCache: keep everything, and go on with what was begun."""
         if self._has_object or not self.policy.plan.says_nothing:
             log("node_cache_absent", level=logging.WARNING, fields={"node": self._settings.node})
-        self._has_object = False
+        self._has_object, self._known_s = False, None
         self.policy.plan = Plan()
 
     async def _read(self, seen: Object) -> None:
@@ -277,6 +286,7 @@ class NodeSync:
             self._written = remembered(self._written, self._written.status or NodeCacheStatus(), time.monotonic() + WRITE_AGAIN_S)
         else:
             self._written = remembered(self._written, status, time.monotonic())
+            self._known_s = time.monotonic() if self._known_s is None else self._known_s
 
     async def _write(self, api: Api, status: NodeCacheStatus) -> None:
         body: Object = {"metadata": {"name": self._settings.node}, "status": msgspec.to_builtins(status)}

@@ -23,6 +23,8 @@ NOT_IN_THIS_STORY = {
     Right("broker", "read", "coordination.k8s.io", "leases"): "another replica resolves the same ref just now",
     Right("broker", "update", "", "secrets"): "as for admission",
     Right("broker", "update", "prestage.dev", "artifacts"): "a second ref of an artifact leaves its trace on the object",
+    Right("node", "patch", "", "nodes"): "its Node came without the startup taint",
+    Right("node", "read", "prestage.dev", "storepools"): "the same",
     Right("planner", "create", "prestage.dev", "nodecaches"): "as for admission",
     Right("planner", "delete", "prestage.dev", "nodecaches"): "a node goes",
     Right("planner", "patch", "events.k8s.io", "events"): "an event comes again",
@@ -67,6 +69,20 @@ def test_the_tables_show_the_warm_model_that_is_wanted(chat: Story) -> None:
     assert [(row["models"], row["warm"]) for row in told["pods"]] == [("llama", "True")]
     assert all(part["ready"] == part["wanted"] for part in told["parts"])
     assert prestage(chat, "doctor").exit_code == 0
+
+
+def test_why_a_model_is_here_is_told_from_the_planners_log(chat: Story) -> None:
+    [node] = chat.cluster.nodes
+
+    def told(*what: str) -> str:
+        done = prestage(chat, "why", *what, "-n", "demo")
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    chat.cluster.api.processes.wait_for(lambda: "for Deployment/chat" in told("llama"), what="the planner wrote its log")
+    assert f"it is on {node.name}, whose plan wants it there since 20" in told("model/llama")
+    assert f"demo: {REF}): it is on {node.name}" in told(f"node/{node.name}")
+    assert "warm on" in told(str(chat.pods("chat")[0]["metadata"]["name"]))
 
 
 def test_the_clusters_own_roles_reach_our_kinds_and_nobody_writes_an_artifact(chat: Story) -> None:

@@ -82,3 +82,39 @@ def test_a_node_at_rest_writes_no_more_than_its_heartbeat(world: World) -> None:
         versions.add(seen["metadata"]["resourceVersion"])
         time.sleep(0.5)
     assert len(versions) <= 2, (first, versions)
+
+
+def taints(world: World) -> list[str]:
+    seen = world.api.ask(f"/api/v1/nodes/{world.node}")
+    assert isinstance(seen, dict)
+    return [one["key"] for one in seen["spec"].get("taints", [])]
+
+
+@pytest.mark.slow
+def test_a_new_node_keeps_its_taint_until_it_is_filled_over_a_kill_of_its_agent_and_no_api_server(world: World) -> None:
+    model = world.broker.put("first", {"model.safetensors": os.urandom(20 << 20)})
+    world.broker.plan = {model.artifact}
+    world.origin.choose = lambda request: faults.Drip(5e5)
+    kept = {"key": "example.org/kept", "effect": "NoSchedule"}
+    spec = {"taints": [{"key": "prestage.dev/starting", "effect": "NoSchedule"}, kept]}
+    world.parts.agent.stop(signal.SIGKILL)
+    assert world.api.ask("/api/v1/nodes", method="POST", body={"metadata": {"name": world.node}, "spec": spec})
+    try:
+        world.plan(model.artifact, name="fill")
+        world.parts.agent.start("agent_ready")
+        wait_for(lambda: world.entry(model).get("state") == "Staging")
+        world.parts.agent.stop(signal.SIGKILL)
+        world.api.down()
+        world.parts.agent.start("agent_ready")
+        world.parts.agent.wait_for("startup_taint_waits")
+        world.api.up()
+        wait_for(lambda: world.entry(model).get("state") == "Staging")
+        assert "prestage.dev/starting" in taints(world)
+        world.origin.choose = lambda request: None
+        lifted = world.parts.agent.wait_for("startup_taint_lifted")
+        assert lifted["why"] == "filled"
+        assert world.parts.agent.wait_for("staged", artifact=model.artifact)["time"] <= lifted["time"]
+        assert "prestage.dev/starting" not in taints(world)
+        assert "example.org/kept" in taints(world)
+    finally:
+        world.api.ask(f"/api/v1/nodes/{world.node}", method="DELETE")

@@ -247,3 +247,19 @@ def test_who_stages_while_all_is_paused_is_told_so_and_how_to_go_on(tmp_path: Pa
             assert "prestage resume" in staging.stderr.readline()
             assert agent.prestage("resume").code == 0
             assert staging.wait(60) == 0
+
+
+def test_why_something_went_is_told_over_a_kill_by_its_ref_too(tmp_path: Path, origin: Hostile) -> None:
+    url = origin.url("/small-0")
+    with Agent(tmp_path / "store") as agent:
+        assert agent.stage(url)["event"] == "done"
+        assert agent.ask("POST", "/v1/evict", {"ref": url}).status == 200
+        wait_for(lambda: b'"evicted"' in (tmp_path / "store" / "decisions" / "now").read_bytes())
+        agent.kill()
+        agent.start()
+        said = agent.prestage("why", url)
+        assert "it was staged at 20" in said.out
+        assert "it was evicted at 20" in said.out
+        assert said.out.rstrip().endswith("by hand")
+        found = agent.ask("GET", "/v1/explain", query={"ref": url}).good
+        assert (found["state"], [one["event"] for one in found["history"]]) == ("absent", ["staged", "evicted"])

@@ -106,7 +106,7 @@ def test_nobody_may_read_every_secret(chart: Rendered) -> None:
     assert not any("secrets" in rule["resources"] for rule in broker)
 
 
-def test_a_node_writes_its_status_and_nothing_else_of_ours(chart: Rendered) -> None:
+def test_a_node_writes_its_status_and_takes_a_taint_off_and_nothing_else(chart: Rendered) -> None:
     rules = chart.one("ClusterRole", "prestage-node")["rules"]
     writes = {
         resource
@@ -115,6 +115,10 @@ def test_a_node_writes_its_status_and_nothing_else_of_ours(chart: Rendered) -> N
         if not set(rule["verbs"]) <= {"get", "list", "watch"} and rule["apiGroups"] == ["prestage.dev"]
     }
     assert writes == {"nodecaches/status"}
+    of_nodes = {verb for rule in rules if "nodes" in rule["resources"] for verb in rule["verbs"]}
+    assert of_nodes == {"get", "patch"}
+    policies = {one["metadata"]["name"] for one in chart.kind("ValidatingAdmissionPolicyBinding")}
+    assert {"nodes.prestage.dev", "nodecaches.prestage.dev"} <= policies, "what a role cannot say"
     assert "Role" not in {one["kind"] for one in chart.all if one["metadata"]["name"] == "prestage-node"}
 
 
@@ -147,6 +151,7 @@ def test_pools_are_daemonsets_and_store_pools_of_their_own() -> None:
         "pools.h100.requireMountpoint=false",
         "pools.h100.budget=6Ti",
         "pools.h100.nodeSelector.gpu=h100",
+        "pools.h100.startupTaint.maxSeconds=300",
     )
     pool = two.one("StorePool", "h100")
     assert pool["spec"] == {
@@ -154,6 +159,7 @@ def test_pools_are_daemonsets_and_store_pools_of_their_own() -> None:
         "root": "/mnt/nvme/prestage",
         "requireMountpoint": False,
         "budget": "6Ti",
+        "startupTaint": {"maxSeconds": 300},
     }
     daemons = two.one("DaemonSet", "prestage-node-h100")
     pod = daemons["spec"]["template"]
@@ -206,6 +212,7 @@ def test_the_default_wall_is_visible_and_holds_for_every_namespace(chart: Render
         ("imagine.repository=x", "imagine"),
         ("pools.default.rot=/mnt/x", "rot"),
         ("pools.default.root=mnt/x", "/pools/default/root"),
+        ("pools.default.startupTaint.maxSeconds=0", "/pools/default/startupTaint/maxSeconds"),
         ("pools.default=null", "pools"),
         ("kubeletDir=kubelet", "kubeletDir"),
         ("broker.replicas=0", "/broker/replicas"),

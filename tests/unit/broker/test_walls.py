@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from prestage.api.models import StagedModelGrant
 from prestage.api.policies import CachePolicy, Origin
 from prestage.api.reading import read
+from prestage.api.selecting import selects
 from prestage.api.values import LabelSelector
 from prestage.cacher.refs import parse_ref
 from prestage.control.broker.grants import grant_for
 from prestage.control.broker.refusals import No
-from prestage.control.broker.walls import check_plain, check_walls, matches, origin_for, origin_named, selects, subjects
+from prestage.control.broker.walls import check_plain, check_walls, matches, origin_for, origin_named, subjects
 
 Wall = tuple[Sequence[tuple[str, str]], Mapping[str, str] | None]
 

@@ -134,6 +134,12 @@ def test_a_taint_that_only_prefers_keeps_nobody_away_and_a_cordon_does() -> None
     assert misfit(daemon, node(unschedulable=True)) is None
 
 
+def test_a_new_node_is_planned_for_while_our_own_taint_keeps_pods_off_it() -> None:
+    assert misfit(pod(), node(taints=[{"key": "prestage.dev/starting", "effect": "NoSchedule"}])) is None
+    other = {"key": "prestage.dev/started", "effect": "NoSchedule"}
+    assert misfit(pod(), node(taints=[{"key": "prestage.dev/starting", "effect": "NoSchedule"}, other])) is Misfit.TAINT
+
+
 @pytest.mark.parametrize(
     ("text", "amount"),
     [

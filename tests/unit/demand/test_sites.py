@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from planning.objects import head, node, pod, template
 
 from prestage.api.policies import CachePolicy, CachePolicySpec, HardLimits
+from prestage.api.selecting import selects
 from prestage.api.values import LabelSelector, Metadata, SelectorOperator, SelectorTerm
 from prestage.control.demand import trimming
 from prestage.control.demand.feasibility import misfit, needs_of, site_of, slots, suits
 from prestage.control.demand.pods import PodFacts, facts_of
 from prestage.control.demand.sites import Sites
-from prestage.control.demand.walls import selects, wall_of
+from prestage.control.demand.walls import wall_of
 from prestage.kube.ports import Object, name_of
 from prestage.planner.demands import Wall
 

@@ -64,6 +64,7 @@ def node(**changes: object) -> ClusterFacts:
         (node(kubelet="v1.30.0"), "kubelet", Level.ERROR),
         (node(image="Red Hat Enterprise Linux CoreOS"), "selinux", Level.NOTE),
         (node(taints=(("team", "NoSchedule"),)), "taints", Level.WARNING),
+        (node(taints=(("prestage.dev/starting", "NoSchedule"),)), "starting", Level.NOTE),
         (node(eviction={"nodefs.available": "30%"}), "thresholds", Level.WARNING),
         (replace(GOOD, kubelet_dirs=("/var/lib/k0s/kubelet",)), "kubelet-dir", Level.WARNING),
         (replace(GOOD, kubelet_dirs=()), "kubelet-dir", Level.NOTE),

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from planning.asking import Asked, Used
 from planning.cluster import QUICK, Cluster, running, until
-from planning.objects import OURS, REF, artifact, digest, head, line, namespace, node, pod, replica_set, staged_model
+from planning.objects import OURS, REF, artifact, digest, head, line, namespace, node, pod, replica_set, staged_model, template
 
 from prestage.api.annotations import WARM_GATE
 from prestage.cacher.errors import Denied
 from prestage.control.admission.rbac import LEADER_RULES
 from prestage.control.planning.app import CONTROLLER, SERVICES, Planner, PlannerConfig
+from prestage.control.planning.decision_log import Recording
 from prestage.control.planning.rbac import RULES
 from prestage.kube.events import Book, EventType, Recorder, Said, Subject
 from prestage.kube.ports import Object, uid_of
@@ -74,6 +75,12 @@ def test_every_right_is_used_and_none_is_missing() -> None:
                 recorder.say(Said(subject, "Again", "the same", "Staging", EventType.WARNING))
             await recorder.drained()
             saying.cancel()
+            quick = Recording(asked, planner.board, "prestage", every_s=0.05, soon_s=0.02, pause_s=0.01)  # the planner's: 30 s
+            log = asyncio.create_task(quick.run())
+            await until(lambda: ("create", "", "configmaps") in asked.used)
+            await cluster.put(pod("another", on="n1", made=template(ref="hf://org/other@main")))
+            await until(lambda: ("update", "", "configmaps") in asked.used)
+            log.cancel()
             await cluster.api.delete(NODES, "n2")
             await until(lambda: ("delete", "prestage.dev", NODE_CACHES.plural) in asked.used)
         return asked.used

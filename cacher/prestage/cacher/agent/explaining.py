@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prestage.cacher.agent.history import Entry
+import datetime
+
+from prestage.cacher.agent.decisions import Entry
 from prestage.cacher.agent.messages import Explained, StageView
 from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import NotFound
@@ -12,9 +14,15 @@ from prestage.cacher.store.store import Store
 
 
 def explain(
-    store: Store, artifact: ArtifactId | None, ref: str | None, stage: StageView | None, history: list[Entry]
+    store: Store,
+    artifact: ArtifactId | None,
+    ref: str | None,
+    stage: StageView | None,
+    history: list[Entry],
+    *,
+    planned: str | None = None,
 ) -> Explained:
-    """Reads the store; blocks."""
+    """Reads the store; blocks. `planned`: what the cluster's plan says of it."""
     state, why = "absent", list[str]()
     if artifact is not None:
         try:
@@ -29,7 +37,12 @@ def explain(
         why.append(_going(stage))
     elif stage is not None and stage.problem is not None:
         why.append(f"staging it failed: {stage.problem.message}")
-    why += [_told(entry) for entry in history[-1:] if entry["event"] == "evicted" and state == "absent"]
+    if state == "absent":
+        why += _once(history)
+    elif state == "staged":
+        why += [_staged(entry) for entry in history[::-1] if entry["event"] == "staged"][:1]
+    if planned is not None:
+        why.append(planned)
     return Explained(artifact, ref, state, why, stage, history[-50:])
 
 
@@ -56,5 +69,25 @@ def _going(stage: StageView) -> str:
     return {"running": "it is being staged", "queued": "its stage waits for others"}.get(stage.state, "its stage is paused")
 
 
-def _told(entry: Entry) -> str:
-    return f"it was evicted {entry['why']}"
+def _once(history: list[Entry]) -> list[str]:
+    """It was here: since when, why not any more."""
+    gone = next((entry for entry in history[::-1] if entry["event"] == "evicted"), None)
+    if gone is None:
+        return []
+    came = [entry for entry in history if entry["event"] == "staged" and _at(entry) <= _at(gone)]
+    return [*map(_staged, came[-1:]), f"it was evicted at {_moment(gone)} {gone.get('why', '')}".rstrip()]
+
+
+def _staged(entry: Entry) -> str:
+    fetched, seconds = entry.get("fetched_bytes"), entry.get("seconds")
+    how = f": {shown(int(fetched))} fetched in {seconds} s" if isinstance(fetched, int) and isinstance(seconds, float) else ""
+    return f"it was staged at {_moment(entry)}{how}"
+
+
+def _at(entry: Entry) -> float:
+    at = entry["at"]
+    return float(at) if isinstance(at, int | float) else 0.0
+
+
+def _moment(entry: Entry) -> str:
+    return datetime.datetime.fromtimestamp(_at(entry), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -193,7 +193,7 @@ class Explained(msgspec.Struct):
     """Sentences: who holds it, what is being done about it, when it would go."""
     stage: StageView | None
     history: list[dict[str, str | int | float | None]]
-    """What the agent did about it since it started, oldest first."""
+    """What the agent did about it, oldest first; decisions over restarts too."""
 
 
 class SocketRequest(Request):

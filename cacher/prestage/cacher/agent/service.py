@@ -15,6 +15,7 @@ from typing import TypeVar
 from prestage.cacher.agent.bringing import Bringing
 from prestage.cacher.agent.callers import Caller, Role, check, role_of
 from prestage.cacher.agent.config import AgentConfig
+from prestage.cacher.agent.decisions import DecisionLog, Keeper
 from prestage.cacher.agent.explaining import explain
 from prestage.cacher.agent.feed import Feed
 from prestage.cacher.agent.healing import Healer
@@ -82,7 +83,9 @@ class Service:
         self._known: dict[tuple[str, tuple[str, ...], tuple[str, ...]], tuple[Resolved, float]] = {}
         """Refs that were resolved, and when their use was last written; dropped whole at every change of the store."""
         self._started_at = time.time()
-        self.history = History(Feed(loop))
+        decisions = DecisionLog(store.root)
+        self._keeper = Keeper(decisions)
+        self.history = History(Feed(loop), decisions.load(), self._keeper)
         self.tally = Tally()
         self.healer = Healer(store, stages, self.history, self.tally, self.blocking)
         self.is_ready = True
@@ -95,6 +98,8 @@ class Service:
         """Set by the composition root, as what follows."""
         self.on_change: Callable[[], None] = lambda: None
         """Told of every change of the store; on the loop."""
+        self.planned: Callable[[ArtifactId], str | None] = lambda artifact: None
+        """What somebody above says of it, as a sentence."""
         self.mounts = Mounts(store, self.history, self.blocking)
         stages.on_end = self._stage_ended
         store.room.on_evict = self._evicted
@@ -108,6 +113,7 @@ class Service:
         """Wait for the store's calls to end."""
         for threads in (self._long, self._threads):
             threads.shutdown(wait=True, cancel_futures=True)
+        self._keeper.close()
 
     async def blocking(self, call: Callable[[], _T]) -> _T:
         """Run a call of the store in the pool."""
@@ -225,8 +231,10 @@ class Service:
             artifact = stage.artifact
         ref = None if named.ref.startswith("sha256:") else named.ref
         view = stage_view(stage) if stage is not None else None
-        history = self.history.about(artifact, ref)
-        return await self.blocking(lambda: explain(self._store, artifact, ref, view, history))
+        once = artifact or (named.ref if ref is None else self.history.artifact_of(ref))
+        history = self.history.about(once, ref)
+        planned = self.planned(ArtifactId(once)) if once is not None else None
+        return await self.blocking(lambda: explain(self._store, artifact, ref, view, history, planned=planned))
 
     # -- staging
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prestage.cacher.digests import ArtifactId, BlobId, hex_of
 
-FOLDERS = ("blobs", "ingest", "manifests", "refs", "views", "trees", "mounts", "holds", "wishes", "quarantine")
+FOLDERS = ("blobs", "ingest", "manifests", "refs", "views", "trees", "mounts", "holds", "wishes", "quarantine", "decisions")
 ABOVE = "node"
 """What the node's agent keeps beside the store: theirs, and left alone."""
 LOCKS = ("owner", "gate", "successor")

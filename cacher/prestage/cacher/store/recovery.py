@@ -34,6 +34,7 @@ _KNOWN = {
     "mounts": HOLD,
     "trees": _HEX,
     "quarantine": QUARANTINED,
+    "decisions": re.compile("now|before"),
 }
 
 

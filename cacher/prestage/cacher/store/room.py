@@ -141,7 +141,7 @@ class Room:
             if usage.room >= size_bytes:
                 return
             going = to_evict(size_bytes, usage, self._candidates(staying), self._policy)
-            self._let_go(going, f"to make room for {shown(size_bytes)}")
+            self._let_go(going, f"to make room for {shown(size_bytes)} of {', '.join(sorted(staying))}")
             deadline = time.monotonic() + SETTLE_S
             while self._usage_with(in_place_bytes).room < size_bytes and time.monotonic() < deadline:
                 time.sleep(0.01)

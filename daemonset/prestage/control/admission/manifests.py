@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prestage.api.annotations import ENABLED_LABEL, PREFIX
+from prestage.api.policies import STARTUP_TAINT
 from prestage.control.admission import cel
 from prestage.kube.ports import Object
 
@@ -22,6 +23,8 @@ NAME: Final = "prestage"
 PODS_WEBHOOK: Final = "pods.prestage.dev"
 WORKLOADS_WEBHOOK: Final = "workloads.prestage.dev"
 TIMEOUT_S: Final = 2
+_SERVERS: Final = ["generation", "managedFields", "resourceVersion"]
+"""What the API server itself writes at each change."""
 _SELECTED: Final[Object] = {"matchLabels": {ENABLED_LABEL: "true"}}
 
 
@@ -103,22 +106,8 @@ def validating_policy() -> list[Object]:
 
 def node_policy(*, namespace: str, account: str) -> list[Object]:
     """An agent writes the status of its own node's NodeCache, and nothing else of ours: by the node-name claim of its token."""
-    user = f"system:serviceaccount:{namespace}:{account}"
-    claim = "request.userInfo.extra[?'authentication.kubernetes.io/node-name'].orValue([''])[0]"
     spec = {
-        "failurePolicy": "Fail",
-        "matchConstraints": {
-            "resourceRules": [
-                {
-                    "apiGroups": ["prestage.dev"],
-                    "apiVersions": ["*"],
-                    "operations": ["CREATE", "UPDATE", "DELETE"],
-                    "resources": ["nodecaches", "nodecaches/status"],
-                }
-            ]
-        },
-        "matchConditions": [_condition("an-agent", f"request.userInfo.username == {cel.text(user)}")],
-        "variables": [{"name": "node", "expression": claim}],
+        **_agents(namespace, account, "prestage.dev", ["nodecaches", "nodecaches/status"]),
         "validations": [
             {
                 "expression": "request.?subResource.orValue('') == 'status'",
@@ -132,6 +121,52 @@ def node_policy(*, namespace: str, account: str) -> list[Object]:
         ],
     }
     return _policy("nodecaches.prestage.dev", spec, {})
+
+
+def startup_policy(*, namespace: str, account: str) -> list[Object]:
+    """An agent takes the startup taint off its own Node, and changes nothing else of any Node."""
+    change = "request.operation != 'UPDATE' || "
+    left = f"oldObject.spec.?taints.orValue([]).filter(t, t.key != {cel.text(STARTUP_TAINT)})"
+    only = f"an agent takes {STARTUP_TAINT} off its Node and changes nothing else"
+    of_spec = f"{_alike('spec', ['taints'])} && (object.spec.?taints.orValue([]) == {left} || {_same('taints')})"
+    spec = {
+        **_agents(namespace, account, "", ["nodes", "nodes/status"]),
+        "validations": [
+            {"expression": "request.operation == 'UPDATE' && request.?subResource.orValue('') == ''", "message": only},
+            {
+                "expression": "variables.node != '' && request.name == variables.node",
+                "messageExpression": "'an agent changes its own Node only: its token is of node ' + "
+                "(variables.node == '' ? '(none)' : variables.node)",
+            },
+            {"expression": f"{change}({of_spec})", "message": only},
+            {"expression": f"{change}({_alike('metadata', _SERVERS)})", "message": only},
+        ],
+    }
+    return _policy("nodes.prestage.dev", spec, {})
+
+
+def _same(field: str) -> str:
+    return f"object.spec.?{field}.orValue([]) == oldObject.spec.?{field}.orValue([])"
+
+
+def _alike(part: str, but: list[str]) -> str:
+    """Before and after, `but` for these fields: also of fields that a later Kubernetes adds."""
+    new, old, named = f"dyn(object.{part})", f"dyn(oldObject.{part})", cel.names(but)
+    kept = f"{new}.all(k, k in {named} || (k in {old} && {new}[k] == {old}[k]))"
+    return f"{kept} && {old}.all(k, k in {named} || k in {new})"
+
+
+def _agents(namespace: str, account: str, group: str, resources: list[str]) -> dict[str, object]:
+    """What agents write of `resources`; `variables.node`: the node of the token, empty where it says none."""
+    user = f"system:serviceaccount:{namespace}:{account}"
+    claim = "request.userInfo.extra[?'authentication.kubernetes.io/node-name'].orValue([''])[0]"
+    rule = {"apiGroups": [group], "apiVersions": ["*"], "operations": ["CREATE", "UPDATE", "DELETE"], "resources": resources}
+    return {
+        "failurePolicy": "Fail",
+        "matchConstraints": {"resourceRules": [rule]},
+        "matchConditions": [_condition("an-agent", f"request.userInfo.username == {cel.text(user)}")],
+        "variables": [{"name": "node", "expression": claim}],
+    }
 
 
 def artifact_policy(*, namespace: str, account: str) -> list[Object]:
@@ -178,6 +213,7 @@ def manifests(
         validating_webhook(client),
         *validating_policy(),
         *node_policy(namespace=client.namespace, account=node_account),
+        *startup_policy(namespace=client.namespace, account=node_account),
         *artifact_policy(namespace=client.namespace, account=broker_account),
         *(mutating_policy(mutating) if mutating else ()),
     ]

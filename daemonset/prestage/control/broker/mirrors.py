@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from prestage.api.policies import Origin, StorePool
+from prestage.api.selecting import selects
 from prestage.cacher.manifest import Manifest
 from prestage.control.broker.view import View
-from prestage.control.broker.walls import selects
 from prestage.kube.errors import Missing
 from prestage.kube.ports import Api, metadata_of
 from prestage.kube.resources import NODES

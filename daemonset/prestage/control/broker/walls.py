@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from prestage.api.policies import CachePolicy, Origin, OriginType
-from prestage.api.values import LabelSelector, SelectorOperator, SelectorTerm
+from prestage.api.selecting import selects
 from prestage.cacher.refs import FileRef, HfRef, HttpRef, NamedRef, S3Ref
 from prestage.control.broker.refusals import No, denied, misconfigured
 
@@ -152,21 +152,3 @@ def matches(pattern: str, text: str) -> bool:
             return False
         at = found + len(piece)
     return len(text) - at >= len(last) and text.endswith(last)
-
-
-def selects(selector: LabelSelector, labels: Mapping[str, str]) -> bool:
-    """Kubernetes' own rule: all terms hold; an empty selector selects everything."""
-    equal = all(labels.get(key) == value for key, value in (selector.match_labels or {}).items())
-    return equal and all(_holds(term, labels) for term in selector.match_expressions or ())
-
-
-def _holds(term: SelectorTerm, labels: Mapping[str, str]) -> bool:
-    match term.operator:
-        case SelectorOperator.IN:
-            return labels.get(term.key) in (term.values or ()) and term.key in labels
-        case SelectorOperator.NOT_IN:
-            return labels.get(term.key) not in (term.values or ())
-        case SelectorOperator.EXISTS:
-            return term.key in labels
-        case SelectorOperator.DOES_NOT_EXIST:
-            return term.key not in labels

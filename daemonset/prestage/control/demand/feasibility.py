@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from prestage.api.policies import STARTUP_TAINT
 from prestage.control.demand.amounts import accelerators, amounts_of, requests_of
 from prestage.kube.ports import Object, metadata_of, name_of, uid_of
 
@@ -171,10 +172,11 @@ def needs_of(pod: Object) -> Needs:
 
 
 def site_of(node: Object, taken: Iterable[Mapping[str, int]] = ()) -> Site:
-    """`taken`: the requests of each pod that is bound to it and has not ended (`takes_room`)."""
+    """`taken`: the requests of each pod that is bound to it and has not ended (`takes_room`). Our startup taint keeps nobody
+    away: it goes once the node is filled, and what it is filled with is what may run there then."""
     spec, status = _mapping(node.get("spec")), _mapping(node.get("status"))
     labels = {str(key): str(value) for key, value in _mapping(metadata_of(node).get("labels")).items()}
-    taints = {_taint(one) for one in _list(spec.get("taints"))}
+    taints = {taint for one in _list(spec.get("taints")) if (taint := _taint(one)).key != STARTUP_TAINT}
     if spec.get("unschedulable") is True:
         taints.add(Taint(_UNSCHEDULABLE, "", "NoSchedule"))
     matter = sorted((one for one in taints if one.effect in ("NoSchedule", "NoExecute")), key=lambda one: (one.key, one.effect))

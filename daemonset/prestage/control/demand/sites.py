@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from prestage.api.selecting import selects
 from prestage.api.values import LabelSelector
 from prestage.control.demand.feasibility import Needs, Site, Where, site_of
 from prestage.control.demand.image_lines import ARCHITECTURE
 from prestage.control.demand.leaving import is_away
 from prestage.control.demand.pods import PodFacts
-from prestage.control.demand.walls import selects
 from prestage.kube.ports import Object, name_of, uid_of, version_of
 
 _Shape = tuple[tuple[str, int], ...]

@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from prestage.api.policies import CachePolicy
+from prestage.api.selecting import selects
 from prestage.api.texts import quantity_bytes
-from prestage.api.values import LabelSelector
-from prestage.control.demand.feasibility import Expression
 from prestage.planner.demands import Wall
-
-
-def selects(selector: LabelSelector, labels: Mapping[str, str]) -> bool:
-    """All terms hold; an empty selector selects everything."""
-    if any(labels.get(key) != value for key, value in (selector.match_labels or {}).items()):
-        return False
-    terms = selector.match_expressions or ()
-    return all(Expression(one.key, str(one.operator), tuple(one.values or ())).holds(labels) for one in terms)
 
 
 def wall_of(labels: Mapping[str, str], policies: Iterable[CachePolicy]) -> Wall:

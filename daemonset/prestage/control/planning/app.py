@@ -30,6 +30,7 @@ from prestage.control.demand.world import World
 from prestage.control.health import health
 from prestage.control.planning import forgetting
 from prestage.control.planning.board import Board
+from prestage.control.planning.decision_log import recording
 from prestage.control.planning.forgetting import Forgetting
 from prestage.control.planning.loop import Planning
 from prestage.control.planning.metrics import Meters, Tally
@@ -53,7 +54,7 @@ _STUCK_S: Final = 300.0
 _GRACE_S: Final = 3.0
 
 
-SERVICES: tuple[Service, ...] = (steering,)
+SERVICES: tuple[Service, ...] = (steering, recording)
 """More that runs under the same leadership: one line each."""
 
 

@@ -28,6 +28,8 @@ RULES: Final = (
     Rule("prestage.dev", "storepools/status", ("patch",), namespaced=False),
     Rule("prestage.dev", "nodecaches", (*READ, "create", "patch", "delete"), namespaced=False),
     Rule("events.k8s.io", "events", ("create", "patch"), namespaced=False),
+    Rule("", "configmaps", ("create",), namespaced=True),
+    Rule("", "configmaps", ("get", "update"), namespaced=True, names=("prestage-decisions",)),
     Rule("coordination.k8s.io", "leases", ("create",), namespaced=True),
     Rule("coordination.k8s.io", "leases", ("get", "update"), namespaced=True, names=("prestage-planner",)),
 )

@@ -12,12 +12,12 @@ from prestage.api.conditions import find
 from prestage.api.nodes import EntryType, NodeCache, NodeCacheSpec, NodeCacheStatus, PlannedArtifact
 from prestage.api.policies import StorePool
 from prestage.api.reading import Invalid, read
+from prestage.api.selecting import selects
 from prestage.api.texts import duration_s, quantity_bytes
 from prestage.api.values import ConditionStatus
 from prestage.calendar.windows import again
 from prestage.control.demand.feasibility import site_of
 from prestage.control.demand.leaving import is_away, is_leaving
-from prestage.control.demand.walls import selects
 from prestage.kube.ports import Object, metadata_of, name_of, uid_of, version_of
 from prestage.planner.nodes import Held, NodeState, RateWindow
 from prestage.planner.plans import Assignment, NodePlan, Source

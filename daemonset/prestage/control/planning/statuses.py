@@ -18,12 +18,12 @@ from prestage.api.conditions import summed, with_condition
 from prestage.api.models import ResolvedArtifact, StagedModel, StagedModelStatus
 from prestage.api.nodes import Action, ErrorClass, State
 from prestage.api.policies import CachePolicy, CachePolicyStatus, StorePool, StorePoolStatus
+from prestage.api.selecting import selects
 from prestage.api.texts import duration_s
 from prestage.api.values import Condition, ConditionStatus, NodeCounts
 from prestage.calendar.windows import again
 from prestage.control.demand.records import Known
 from prestage.control.demand.resolving import Failure
-from prestage.control.demand.walls import selects
 from prestage.control.planning.access import authorized
 from prestage.planner.nodes import NodeState
 from prestage.planner.plans import Plan
