@@ -109,8 +109,9 @@ soak: setup ## the agent under four clients and faults for two hours (SOAK_S=600
 bench-control: setup ## the control plane with 500 fake nodes and 2,000 pods (root; ARGS="--nodes 50 --pods 200"); prints the table of `prestage bench control`
 	PYTHONPATH=cacher:daemonset:bench:loader-lib:tests $(BIN)/python -m cluster.fleet $(ARGS)
 
-rare-days: setup ## faults on an installed chart that take minutes: the kubelet's two minutes, a full disk, a reboot with an empty one, a Node deleted (root)
-	PRESTAGE_API_AWAY_S=60 $(PYTEST) -s tests/cluster/story/rare_days.py tests/cluster/story/test_rough_days.py
+RARE := $(addprefix tests/cluster/story/,rare_days.py revoked.py replicas.py test_rough_days.py)
+rare-days: setup ## faults on an installed chart that take minutes: a full disk, a reboot with an empty one, a Node deleted, access that ends, a leader killed (root)
+	PRESTAGE_API_AWAY_S=60 $(PYTEST) -s $(RARE) $(ARGS)
 
 frameworks: setup torch ## unmodified transformers in a pod on a real kubelet, by the Hugging Face layout, as uid 1000 (root)
 	$(PYTEST) -s tests/cluster/story/frameworks.py

@@ -68,7 +68,7 @@ class Node:
             run(*self.enter("ip", "route", "add", other.pods, "via", other.ip))
         assert outer.stdin is not None
         outer.stdin.write(b"\n")
-        outer.stdin.flush()
+        outer.stdin.close()
         log = self.folder / "containerd.log"
         processes.wait_for(lambda: "serving..." in log.read_text(), what="containerd serving")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
+import signal
 import struct
 import time
 import urllib.request
@@ -99,6 +101,32 @@ class Story:
     def trees(self) -> list[str]:
         """What pods hold mounted, by the store's own folders."""
         return run(*self.node.enter("/bin/ls", f"{ROOT}/mounts")).split()
+
+    def events(self, pod: str, namespace: str = "demo") -> list[tuple[str, str]]:
+        """Reason and message of each that is about a pod, oldest first."""
+        about = f"--field-selector=involvedObject.kind=Pod,involvedObject.name={pod}"
+        said = json.loads(self.cluster.kubectl("get", "events", "-n", namespace, about, "-o", "json"))
+        items = sorted(said["items"], key=lambda one: one["metadata"]["creationTimestamp"])
+        return [(one["reason"], one["message"]) for one in items]
+
+    def parts(self, component: str) -> list[dict[str, Any]]:
+        """Pods of ours that are not about to end, by name."""
+        about = f"app.kubernetes.io/component={component}"
+        said = json.loads(self.cluster.kubectl("get", "pods", "-n", "prestage", "-l", about, "-o", "json"))
+        staying = (pod for pod in said["items"] if "deletionTimestamp" not in pod["metadata"])
+        return sorted(staying, key=lambda pod: str(pod["metadata"]["name"]))
+
+    def processes(self, pod: dict[str, Any]) -> dict[str, int]:
+        """The first one of each container of a pod, as the node numbers them."""
+        table = run(*self.node.enter(shutil.which("ctr") or "ctr", "-n", "k8s.io", "tasks", "ls"))
+        pids = dict(line.split()[:2] for line in table.splitlines()[1:])
+        ids = {one["name"]: one["containerID"].removeprefix("containerd://") for one in pod["status"]["containerStatuses"]}
+        return {name: int(pids[one]) for name, one in ids.items()}
+
+    def killed(self, pod: dict[str, Any]) -> None:
+        """kill -9 of each: the kubelet starts them again."""
+        for pid in self.processes(pod).values():
+            run(*self.node.enter("/bin/kill", f"-{signal.SIGKILL.value}", str(pid)))
 
     def states(self) -> list[str]:
         """Of each artifact in the node's status: state and class of an error."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 from story import Story, deployment
@@ -50,15 +49,8 @@ def test_a_warm_pod_starts_while_broker_planner_and_origin_are_away(steady: Stor
 def test_what_dies_on_a_node_comes_back_and_running_pods_do_not_notice(steady: Story) -> None:
     kubectl, [node] = steady.cluster.kubectl, steady.cluster.nodes
     before = {pod["metadata"]["name"] for pod in steady.pods("steady")}
-    ours = json.loads(kubectl("get", "pods", "-n", "prestage", "-l", "app.kubernetes.io/component=node", "-o", "json"))
-    [pod] = ours["items"]
-    ids = [one["containerID"].removeprefix("containerd://") for one in pod["status"]["containerStatuses"]]
-    tasks = dict(
-        line.split()[:2]
-        for line in run(*node.enter(shutil.which("ctr") or "ctr", "-n", "k8s.io", "tasks", "ls")).splitlines()[1:]
-    )
-    for one in ids:
-        run(*node.enter("/bin/kill", "-9", tasks[one]))
+    [pod] = steady.parts("node")
+    steady.killed(pod)
     node.kill("kubelet")
     assert [steady.answer(pod)["sums"] for pod in steady.pods("steady")] == [steady.sums] * len(before)
     kubectl("scale", "deployment/steady", "-n", "demo", f"--replicas={len(before) + 1}")

@@ -177,3 +177,16 @@ def test_a_fault_of_ours_lets_the_pod_through_and_is_counted() -> None:
         assert 'prestage_admission_answers_total{answer="passed",path="validate"} 1.0' in text
 
     asyncio.run(asyncio.wait_for(test(), 20))
+
+
+def test_one_that_ends_answers_and_closes_the_connection() -> None:
+    async def closes(*, leaving: bool) -> bool:
+        webhook = Webhook(Judge(around()), AdmissionMetrics(), lambda: leaving)
+        async with TestClient(TestServer(webhook.app)) as client, client.post("/mutate", data=question(pod())) as answer:
+            assert response(await answer.read())["allowed"] is True
+            return answer.headers.get("Connection") == "close"
+
+    async def both() -> tuple[bool, bool]:
+        return await closes(leaving=False), await closes(leaving=True)
+
+    assert asyncio.run(asyncio.wait_for(both(), 20)) == (False, True)

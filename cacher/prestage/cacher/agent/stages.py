@@ -40,6 +40,8 @@ from prestage.cacher.transfer.ports import Cancelled
 _T = TypeVar("_T")
 RETRY_BASE_S = 5.0
 RETRY_CAP_S = 300.0
+ROOM_CAP_S = 15.0
+"""The same where a pod waits for room: nobody tells when others make some, and a look costs little."""
 ORPHAN_S = 60.0
 """After a restart, who waited for a stage that is not kept has so long to ask again."""
 REMEMBERED = 100
@@ -347,8 +349,9 @@ class Stages:
     async def _wait_for_another_try(self, stage: Stage, why: PrestageError) -> None:
         stage.state = State.WAITING
         stage.outcome = why
-        delay_s = self._rng.uniform(0.5, 1.0) * min(RETRY_CAP_S, RETRY_BASE_S * 2.0 ** min(stage.tries - 1, 10))
-        stage.feed.publish({"event": "trouble", "message": f"{why}; again in {delay_s:.0f} s"})
+        cap_s = ROOM_CAP_S if isinstance(why, Full) and stage.wish.priority is Priority.WAITING_POD else RETRY_CAP_S
+        delay_s = self._rng.uniform(0.5, 1.0) * min(cap_s, RETRY_BASE_S * 2.0 ** min(stage.tries - 1, 10))
+        stage.feed.publish({"event": "trouble", "kind": why.kind, "message": f"{why}; again in {delay_s:.0f} s"})
         log(
             "stage_waits",
             fields={"ref": stage.wish.ref.name, "kind": why.kind, "message": why.message, "retry_in_s": round(delay_s, 1)},

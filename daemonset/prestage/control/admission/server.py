@@ -18,10 +18,10 @@ _BODY_BYTES_MAX = 8 * 2**20
 
 
 class Webhook:
-    """`app` serves it. Holds nothing of a request."""
+    """`app` serves it. Holds nothing of a request. `is_leaving`: each answer is the last one of its connection."""
 
-    def __init__(self, judge: Judge, metrics: AdmissionMetrics) -> None:
-        self._judge, self._metrics = judge, metrics
+    def __init__(self, judge: Judge, metrics: AdmissionMetrics, is_leaving: Callable[[], bool] = lambda: False) -> None:
+        self._judge, self._metrics, self._is_leaving = judge, metrics, is_leaving
         self.app = web.Application(client_max_size=_BODY_BYTES_MAX)
         self.app.router.add_post("/mutate", self._mutate)
         self.app.router.add_post("/validate", self._validate)
@@ -45,4 +45,7 @@ class Webhook:
             _log.exception("review_failed", extra={"fields": {"namespace": question.namespace, "kind": question.kind}})
             answer = Answer(passed(question.uid), "failed")
         self._metrics.answered(path, answer.kind, time.perf_counter() - began_s, answer.verdict)
-        return web.Response(body=answer.body, content_type="application/json")
+        response = web.Response(body=answer.body, content_type="application/json")
+        if self._is_leaving():
+            response.force_close()
+        return response

@@ -15,12 +15,14 @@ class Progress:
     bytes_per_s: float = 0.0
     source: str = ""
     trouble: str = ""
+    trouble_kind: str = ""
+    """Of PrestageError, where it is known."""
 
     def take(self, event: dict[str, object]) -> None:
         """One event of a stage."""
         kind = event.get("event")
         if kind == "progress":
-            self.step, self.trouble = "Staging", ""
+            self.step, self.trouble, self.trouble_kind = "Staging", "", ""
             self.bytes_done, self.bytes_total = _number(event, "bytes"), _number(event, "total")
             self.bytes_per_s, self.source = _number(event, "bytes_per_s"), str(event.get("source") or "")
         elif kind == "resolved":
@@ -30,7 +32,7 @@ class Progress:
         elif kind == "paused":
             self.step = "Paused"
         elif kind in ("trouble", "error"):
-            self.trouble = str(event.get("message"))
+            self.trouble, self.trouble_kind = str(event.get("message")), str(event.get("kind") or "")
 
     def __str__(self) -> str:
         if self.trouble:

@@ -149,7 +149,7 @@ class Publisher:
             try:
                 return await self._agent.compose(request)
             except (NotFound, Corrupt):
-                await self._staged(granted, ends_s)
+                await self._staged(str(target), granted, ends_s)
             except (Unavailable, Busy):
                 if loop.time() + AGAIN_S >= ends_s:
                     raise
@@ -157,13 +157,13 @@ class Publisher:
             if loop.time() >= ends_s:
                 raise Unavailable("it was staged, and is gone again", hint="the kubelet asks again")
 
-    async def _staged(self, granted: list[GrantedMount], ends_s: float) -> None:
+    async def _staged(self, target: str, granted: list[GrantedMount], ends_s: float) -> None:
         """Wait for all of them."""
         loop = asyncio.get_running_loop()
         with ExitStack() as stack:
             wanted = {one.alias: stack.enter_context(self._stagings.following(one.artifact)) for one in granted}
             for staging in wanted.values():
-                if not await ended(staging, max(0.0, ends_s - loop.time())):
+                if not await ended(staging, max(0.0, ends_s - loop.time()), who=target):
                     raise Unavailable(_said(wanted))
 
     async def unpublish(self, target: Path) -> None:

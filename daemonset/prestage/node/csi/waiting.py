@@ -17,6 +17,8 @@ from prestage.node.csi.progress import Progress
 LINGER_S = 150.0
 """Longer than the kubelet's longest back-off (2 min 2 s)."""
 AGAIN_S = 1.0
+FULL_S = 10.0
+"""An evict may make room: whoever waits longer for some is told, and waits on at his next call."""
 
 
 class Agent(Protocol):
@@ -34,7 +36,14 @@ class Staging:
     artifact: str
     progress: Progress = field(default_factory=Progress)
     waiting: int = 0
+    told: set[str] = field(default_factory=set)
+    """Who knows that there is no room."""
     task: asyncio.Task[None] | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """The last that was heard: it does not fit."""
+        return self.progress.trouble_kind == Full.kind
 
 
 class Stagings:
@@ -72,7 +81,7 @@ class Stagings:
                         staging.progress.take(event)
                 return
             except (Unavailable, Busy, Full, NotFound) as exc:
-                staging.progress.trouble = exc.message
+                staging.progress.trouble, staging.progress.trouble_kind = exc.message, exc.kind
             await asyncio.sleep(AGAIN_S)
 
     async def close(self) -> None:
@@ -84,15 +93,24 @@ class Stagings:
         self._all.clear()
 
 
-async def ended(staging: Staging, timeout_s: float) -> bool:
+async def ended(staging: Staging, timeout_s: float, *, who: str) -> bool:
     """True: it is whole. False: it takes longer.
 
     Raises:
+        Full: there is no room; told `who` soon the first time, later when the time is up, for it may come.
         PrestageError: it will not become so by waiting.
     """
     assert staging.task is not None
-    done, _ = await asyncio.wait({staging.task}, timeout=timeout_s)
-    if not done:
+    loop = asyncio.get_running_loop()
+    ends_s = loop.time() + timeout_s
+    while not staging.task.done() and loop.time() < ends_s:
+        await asyncio.wait({staging.task}, timeout=min(FULL_S, ends_s - loop.time()))
+        if staging.is_full and who not in staging.told:
+            break
+    if not staging.task.done():
+        if staging.is_full:
+            staging.told.add(who)
+            raise Full(staging.progress.trouble)
         return False
     if staging.task.cancelled():
         raise Unavailable("the stage was ended", hint="the kubelet asks again")
