@@ -47,10 +47,14 @@ class Fleet:
 
     def bench(self, *words: str | float) -> Result:
         """`prestage bench control` on it."""
+        return CliRunner().invoke(bench, self.argv(*words), catch_exceptions=False)
+
+    def argv(self, *words: str | float) -> list[str]:
+        """Of `prestage bench`."""
         argv = ["control", "-n", TEAM, "--refs", REFS, "--kubeconfig", str(self.cluster.api.kubeconfig), *map(str, words)]
         for part, url in self.metrics.items():
             argv += ["--part", f"{part}={url}"]
-        return CliRunner().invoke(bench, argv, catch_exceptions=False)
+        return argv
 
 
 @contextmanager
@@ -153,9 +157,7 @@ def main(words: Sequence[str]) -> None:
     """The figures of docs/planning.md and docs/gates.md; flags are the bench's. `FLEET_LOGS=DIR`: logs, and who wrote what."""
     kept = os.environ.get("FLEET_LOGS")
     with tempfile.TemporaryDirectory(prefix="fleet-") as folder, fleet(Path(folder), 600, audited=bool(kept)) as running:
-        result = running.bench(*words)
-        print(result.stderr, file=sys.stderr)
-        print(result.stdout)
+        bench.main(running.argv(*words), standalone_mode=False)
         if kept:
             for (user, verb, kind), count in sorted(written(Path(folder, "audit.log")).items()):
                 print(f"{count:7} {user} {verb} {kind}")

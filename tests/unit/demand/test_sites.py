@@ -98,6 +98,10 @@ def test_a_manifest_and_a_heartbeat_are_not_kept_and_no_news() -> None:
     later = {"metadata": head("n", None), "spec": {"plan": "2"}, "status": {"heartbeatAt": "y", "used": 2, "budget": 5}}
     matter = trimming.matter_of_node_cache
     assert matter(trimming.trimmed_node_cache(cache)) == matter(trimming.trimmed_node_cache(later))
+    stage = {"digest": "d", "state": "Staging", "step": "Download", "fetched": "1Gi"}
+    further, other = {**stage, "step": "Verify", "fetched": "2Gi"}, {**stage, "state": "Warm"}
+    said = [matter({**cache, "status": {"artifacts": [one]}}) for one in (stage, further, other)]
+    assert said[0] == said[1] != said[2], "how far a stage is changes no plan"
     fuller = {**later, "status": {"budget": 6}}
     assert matter(trimming.trimmed_node_cache(cache)) != matter(trimming.trimmed_node_cache(fuller))
 

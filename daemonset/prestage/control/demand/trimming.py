@@ -18,6 +18,7 @@ REVISION: Final = "deployment.kubernetes.io/revision"
 """Of a ReplicaSet: the highest is the newest."""
 KEDA_PAUSED: Final = ("autoscaling.keda.sh/paused", "autoscaling.keda.sh/paused-replicas")
 _METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "labels")
+_PROGRESS: Final = ("fetched", "step")
 _POD_SPEC = (
     "nodeName",
     "nodeSelector",
@@ -141,11 +142,11 @@ def trimmed_node_cache(seen: Object) -> Object:
 
 
 def matter_of_node_cache(seen: Object) -> object:
-    """What the agent says; what we wrote is no news."""
-    status = {
-        name: value for name, value in _mapping(seen.get("status")).items() if name not in ("observedPlan", "used", "reserved")
-    }
-    return metadata_of(seen).get("uid"), status
+    """What the agent says, but for how far a stage is; what we wrote is no news."""
+    said = _mapping(seen.get("status"))
+    status = {name: value for name, value in said.items() if name not in ("observedPlan", "used", "reserved", "artifacts")}
+    held = [{name: value for name, value in one.items() if name not in _PROGRESS} for one in _list(said.get("artifacts"))]
+    return metadata_of(seen).get("uid"), status, held
 
 
 def matter_of_named(seen: Object) -> object:
