@@ -10,6 +10,7 @@ import asyncio
 import random
 import ssl
 import urllib.parse
+import urllib.request
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -309,9 +310,19 @@ def _rest_of(configuration: object) -> _Rest:
         def _create_pool_manager(self) -> aiohttp.ClientSession:
             session = super()._create_pool_manager()
             session._retry_connection = False  # aiohttp sends a PUT or DELETE again behind our back
+            if not goes_by_proxy(cast(_Configuration, configuration).host):
+                session._trust_env = False  # it looks for a proxy and a .netrc at each request, in threads
             return session
 
     return cast(_Rest, Rest(configuration))
+
+
+def goes_by_proxy(url: str) -> bool:
+    """Whether the environment names a proxy for it."""
+    parts = urllib.parse.urlsplit(url)
+    proxies = urllib.request.getproxies_environment()
+    named = parts.scheme in proxies or "all" in proxies
+    return named and not urllib.request.proxy_bypass_environment(parts.hostname or "", proxies)  # type: ignore[attr-defined]  # typeshed lacks it
 
 
 def _about(resource: Resource, subresource: str | None) -> str:

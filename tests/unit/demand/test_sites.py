@@ -99,6 +99,10 @@ def test_a_manifest_and_a_heartbeat_are_not_kept_and_no_news() -> None:
     later = {"metadata": head("n", None), "spec": {"plan": "2"}, "status": {"heartbeatAt": "y", "used": 2, "budget": 5}}
     matter = trimming.matter_of_node_cache
     assert matter(trimming.trimmed_node_cache(cache)) == matter(trimming.trimmed_node_cache(later))
+    stage = {"digest": "d", "state": "Staging", "step": "Download", "fetched": "1Gi"}
+    further, other = {**stage, "step": "Verify", "fetched": "2Gi"}, {**stage, "state": "Warm"}
+    said = [matter({**cache, "status": {"artifacts": [one]}}) for one in (stage, further, other)]
+    assert said[0] == said[1] != said[2], "how far a stage is changes no plan"
     fuller = {**later, "status": {"budget": 6}}
     assert matter(trimming.trimmed_node_cache(cache)) != matter(trimming.trimmed_node_cache(fuller))
 
@@ -108,6 +112,32 @@ def test_a_pods_conditions_are_kept_and_no_news() -> None:
     loud = trimming.trimmed_pod({**pod(), "status": {"phase": "Pending", "conditions": [{"type": "Ready"}]}})
     assert loud["status"] == {"phase": "Pending", "conditions": [{"type": "Ready"}]}
     assert trimming.matter_of_pod(calm) == trimming.matter_of_pod(loud)
+
+
+def test_what_we_take_off_a_pod_and_make_it_prefer_is_no_news_and_what_others_do_is() -> None:
+    def of(gates: list[str], affinity: Object, **more: object) -> object:
+        spec = {"schedulingGates": [{"name": name} for name in gates], "affinity": {"nodeAffinity": affinity}, **more}
+        return trimming.matter_of_pod({"metadata": {**head("p"), "generation": len(gates)}, "spec": spec})
+
+    preferred = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100}]}
+    required: Object = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}
+    gated = of(["prestage.dev/warm"], {})
+    assert gated == of([], preferred)
+    assert gated != of(["prestage.dev/warm", "kueue.x-k8s.io/admission"], {})
+    assert gated != of(["prestage.dev/warm"], required)
+    assert gated != of([], preferred, nodeName="n1")
+
+
+def test_a_workload_is_news_where_its_status_comes_to_be_about_it_or_ceases_to() -> None:
+    def of(generation: int, observed: int | None, **more: object) -> object:
+        status = {} if observed is None else {"observedGeneration": observed}
+        return trimming.matter_of_workload(
+            {"metadata": {**head("w"), "generation": generation}, "spec": {}, "status": status | more}
+        )
+
+    assert of(1, None) == of(1, 1)
+    assert of(2, 1) != of(2, 2)
+    assert of(1, 1) != of(1, 1, updateRevision="b")
 
 
 def test_a_replica_set_without_replicas_keeps_of_its_template_only_what_names_models() -> None:

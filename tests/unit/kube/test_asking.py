@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from prestage.cacher.errors import PrestageError
-from prestage.kube.client import KubeApi
+from prestage.kube.client import KubeApi, goes_by_proxy
 from prestage.kube.errors import Conflict, Gone, Invalid, Missing, TooMany, Unreachable
 from prestage.kube.ports import EVERYTHING, Api, Object, PatchType, ResourceVersion, WatchEvent
 from prestage.kube.resources import CONFIG_MAPS
@@ -158,3 +158,23 @@ def test_a_stream_that_is_cut_or_garbled_ends_the_watch_with_what_came_before(tm
             assert "allowWatchBookmarks=true" in script.asked[0][1]
 
         asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({"https_proxy": "http://proxy:3128"}, True),
+        ({"https_proxy": "http://proxy:3128", "no_proxy": "10.0.0.1,.svc"}, False),
+        ({"http_proxy": "http://proxy:3128"}, False),
+    ],
+)
+def test_a_proxy_is_looked_for_only_where_the_environment_names_one(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: bool
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert goes_by_proxy("https://10.0.0.1:443") is expected

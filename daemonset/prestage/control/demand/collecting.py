@@ -31,7 +31,7 @@ from prestage.control.demand.pods import PodFacts, facts_of
 from prestage.control.demand.records import Known, Line, Question, recorded
 from prestage.control.demand.schedules import model_line
 from prestage.control.demand.sites import Sites
-from prestage.control.templates import controller_of, template_of
+from prestage.control.templates import Templates, controller_of, template_of
 from prestage.kube.events import Subject
 from prestage.kube.mirror import Mirror
 from prestage.kube.ports import Object, Resource, metadata_of, name_of, namespace_of, uid_of, version_of
@@ -99,6 +99,7 @@ class Collector:
     def __init__(self) -> None:
         self.sites = Sites()
         self._declaring = Declaring(self.sites)
+        self._owners = Templates()
         self._facts: dict[str, tuple[str, PodFacts | None]] = {}
         self._templates: dict[str, tuple[str, PodFacts | None]] = {}
 
@@ -115,7 +116,7 @@ class Collector:
         for pod, facts in pods:
             if not facts.models or facts.namespace not in enabled:
                 continue
-            template = template_of(pod, lambda namespace, name: sets.get(name, namespace))
+            template = self._owners.of(pod, lambda namespace, name: sets.get(name, namespace))
             if template is None:
                 continue
             if template.uid not in subjects:
@@ -176,6 +177,7 @@ class Collector:
             if entry[1] is not None:
                 yield pod, entry[1]
         self._facts = fresh
+        self._owners.forget(fresh)
 
     def _standing(self, mirrors: Mirrors, enabled: set[str]) -> Iterator[tuple[Template, PodFacts, Subject]]:
         """Templates that are to have pods, whether they have any now."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from prestage.api.annotations import DRIVER, is_ours
+from prestage.api.annotations import DRIVER, WARM_GATE, is_ours
 from prestage.kube.mirror import without_managed_fields
 from prestage.kube.ports import Object, metadata_of
 
@@ -18,6 +18,7 @@ REVISION: Final = "deployment.kubernetes.io/revision"
 """Of a ReplicaSet: the highest is the newest."""
 KEDA_PAUSED: Final = ("autoscaling.keda.sh/paused", "autoscaling.keda.sh/paused-replicas")
 _METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "labels")
+_PROGRESS: Final = ("fetched", "step")
 _POD_SPEC = (
     "nodeName",
     "nodeSelector",
@@ -42,8 +43,14 @@ def trimmed_pod(seen: Object) -> Object:
 
 
 def matter_of_pod(seen: Object) -> object:
-    """All but its conditions."""
-    return _metadata_matter(seen), seen.get("spec"), _mapping(seen.get("status")).get("phase")
+    """All but its conditions, our gate and what it would like best: we write all three."""
+    spec, metadata = _mapping(seen.get("spec")), metadata_of(seen)
+    head = {name: value for name, value in metadata.items() if name not in ("resourceVersion", "managedFields", "generation")}
+    affinity = _mapping(spec.get("affinity"))
+    required = _mapping(affinity.get("nodeAffinity")).get("requiredDuringSchedulingIgnoredDuringExecution")
+    gates = [one.get("name") for one in _list(spec.get("schedulingGates")) if one.get("name") != WARM_GATE]
+    rest = {name: value for name, value in spec.items() if name not in ("affinity", "schedulingGates")}
+    return head, rest, required, gates, _mapping(seen.get("status")).get("phase")
 
 
 def trimmed_node(seen: Object) -> Object:
@@ -123,8 +130,14 @@ def matter_of_priority_class(seen: Object) -> object:
 def matter_of_workload(seen: Object) -> object:
     """Its template and how many, its revisions, and whether they are those of this template."""
     status = _mapping(seen.get("status"))
-    revisions = [status.get(name) for name in ("currentRevision", "updateRevision", "observedGeneration")]
-    return _metadata_matter(seen), seen.get("spec"), revisions
+    observed = status.get("observedGeneration")
+    is_current = observed is None or observed == metadata_of(seen).get("generation")
+    return (
+        _metadata_matter(seen),
+        seen.get("spec"),
+        [status.get(name) for name in ("currentRevision", "updateRevision")],
+        is_current,
+    )
 
 
 def trimmed_artifact(seen: Object) -> Object:
@@ -145,11 +158,11 @@ def trimmed_node_cache(seen: Object) -> Object:
 
 
 def matter_of_node_cache(seen: Object) -> object:
-    """What the agent says; what we wrote is no news."""
-    status = {
-        name: value for name, value in _mapping(seen.get("status")).items() if name not in ("observedPlan", "used", "reserved")
-    }
-    return metadata_of(seen).get("uid"), status
+    """What the agent says, but for how far a stage is; what we wrote is no news."""
+    said = _mapping(seen.get("status"))
+    status = {name: value for name, value in said.items() if name not in ("observedPlan", "used", "reserved", "artifacts")}
+    held = [{name: value for name, value in one.items() if name not in _PROGRESS} for one in _list(said.get("artifacts"))]
+    return metadata_of(seen).get("uid"), status, held
 
 
 def matter_of_named(seen: Object) -> object:

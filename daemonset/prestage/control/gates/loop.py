@@ -25,6 +25,7 @@ from prestage.control.gates.decision import Decision, Reason, Verdict, decide, i
 from prestage.control.gates.looking import Look
 from prestage.control.gates.preference import with_preference
 from prestage.control.gates.situation import Surroundings, has_other_gates, surroundings
+from prestage.control.gates.touched import Touched
 from prestage.control.gates.world import World, age_s
 from prestage.control.patches import difference, expected
 from prestage.control.podspec import gates_of, is_gated, is_over, node_of, part
@@ -89,25 +90,27 @@ class Gates:
         touched = self.world.touched()
         touched.add(None)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._sweep(group))
+            group.create_task(self._sweep(touched, group))
             while True:
                 await touched.wait()
                 await asyncio.sleep(_PAUSE_S)
                 since_s, pods = touched.since_s, touched.take()
                 if self.world.whole:
-                    await self._look(pods, group, since_s)
+                    await self._look(pods, group, lambda pod, since_s=since_s: since_s)  # type: ignore[misc]  # bound at once
 
-    async def _sweep(self, group: asyncio.TaskGroup) -> None:
+    async def _sweep(self, touched: Touched, group: asyncio.TaskGroup) -> None:
+        """What it finds was read after the last one began, or just now: then it is only faster than who waits for more."""
         took_s, before_s = 0.0, time.monotonic()
         while True:
             await asyncio.sleep(max(_LOOK_S, _SHARE * took_s))
             began_s, began_cpu_s = time.monotonic(), time.thread_time()
             if self.world.whole:
-                await self._look(None, group, before_s)
+                cause = lambda pod, at_s=before_s: touched.since_s if touched.concerns(key_of(pod)) else at_s  # noqa: E731  bound at once
+                await self._look(None, group, cause)
             before_s, took_s = began_s, time.thread_time() - began_cpu_s
 
-    async def _look(self, keys: Set[Key] | None, group: asyncio.TaskGroup, since_s: float) -> None:
-        """`since_s`: when what it answers was read, at the earliest."""
+    async def _look(self, keys: Set[Key] | None, group: asyncio.TaskGroup, since_s: Callable[[Object], float]) -> None:
+        """`since_s`: when what is answered for a pod was read, at the earliest."""
         pods = self._oldest_first(keys)
         for first in range(0, len(pods), _IN_A_ROW):
             due = self._steps(pods[first : first + _IN_A_ROW])
@@ -186,11 +189,11 @@ class Gates:
         self._note(steps, None)
         await self._send(steps)
 
-    def _note(self, steps: Sequence[Step], since_s: float | None) -> None:
+    def _note(self, steps: Sequence[Step], since_s: Callable[[Object], float] | None) -> None:
         for step in steps:
             self._sending[uid_of(step.pod)] = step
             if since_s is not None and step.verdict.reason not in _BY_TIME:
-                self.reacted(time.monotonic() - since_s)
+                self.reacted(time.monotonic() - since_s(step.pod))
 
     async def _send(self, steps: Sequence[Step]) -> None:
         async def one(step: Step) -> None:

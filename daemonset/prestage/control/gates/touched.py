@@ -38,6 +38,10 @@ class Touched(News):
             return
         self.set()
 
+    def concerns(self, pod: Key) -> bool:
+        """It is among those that wait to be looked at."""
+        return self._all or pod in self._pods
+
     def take(self) -> Set[Key] | None:
         """What was added since the last time; None: all."""
         taken: Set[Key] | None = None if self._all else self._pods
