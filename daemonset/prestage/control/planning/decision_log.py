@@ -118,6 +118,7 @@ class Recording:
     _changes: Changes = field(default_factory=Changes)
     _there: Object | None = None
     _unsaved: int = 0
+    _is_first: bool = True
 
     async def run(self) -> None:
         """Never returns. A log that cannot be read or written holds up no plan."""
@@ -136,7 +137,20 @@ class Recording:
         """Write down what is new."""
         demands = posted.collected.demands
         for one in self._changes.look(demands, posted.nodes, posted.plan, self.now(), _teller(posted)):
-            self.add(one)
+            if not (self._is_first and self._is_said(one)):
+                self.add(one)
+        self._is_first = False
+
+    def _is_said(self, late: Decision) -> bool:
+        """Whether the planner before us wrote it down, and nothing befell the artifact since."""
+        if late.what is not Decided.LATE:
+            return False
+        for one in reversed(list(self.decisions)):
+            if one.artifact == late.artifact and one.what in (Decided.WARM, Decided.GONE):
+                return False
+            if (one.what, one.artifact, one.namespace, one.by) == (late.what, late.artifact, late.namespace, late.by):
+                return one.because == late.because
+        return False
 
     def add(self, decision: Decision) -> None:
         """It is written in a moment."""
