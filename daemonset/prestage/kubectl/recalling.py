@@ -196,9 +196,9 @@ def _back(recall: Recall, artifact: str, node: str, cache: NodeCache | None) -> 
     planned = [one for one in (cache.spec.artifacts if cache is not None else None) or () if one.digest == artifact]
     if planned and planned[0].action is Action.STAGE:
         return "it is being staged there again"
-    ahead = [one for one in recall.about(artifact, node) if one.what is Decided.PLANNED and (one.begins or 0.0) > recall.now]
-    if ahead:
-        one = ahead[-1]
+    said = [one for one in recall.about(artifact, node) if one.what in (Decided.PLANNED, Decided.STAGE, Decided.RELEASE)]
+    if said and said[-1].what is Decided.PLANNED and (said[-1].begins or 0.0) > recall.now:
+        one = said[-1]
         by = f", to be ready by {clock(one.ready_by)}" if one.ready_by is not None else ""
         return f"it comes back there: staging begins at {clock(one.begins or 0.0)} at the latest{by}, {recall.wanted(one)}"
     return ""
@@ -206,11 +206,12 @@ def _back(recall: Recall, artifact: str, node: str, cache: NodeCache | None) -> 
 
 def returns(recall: Recall, artifact: str) -> str:
     """When something next wants it, as far as it was said to the planner."""
-    ahead = [
-        one
-        for one in recall.about(artifact)
-        if one.ready_by is not None and one.ready_by > recall.now and one.namespace in (recall.namespace, "")
-    ]
+    ahead = list[Decision]()
+    for one in recall.about(artifact):
+        if one.what is Decided.RELEASE and one.because == Because.NOT_WANTED:
+            ahead.clear()
+        elif one.ready_by is not None and one.ready_by > recall.now and one.namespace in (recall.namespace, ""):
+            ahead.append(one)
     if not ahead:
         return f"nothing says when it will be wanted next: it comes back with its next pod; {SAY_IT}"
     one = min(ahead, key=lambda one: one.ready_by or 0.0)

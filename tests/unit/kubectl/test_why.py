@@ -141,6 +141,9 @@ def test_why_it_went_and_when_it_comes_back() -> None:
     assert three.endswith("; it is being staged there again")
     assert went(recall(warm, gone), A, [cache("n1", {A: "Warm"}), cache("n2", {A: "Warm"})]) == []
     assert returns(recall(plans), A).startswith("it is wanted next at 2030-03-17T17:56:40Z, for StagingSchedule/day")
+    dropped = said(NOW - 10, Decided.RELEASE, Because.NOT_WANTED)
+    assert returns(recall(plans, dropped), A).startswith("nothing says")
+    assert "comes back" not in "".join(went(recall(warm, gone, plans, dropped), A, [cache("n1", {})]))
     assert returns(recall(gone), A).startswith("nothing says when it will be wanted next: it comes back with its next pod")
 
 

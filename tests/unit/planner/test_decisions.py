@@ -89,16 +89,26 @@ def test_a_window_is_planned_told_late_once_and_told_to_begin() -> None:
     assert [one for one in leader.step(late) if one[0] == "Late"] == []
 
 
-def test_what_begins_later_is_written_down_with_its_moment() -> None:
+def test_what_begins_later_is_written_down_with_its_moment_again_when_it_is_another_and_when_it_is_taken_back() -> None:
     leader = Leader(dataclasses.replace(node("n1", 100, "x", rate=1.0), used_bytes=60))
+    holds = bound("x", "n1", size=60, until=NOW + 9_000)
+
+    def look(*windows: Demand) -> list[Decision]:
+        leader.now += 10
+        demands = (holds, *windows)
+        made = plan(demands, leader.nodes.values(), leader.now, rules=Rules(peers=False))
+        assert [one.artifact for one in made.nodes["n1"].later] == ["a"] * len(windows)
+        return leader.changes.look(demands, list(leader.nodes.values()), made, leader.now, lambda name: name)
+
     day = declared("a", "n1", size=90, ready_by=NOW + 10_000, until=NOW + 20_000)
-    demands = (bound("x", "n1", size=60, until=NOW + 9_000), day)
-    leader.now += 10
-    made = plan(demands, leader.nodes.values(), leader.now, rules=Rules(peers=False))
-    [later] = made.nodes["n1"].later
-    found = leader.changes.look(demands, list(leader.nodes.values()), made, leader.now, lambda name: name)
-    [planned] = [one for one in found if one.what is Decided.PLANNED]
-    assert (planned.artifact, planned.begins, planned.ready_by) == ("a", later.not_before, NOW + 10_000)
+    [planned] = [one for one in look(day) if one.what is Decided.PLANNED]
+    assert (planned.artifact, planned.ready_by, planned.by) == ("a", NOW + 10_000, "d-a")
+    assert planned.begins is not None
+    assert NOW < planned.begins < NOW + 10_000 - 90
+    assert look(day) == []
+    [moved] = look(dataclasses.replace(day, ready_by=NOW + 12_000))
+    assert (moved.what, moved.ready_by) == (Decided.PLANNED, NOW + 12_000)
+    assert [(str(one.what), one.artifact, str(one.because)) for one in look()] == [("Release", "a", "NotWanted")]
 
 
 def test_a_failure_is_told_by_class_and_code_and_a_new_planner_repeats_nothing() -> None:
