@@ -16,6 +16,7 @@ from prestage.api.nodes import NodeCache
 from prestage.api.reading import read
 from prestage.cacher.errors import NotFound
 from prestage.control.planning.decision_log import packed
+from prestage.control.planning.recalling import Recall, cold, late_words, returns, stays, went
 from prestage.kube.errors import Forbidden
 from prestage.kube.ports import EVERYTHING, Object, Page, Resource, Selection
 from prestage.kube.resources import (
@@ -28,7 +29,6 @@ from prestage.kube.resources import (
     STAGING_SCHEDULES,
 )
 from prestage.kube.testing import FakeApi
-from prestage.kubectl.recalling import Recall, cold, late_words, returns, stays, went
 from prestage.kubectl.why import Asked, answer, asked_for
 from prestage.planner.decisions import Because, Decided, Decision, Decisions
 from prestage.planner.demands import ToldBy

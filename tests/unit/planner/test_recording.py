@@ -71,8 +71,8 @@ def test_what_was_decided_outlives_the_planner_and_its_successor_goes_on() -> No
 
 def test_a_write_that_fails_is_made_again_and_two_who_lead_at_once_lose_nothing_of_each_other() -> None:
     async def steps() -> None:
-        cluster, board = Cluster(), Board()
-        one, two = (Recording(cluster.api, board, "prestage", every_s=0.05, soon_s=0.02, pause_s=0.01) for _ in range(2))
+        cluster = Cluster()
+        one, two = (Recording(cluster.api, Board(), "prestage", every_s=0.05, soon_s=0.02, pause_s=0.01) for _ in range(2))
         tasks = [asyncio.create_task(each.run()) for each in (one, two)]
         cluster.api.fail = [Unreachable("away"), Unreachable("away")]
         for number, each in enumerate((one, two, one, two)):

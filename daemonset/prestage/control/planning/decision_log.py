@@ -105,7 +105,7 @@ async def recording(together: Together) -> None:
 
 @dataclass(slots=True)
 class Recording:
-    """`run` while leading."""
+    """`run` while leading. What it knows is on the board."""
 
     api: Api
     board: Board
@@ -114,7 +114,6 @@ class Recording:
     every_s: float = EVERY_S
     soon_s: float = SOON_S
     pause_s: float = PAUSE_S
-    decisions: Decisions = field(default_factory=Decisions)
     _changes: Changes = field(default_factory=Changes)
     _there: Object | None = None
     _unsaved: int = 0
@@ -145,7 +144,7 @@ class Recording:
         """Whether the planner before us wrote it down, and nothing befell the artifact since."""
         if late.what is not Decided.LATE:
             return False
-        for one in reversed(list(self.decisions)):
+        for one in reversed(list(self.board.decisions)):
             if one.artifact == late.artifact and one.what in (Decided.WARM, Decided.GONE):
                 return False
             if (one.what, one.artifact, one.namespace, one.by) == (late.what, late.artifact, late.namespace, late.by):
@@ -154,7 +153,7 @@ class Recording:
 
     def add(self, decision: Decision) -> None:
         """It is written in a moment."""
-        self.decisions.add(decision)
+        self.board.decisions.add(decision)
         self._unsaved += 1
 
     async def _load(self) -> None:
@@ -165,8 +164,8 @@ class Recording:
         except PrestageError as exc:
             log("decisions_not_read", level=logging.WARNING, fields={"message": exc.message})
             return
-        self.decisions = Decisions(decisions_in(self._there))
-        self._changes = Changes(warm_in(self.decisions))
+        self.board.decisions = joined(decisions_in(self._there), self.board.decisions)
+        self._changes = Changes(warm_in(self.board.decisions))
 
     async def _write(self) -> None:
         while True:
@@ -191,10 +190,10 @@ class Recording:
             try:
                 self._there = await self.api.get(CONFIG_MAPS, NAME, namespace=self.namespace)
             except Missing:
-                self._there = await self.api.create(CONFIG_MAPS, {"metadata": head, **_body(self.decisions)})
+                self._there = await self.api.create(CONFIG_MAPS, {"metadata": head, **_body(self.board.decisions)})
                 return
-            self.decisions = joined(decisions_in(self._there), self.decisions)
-        self._there = await self.api.replace(CONFIG_MAPS, {**self._there, **_body(self.decisions)})
+            self.board.decisions = joined(decisions_in(self._there), self.board.decisions)
+        self._there = await self.api.replace(CONFIG_MAPS, {**self._there, **_body(self.board.decisions)})
 
 
 def _body(decisions: Decisions) -> Object:
