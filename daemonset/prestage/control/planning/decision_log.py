@@ -90,12 +90,31 @@ def warm_in(decisions: Iterable[Decision]) -> set[tuple[str, str]]:
     """Artifact and node that were warm at the end."""
     found = set[tuple[str, str]]()
     for one in decisions:
-        pairs = {(one.artifact, node) for node in one.nodes}
         if one.what is Decided.WARM:
-            found |= pairs
+            found |= {(one.artifact, node) for node in one.nodes}
+        elif one.what is Decided.GONE and one.artifact:
+            found -= {(one.artifact, node) for node in one.nodes}
         elif one.what is Decided.GONE:
-            found = {pair for pair in found if pair not in pairs and not (one.artifact == "" and pair[1] in one.nodes)}
+            found = {pair for pair in found if pair[1] not in one.nodes}
     return found
+
+
+_Late = tuple[str, str, str, str]
+
+
+def _late(one: Decision) -> _Late:
+    return one.artifact, one.namespace, one.by, one.because
+
+
+def late_in(decisions: Iterable[Decision]) -> set[_Late]:
+    """What is known to be late, and nothing befell it since: a planner that begins anew need not say it again."""
+    found: dict[str, dict[tuple[str, str], _Late]] = {}
+    for one in decisions:
+        if one.what is Decided.LATE:
+            found.setdefault(one.artifact, {})[one.namespace, one.by] = _late(one)
+        elif one.what in (Decided.WARM, Decided.GONE):
+            found.pop(one.artifact, None)
+    return {late for of in found.values() for late in of.values()}
 
 
 async def recording(together: Together) -> None:
@@ -134,22 +153,12 @@ class Recording:
 
     def look(self, posted: Posted) -> None:
         """Write down what is new."""
+        said = late_in(self.board.decisions) if self._is_first else set[_Late]()
         demands = posted.collected.demands
         for one in self._changes.look(demands, posted.nodes, posted.plan, self.now(), _teller(posted)):
-            if not (self._is_first and self._is_said(one)):
+            if one.what is not Decided.LATE or _late(one) not in said:
                 self.add(one)
         self._is_first = False
-
-    def _is_said(self, late: Decision) -> bool:
-        """Whether the planner before us wrote it down, and nothing befell the artifact since."""
-        if late.what is not Decided.LATE:
-            return False
-        for one in reversed(list(self.board.decisions)):
-            if one.artifact == late.artifact and one.what in (Decided.WARM, Decided.GONE):
-                return False
-            if (one.what, one.artifact, one.namespace, one.by) == (late.what, late.artifact, late.namespace, late.by):
-                return one.because == late.because
-        return False
 
     def add(self, decision: Decision) -> None:
         """It is written in a moment."""
