@@ -32,9 +32,11 @@ class _Seen:
 
 @dataclass(slots=True)
 class Changes:
-    """Call `look` after each plan. `warm`: artifact and node that were told to be warm last, by what was written down before."""
+    """Call `look` after each plan. `warm` and `awaited`: by node, the artifacts that were warm, or were to be, by what was
+    written down before."""
 
-    warm: set[tuple[str, str]] = field(default_factory=set)
+    warm: dict[str, set[str]] = field(default_factory=dict)
+    awaited: dict[str, set[str]] = field(default_factory=dict)
     _seen: dict[str, _Seen] = field(default_factory=dict)
     _late: dict[str, str] = field(default_factory=dict)
 
@@ -59,24 +61,25 @@ class Changes:
         before = self._seen.get(node.name)
         if before is None or before.uid != node.uid:
             before = _Seen(node.uid, node.planned, {}, None)
-            yield from self._unseen(look, node)
         if told != before.told:
             yield from look.told(node.name, before.told, told)
         if later != before.later:
             yield from look.later(node.name, before, made.later, told)
         reported = node if node.budget_bytes is not None else before.node
-        if reported is not None and before.node is not None and reported is not before.node:
+        if reported is not None and before.node is None:
+            yield from self._unseen(look, reported)
+        elif reported is not None and before.node is not None and reported is not before.node:
             yield from look.held(before.node, reported, before.told)
         self._seen[node.name] = _Seen(node.uid, told, later, reported)
 
     def _unseen(self, look: _Look, node: NodeState) -> Iterator[Decision]:
-        """What it had when somebody last looked, and has no more."""
-        if node.budget_bytes is None:
-            return
-        for artifact, name in sorted(one for one in self.warm if one[1] == node.name):
+        """What came and what went while nobody looked."""
+        for artifact in sorted(self.warm.pop(node.name, ())):
             if artifact not in node.held and len(node.held) < ENTRIES_MAX:
-                yield look.made(Decided.GONE, artifact, name, Because.UNSEEN)
-            self.warm.discard((artifact, name))
+                yield look.made(Decided.GONE, artifact, node.name, Because.UNSEEN)
+        for artifact in sorted(self.awaited.pop(node.name, ())):
+            if node.is_warm(artifact):
+                yield look.made(Decided.WARM, artifact, node.name, Because.UNSEEN)
 
     def _lateness(self, look: _Look) -> Iterator[Decision]:
         fresh: dict[str, str] = {}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from planning.worlds import NOW, WARM, bound, declared, node, standing, waiting
 
 from prestage.api.nodes import Action, ErrorClass, State
-from prestage.control.planning.decision_log import BYTES_MAX, decisions_in, joined, packed, unpacked, warm_in
+from prestage.control.planning.decision_log import BYTES_MAX, changes_after, decisions_in, joined, packed, unpacked
 from prestage.planner.changes import Changes
 from prestage.planner.decisions import DECISIONS_MAX, NODES_MAX, Because, Decided, Decision, Decisions, grouped
 from prestage.planner.demands import Demand, ToldBy
@@ -123,7 +123,7 @@ def test_a_failure_is_told_by_class_and_code_and_a_new_planner_repeats_nothing()
 
 def test_what_went_while_nobody_looked_is_told_and_a_node_that_says_nothing_yet_lost_nothing() -> None:
     past = [Decision(NOW, Decided.WARM, one, ("n1", "n2")) for one in ("a", "b")]
-    changes = Changes(warm_in(past))
+    changes = changes_after(past)
     silent = node("n2", None)
     leader = Leader(node("n1", 100, "a"), silent, changes=changes)
     assert leader.step() == [("Gone", "b", ("n1",), "Unseen", "")]
@@ -133,6 +133,13 @@ def test_what_went_while_nobody_looked_is_told_and_a_node_that_says_nothing_yet_
     assert leader.step() == []
     leader.nodes["n2"] = node("n2", 100, "a")
     assert leader.step() == [("Gone", "b", ("n2",), "Unplanned", "")]
+
+
+def test_what_came_while_nobody_looked_is_told_where_it_was_awaited_and_only_there() -> None:
+    past = [Decision(NOW, Decided.STAGE, "a", ("n1", "n2")), Decision(NOW, Decided.STAGE, "b", ("n1",))]
+    leader = Leader(node("n1", 100, "a", "c"), node("n2", 100), changes=changes_after(past))
+    assert leader.step() == [("Warm", "a", ("n1",), "Unseen", "")]
+    assert leader.step() == []
 
 
 def test_the_same_of_many_nodes_is_one_decision_that_names_some() -> None:
@@ -161,7 +168,7 @@ def test_a_clock_that_is_set_back_does_not_change_what_came_last_and_two_logs_ar
     first, second = Decision(2000.0, Decided.WARM, "a", ("n1",)), Decision(1000.0, Decided.GONE, "a", ("n1",))
     log = Decisions([first, second])
     assert list(log) == unpacked(packed(log)) == [first, second]
-    assert warm_in(log) == set()
+    assert changes_after(log).warm == {"n1": set()}
     third = Decision(1500.0, Decided.WARM, "b", ("n1",))
     assert list(joined([first, third], log)) == [first, third, second]
 

@@ -15,6 +15,7 @@ import binascii
 import logging
 import time
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -86,17 +87,21 @@ def joined(theirs: Iterable[Decision], ours: Iterable[Decision]) -> Decisions:
     return Decisions([*known, *(one for one in ours if one not in known)])
 
 
-def warm_in(decisions: Iterable[Decision]) -> set[tuple[str, str]]:
-    """Artifact and node that were warm at the end."""
-    found = set[tuple[str, str]]()
+def changes_after(decisions: Iterable[Decision]) -> Changes:
+    """For a planner that goes on after these."""
+    warm, awaited = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
     for one in decisions:
-        if one.what is Decided.WARM:
-            found |= {(one.artifact, node) for node in one.nodes}
-        elif one.what is Decided.GONE and one.artifact:
-            found -= {(one.artifact, node) for node in one.nodes}
-        elif one.what is Decided.GONE:
-            found = {pair for pair in found if pair[1] not in one.nodes}
-    return found
+        for node in one.nodes:
+            if one.what is Decided.WARM:
+                warm[node].add(one.artifact)
+                awaited[node].discard(one.artifact)
+            elif one.what is Decided.STAGE and one.artifact not in warm[node]:
+                awaited[node].add(one.artifact)
+            elif one.what is Decided.GONE and one.artifact:
+                warm[node].discard(one.artifact)
+            elif one.what is Decided.GONE:
+                warm[node].clear()
+    return Changes(dict(warm), dict(awaited))
 
 
 _Late = tuple[str, str, str, str]
@@ -174,7 +179,7 @@ class Recording:
             log("decisions_not_read", level=logging.WARNING, fields={"message": exc.message})
             return
         self.board.decisions = joined(decisions_in(self._there), self.board.decisions)
-        self._changes = Changes(warm_in(self.board.decisions))
+        self._changes = changes_after(self.board.decisions)
 
     async def _write(self) -> None:
         while True:

@@ -148,7 +148,8 @@ def _after(story: Sequence[Decision], node: str, made: float) -> Iterator[str]:
             yield f"staging it on {node} failed at {clock(one.at)}: {one.because}"
     warm = next((one for one in after if one.what is Decided.WARM), None)
     if warm is not None:
-        yield f"it was warm on {node} {human_seconds(warm.at - made)} after the pod was made"
+        at_most = " at the latest" if warm.because == Because.UNSEEN else ""
+        yield f"it was warm on {node} {human_seconds(warm.at - made)} after the pod was made{at_most}"
 
 
 def _lateness(recall: Recall, artifact: str, made: float) -> list[str]:
