@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from prestage.api.annotations import ModelRequest
 from prestage.api.brokerage import Refusal, Template
@@ -12,8 +13,9 @@ from prestage.control.gates.loop import Gates
 from prestage.control.gates.places import Places
 from prestage.control.gates.world import World
 from prestage.control.planning.board import Board
+from prestage.control.planning.recalling import Stories, missed
 from prestage.control.planning.together import UNMEASURED, Reacted, Together
-from prestage.control.warmth.condition import Refusals, Sources
+from prestage.control.warmth.condition import Past, Refusals, Sources
 from prestage.control.warmth.reporting import Warmth
 from prestage.kube.events import Recorder
 from prestage.kube.mirror import Appeared, Change, Synced
@@ -48,7 +50,13 @@ async def steering(together: Together) -> None:
                 for seen in world.mirrors[resource]:
                     world.note(resource, Appeared(seen))
             world.note(resource, Synced())
-        await steer(together.api, world, together.recorder, Sources(refusals=_refusals(together.board)), reacted=together.reacted)
+        await steer(
+            together.api,
+            world,
+            together.recorder,
+            Sources(_refusals(together.board), past_of(together.board)),
+            reacted=together.reacted,
+        )
     finally:
         fed.clear()
 
@@ -62,3 +70,16 @@ def _refusals(board: Board) -> Refusals:
         return Refusal(error_class=found.error_class, code=found.code, message=found.message, hint=found.hint)
 
     return refused
+
+
+def past_of(board: Board) -> Past:
+    """From the decision log; read anew when it is another one."""
+    read, stories = (board.decisions, -1), Stories(())
+
+    def past(artifact: str, node: str, namespace: str, made: float) -> str:
+        nonlocal read, stories
+        if read[0] is not board.decisions or read[1] != board.decisions.added:
+            read, stories = (board.decisions, board.decisions.added), Stories(board.decisions)
+        return "; ".join(missed(stories.of(artifact, namespace, time.time()), artifact, node, made))
+
+    return past

@@ -15,11 +15,11 @@ from prestage.api.reading import Invalid, read
 from prestage.api.schedules import StagingSchedule
 from prestage.api.values import Stored
 from prestage.control.admission.mistakes import examined, models_of
+from prestage.control.planning.recalling import SAY_IT, Recall, clock, cold, holds, returns, stays, went
 from prestage.control.podspec import node_of
 from prestage.control.warmth.reporting import condition_of
 from prestage.kube.ports import Object, metadata_of, namespace_of
 from prestage.kubectl.reasons import Evidence, Finding, Level, world_of
-from prestage.kubectl.recalling import SAY_IT, Recall, clock, cold, holds, returns, stays, went
 from prestage.planner.decisions import Decided, Decision
 
 Kind = TypeVar("Kind", bound=Stored)

@@ -6,7 +6,7 @@ what it tells. What a node holds is compared with the last look; the first look 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from prestage.api.nodes import ENTRIES_MAX, Action, State
@@ -32,9 +32,11 @@ class _Seen:
 
 @dataclass(slots=True)
 class Changes:
-    """Call `look` after each plan. `warm`: artifact and node that were told to be warm last, by what was written down before."""
+    """Call `look` after each plan. `warm` and `awaited`: by node, the artifacts that were warm, or were to be, by what was
+    written down before."""
 
-    warm: set[tuple[str, str]] = field(default_factory=set)
+    warm: dict[str, set[str]] = field(default_factory=dict)
+    awaited: dict[str, set[str]] = field(default_factory=dict)
     _seen: dict[str, _Seen] = field(default_factory=dict)
     _late: dict[str, str] = field(default_factory=dict)
 
@@ -55,28 +57,29 @@ class Changes:
 
     def _of_node(self, look: _Look, node: NodeState, made: NodePlan) -> Iterator[Decision]:
         told = {one.artifact: one for one in made.assignments}
-        later = {one.artifact: one.not_before for one in made.later}
+        later = {one.artifact: one.ready_by for one in made.later}
         before = self._seen.get(node.name)
         if before is None or before.uid != node.uid:
             before = _Seen(node.uid, node.planned, {}, None)
-            yield from self._unseen(look, node)
         if told != before.told:
             yield from look.told(node.name, before.told, told)
         if later != before.later:
-            yield from look.later(node.name, before, made.later)
+            yield from look.later(node.name, before, made.later, told)
         reported = node if node.budget_bytes is not None else before.node
-        if reported is not None and before.node is not None and reported is not before.node:
+        if reported is not None and before.node is None:
+            yield from self._unseen(look, reported)
+        elif reported is not None and before.node is not None and reported is not before.node:
             yield from look.held(before.node, reported, before.told)
         self._seen[node.name] = _Seen(node.uid, told, later, reported)
 
     def _unseen(self, look: _Look, node: NodeState) -> Iterator[Decision]:
-        """What it had when somebody last looked, and has no more."""
-        if node.budget_bytes is None:
-            return
-        for artifact, name in sorted(one for one in self.warm if one[1] == node.name):
+        """What came and what went while nobody looked."""
+        for artifact in sorted(self.warm.pop(node.name, ())):
             if artifact not in node.held and len(node.held) < ENTRIES_MAX:
-                yield look.made(Decided.GONE, artifact, name, Because.UNSEEN)
-            self.warm.discard((artifact, name))
+                yield look.made(Decided.GONE, artifact, node.name, Because.UNSEEN)
+        for artifact in sorted(self.awaited.pop(node.name, ())):
+            if node.is_warm(artifact):
+                yield look.made(Decided.WARM, artifact, node.name, Because.UNSEEN)
 
     def _lateness(self, look: _Look) -> Iterator[Decision]:
         fresh: dict[str, str] = {}
@@ -121,19 +124,25 @@ class _Look:
             now = after.get(artifact)
             if was.action is Action.RELEASE or (now is not None and now.action is not Action.RELEASE):
                 continue
-            wanted = self._wanted(artifact)
-            because = Because.NO_ROOM if wanted else Because.NOT_WANTED
-            yield self.made(Decided.RELEASE, artifact, node, because, wanted[0] if wanted else None)
+            yield self.dropped(artifact, node)
 
-    def later(self, name: str, before: _Seen, later: Iterable[Assignment]) -> Iterator[Decision]:
-        """What it will be told, where that is new."""
+    def later(self, name: str, before: _Seen, later: Sequence[Assignment], told: Told) -> Iterator[Decision]:
+        """What it will be told, where that or its deadline is new; and what it will not be told after all."""
         for one in later:
-            if one.artifact in before.later or one.not_before is None:
+            if one.not_before is None or (one.artifact in before.later and before.later[one.artifact] == one.ready_by):
                 continue
             demand = self._for(one.artifact, name)
-            whose, by = ("", "") if demand is None else (demand.namespace, self._teller(demand.id))
-            because = "" if demand is None else str(demand.source)
-            yield Decision(self._now, Decided.PLANNED, one.artifact, (name,), 0, because, whose, by, one.not_before, one.ready_by)
+            made = self.made(Decided.PLANNED, one.artifact, name, "" if demand is None else str(demand.source), demand)
+            yield replace(made, begins=one.not_before, ready_by=one.ready_by)
+        ahead = {one.artifact for one in later}
+        for artifact in sorted(before.later.keys() - ahead - told.keys()):
+            yield self.dropped(artifact, name)
+
+    def dropped(self, artifact: str, name: str) -> Decision:
+        """Nothing is said of it there any more."""
+        wanted = self._wanted(artifact)
+        because = Because.NO_ROOM if wanted else Because.NOT_WANTED
+        return self.made(Decided.RELEASE, artifact, name, because, wanted[0] if wanted else None)
 
     def held(self, before: NodeState, after: NodeState, told: Told) -> Iterator[Decision]:
         """What it reports otherwise than before. `told`: until now."""

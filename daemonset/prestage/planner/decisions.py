@@ -83,6 +83,11 @@ class Decisions:
         for one in past:
             self.add(one)
 
+    @property
+    def added(self) -> int:
+        """How many ever: another number, another log."""
+        return self._added
+
     def __len__(self) -> int:
         return self._count
 

@@ -6,7 +6,7 @@ import asyncio
 
 from pods.objects import DIGEST, GATE, artifact, node, node_cache, pod
 
-from prestage.control.beside import steering
+from prestage.control.beside import past_of, steering
 from prestage.control.demand.world import World
 from prestage.control.gates.preference import PLACE_LABEL
 from prestage.control.planning.app import SERVICES
@@ -17,6 +17,7 @@ from prestage.kube.events import Recorder
 from prestage.kube.ports import Object, Resource, metadata_of
 from prestage.kube.resources import ARTIFACTS, NODE_CACHES, NODES, PODS
 from prestage.kube.testing import FakeApi
+from prestage.planner.decisions import Because, Decided, Decision, Decisions
 
 
 async def made(api: FakeApi, resource: Resource, one: Object) -> None:
@@ -63,3 +64,19 @@ def test_the_leader_steers_over_its_own_mirrors_and_the_next_term_begins_anew() 
         assert all(0 < seconds < 5 for seconds in (*told["gate"], *told["condition"]))
 
     asyncio.run(asyncio.wait_for(test(), 30))
+
+
+def test_why_a_pod_was_cold_is_read_from_the_decision_log_as_it_grows_and_names_nobody_else() -> None:
+    board = Board()
+    past = past_of(board)
+    assert past(DIGEST, "n1", "team-a", 100.0).endswith("the decision log is empty")
+    board.decisions.add(Decision(1.0, Decided.WARM, DIGEST, ("n1",)))
+    assert past(DIGEST, "n1", "team-a", 100.0) == ""
+    board.decisions.add(Decision(50.0, Decided.GONE, DIGEST, ("n1",), because=Because.ROOM))
+    board.decisions.add(Decision(60.0, Decided.STAGE, DIGEST, ("n1",), because="Pod", namespace="team-b", by="Deployment/theirs"))
+    words = past(DIGEST, "n1", "team-a", 100.0)
+    assert words.startswith("n1 had it until 1970-01-01T00:00:50Z: nothing in the plan kept it, and room was needed")
+    assert words.endswith("n1 was told to stage it 40.0 s before the pod was made, for another namespace, by a pod")
+    board.decisions.add(Decision(70.0, Decided.GONE, "", ("n2",), because=Because.NODE_GONE))
+    board.decisions = Decisions([Decision(2.0, Decided.WARM, DIGEST, ("n1",))])
+    assert past(DIGEST, "n1", "team-a", 100.0) == ""

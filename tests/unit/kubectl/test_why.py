@@ -16,6 +16,7 @@ from prestage.api.nodes import NodeCache
 from prestage.api.reading import read
 from prestage.cacher.errors import NotFound
 from prestage.control.planning.decision_log import packed
+from prestage.control.planning.recalling import Recall, cold, late_words, returns, stays, went
 from prestage.kube.errors import Forbidden
 from prestage.kube.ports import EVERYTHING, Object, Page, Resource, Selection
 from prestage.kube.resources import (
@@ -28,7 +29,6 @@ from prestage.kube.resources import (
     STAGING_SCHEDULES,
 )
 from prestage.kube.testing import FakeApi
-from prestage.kubectl.recalling import Recall, cold, late_words, returns, stays, went
 from prestage.kubectl.why import Asked, answer, asked_for
 from prestage.planner.decisions import Because, Decided, Decision, Decisions
 from prestage.planner.demands import ToldBy
@@ -141,6 +141,9 @@ def test_why_it_went_and_when_it_comes_back() -> None:
     assert three.endswith("; it is being staged there again")
     assert went(recall(warm, gone), A, [cache("n1", {A: "Warm"}), cache("n2", {A: "Warm"})]) == []
     assert returns(recall(plans), A).startswith("it is wanted next at 2030-03-17T17:56:40Z, for StagingSchedule/day")
+    dropped = said(NOW - 10, Decided.RELEASE, Because.NOT_WANTED)
+    assert returns(recall(plans, dropped), A).startswith("nothing says")
+    assert "comes back" not in "".join(went(recall(warm, gone, plans, dropped), A, [cache("n1", {})]))
     assert returns(recall(gone), A).startswith("nothing says when it will be wanted next: it comes back with its next pod")
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from planning.worlds import NOW, WARM, bound, declared, node, standing, waiting
 
 from prestage.api.nodes import Action, ErrorClass, State
-from prestage.control.planning.decision_log import BYTES_MAX, decisions_in, joined, packed, unpacked, warm_in
+from prestage.control.planning.decision_log import BYTES_MAX, changes_after, decisions_in, joined, packed, unpacked
 from prestage.planner.changes import Changes
 from prestage.planner.decisions import DECISIONS_MAX, NODES_MAX, Because, Decided, Decision, Decisions, grouped
 from prestage.planner.demands import Demand, ToldBy
@@ -89,16 +89,26 @@ def test_a_window_is_planned_told_late_once_and_told_to_begin() -> None:
     assert [one for one in leader.step(late) if one[0] == "Late"] == []
 
 
-def test_what_begins_later_is_written_down_with_its_moment() -> None:
+def test_what_begins_later_is_written_down_with_its_moment_again_when_it_is_another_and_when_it_is_taken_back() -> None:
     leader = Leader(dataclasses.replace(node("n1", 100, "x", rate=1.0), used_bytes=60))
+    holds = bound("x", "n1", size=60, until=NOW + 9_000)
+
+    def look(*windows: Demand) -> list[Decision]:
+        leader.now += 10
+        demands = (holds, *windows)
+        made = plan(demands, leader.nodes.values(), leader.now, rules=Rules(peers=False))
+        assert [one.artifact for one in made.nodes["n1"].later] == ["a"] * len(windows)
+        return leader.changes.look(demands, list(leader.nodes.values()), made, leader.now, lambda name: name)
+
     day = declared("a", "n1", size=90, ready_by=NOW + 10_000, until=NOW + 20_000)
-    demands = (bound("x", "n1", size=60, until=NOW + 9_000), day)
-    leader.now += 10
-    made = plan(demands, leader.nodes.values(), leader.now, rules=Rules(peers=False))
-    [later] = made.nodes["n1"].later
-    found = leader.changes.look(demands, list(leader.nodes.values()), made, leader.now, lambda name: name)
-    [planned] = [one for one in found if one.what is Decided.PLANNED]
-    assert (planned.artifact, planned.begins, planned.ready_by) == ("a", later.not_before, NOW + 10_000)
+    [planned] = [one for one in look(day) if one.what is Decided.PLANNED]
+    assert (planned.artifact, planned.ready_by, planned.by) == ("a", NOW + 10_000, "d-a")
+    assert planned.begins is not None
+    assert NOW < planned.begins < NOW + 10_000 - 90
+    assert look(day) == []
+    [moved] = look(dataclasses.replace(day, ready_by=NOW + 12_000))
+    assert (moved.what, moved.ready_by) == (Decided.PLANNED, NOW + 12_000)
+    assert [(str(one.what), one.artifact, str(one.because)) for one in look()] == [("Release", "a", "NotWanted")]
 
 
 def test_a_failure_is_told_by_class_and_code_and_a_new_planner_repeats_nothing() -> None:
@@ -113,7 +123,7 @@ def test_a_failure_is_told_by_class_and_code_and_a_new_planner_repeats_nothing()
 
 def test_what_went_while_nobody_looked_is_told_and_a_node_that_says_nothing_yet_lost_nothing() -> None:
     past = [Decision(NOW, Decided.WARM, one, ("n1", "n2")) for one in ("a", "b")]
-    changes = Changes(warm_in(past))
+    changes = changes_after(past)
     silent = node("n2", None)
     leader = Leader(node("n1", 100, "a"), silent, changes=changes)
     assert leader.step() == [("Gone", "b", ("n1",), "Unseen", "")]
@@ -123,6 +133,13 @@ def test_what_went_while_nobody_looked_is_told_and_a_node_that_says_nothing_yet_
     assert leader.step() == []
     leader.nodes["n2"] = node("n2", 100, "a")
     assert leader.step() == [("Gone", "b", ("n2",), "Unplanned", "")]
+
+
+def test_what_came_while_nobody_looked_is_told_where_it_was_awaited_and_only_there() -> None:
+    past = [Decision(NOW, Decided.STAGE, "a", ("n1", "n2")), Decision(NOW, Decided.STAGE, "b", ("n1",))]
+    leader = Leader(node("n1", 100, "a", "c"), node("n2", 100), changes=changes_after(past))
+    assert leader.step() == [("Warm", "a", ("n1",), "Unseen", "")]
+    assert leader.step() == []
 
 
 def test_the_same_of_many_nodes_is_one_decision_that_names_some() -> None:
@@ -151,7 +168,7 @@ def test_a_clock_that_is_set_back_does_not_change_what_came_last_and_two_logs_ar
     first, second = Decision(2000.0, Decided.WARM, "a", ("n1",)), Decision(1000.0, Decided.GONE, "a", ("n1",))
     log = Decisions([first, second])
     assert list(log) == unpacked(packed(log)) == [first, second]
-    assert warm_in(log) == set()
+    assert changes_after(log).warm == {"n1": set()}
     third = Decision(1500.0, Decided.WARM, "b", ("n1",))
     assert list(joined([first, third], log)) == [first, third, second]
 

@@ -98,6 +98,24 @@ def test_a_bound_pod_is_resolved_once_and_staged_on_its_node_at_once() -> None:
     asyncio.run(steps())
 
 
+def test_a_new_node_is_filled_for_the_pods_that_wait_while_its_startup_taint_keeps_them_off_it() -> None:
+    async def steps() -> None:
+        cluster = Cluster()
+        tainted = node("n2", taints=[{"key": "prestage.dev/starting", "effect": "NoSchedule"}])
+        await cluster.put(namespace(), node("n1", gpus=0), DEPLOYMENT, replica_set(), pod("p1", owner=SET))
+        async with running(cluster.planner()):
+            await until(lambda: cluster.find(NODE_CACHES, "n1"))
+            await cluster.put(tainted)
+            await cluster.report("n2")
+
+            async def is_staged() -> bool:
+                return await cluster.spec("n2") == {A: "Stage"}
+
+            await until(is_staged)
+
+    asyncio.run(steps())
+
+
 def test_a_thousand_pods_of_one_template_are_few_writes() -> None:
     async def steps() -> None:
         cluster = Cluster()

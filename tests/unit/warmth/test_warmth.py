@@ -86,6 +86,22 @@ def test_each_state_has_its_words() -> None:
     assert said(world(artifact(), *caches.values()), bound("b"))[0] is Reason.STAGING
 
 
+def test_a_pod_that_was_cold_keeps_why_in_its_condition_and_one_that_was_not_says_nothing() -> None:
+    asked = list[tuple[str, str, str, float]]()
+
+    def past(*of: object) -> str:
+        asked.append(cast("tuple[str, str, str, float]", of))
+        return "nobody had said it"
+
+    there = world(artifact(), node_cache("a", {DIGEST: "Warm"}))
+    cold = said(there, bound("a", 43), Sources(past=past))
+    assert cold == (Reason.WARM, "Warm on a, 43 s after it was made: nobody had said it")
+    assert asked == [(DIGEST, "a", "team-a", NOW.timestamp() - 43)]
+    assert said(there, bound("a", 3), Sources(past=past))[1] == "Warm on a"
+    assert said(there, aged(43), Sources(past=past))[1] == "Warm on 1 node", "it is on no node yet"
+    assert said(there, bound("a", 43))[1] == "Warm on a", "nobody knows"
+
+
 def test_progress_and_source_are_said_where_they_are_known() -> None:
     cache = node_cache("a", {DIGEST: "Staging"})
     cache["spec"] = {"nodeUID": "u", "artifacts": [{"digest": DIGEST, "action": "Stage", "sources": [{"type": "Origin"}]}]}

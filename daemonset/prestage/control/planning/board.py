@@ -10,6 +10,7 @@ from prestage.api.artifacts import SourceAccess
 from prestage.control.demand.collecting import Collected
 from prestage.control.demand.records import Line
 from prestage.control.demand.resolving import Failure
+from prestage.planner.decisions import Decisions
 from prestage.planner.nodes import NodeState
 from prestage.planner.plans import Plan
 
@@ -35,6 +36,8 @@ class Board:
 
     def __init__(self) -> None:
         self.last: Posted | None = None
+        self.decisions = Decisions()
+        """What was decided, over restarts of planners too: written down by decision_log.py."""
         self._readers: list[asyncio.Event] = []
 
     def post(self, posted: Posted) -> None:

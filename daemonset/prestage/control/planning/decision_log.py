@@ -15,6 +15,7 @@ import binascii
 import logging
 import time
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -86,16 +87,39 @@ def joined(theirs: Iterable[Decision], ours: Iterable[Decision]) -> Decisions:
     return Decisions([*known, *(one for one in ours if one not in known)])
 
 
-def warm_in(decisions: Iterable[Decision]) -> set[tuple[str, str]]:
-    """Artifact and node that were warm at the end."""
-    found = set[tuple[str, str]]()
+def changes_after(decisions: Iterable[Decision]) -> Changes:
+    """For a planner that goes on after these."""
+    warm, awaited = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
     for one in decisions:
-        pairs = {(one.artifact, node) for node in one.nodes}
-        if one.what is Decided.WARM:
-            found |= pairs
-        elif one.what is Decided.GONE:
-            found = {pair for pair in found if pair not in pairs and not (one.artifact == "" and pair[1] in one.nodes)}
-    return found
+        for node in one.nodes:
+            if one.what is Decided.WARM:
+                warm[node].add(one.artifact)
+                awaited[node].discard(one.artifact)
+            elif one.what is Decided.STAGE and one.artifact not in warm[node]:
+                awaited[node].add(one.artifact)
+            elif one.what is Decided.GONE and one.artifact:
+                warm[node].discard(one.artifact)
+            elif one.what is Decided.GONE:
+                warm[node].clear()
+    return Changes(dict(warm), dict(awaited))
+
+
+_Late = tuple[str, str, str, str]
+
+
+def _late(one: Decision) -> _Late:
+    return one.artifact, one.namespace, one.by, one.because
+
+
+def late_in(decisions: Iterable[Decision]) -> set[_Late]:
+    """What is known to be late, and nothing befell it since: a planner that begins anew need not say it again."""
+    found: dict[str, dict[tuple[str, str], _Late]] = {}
+    for one in decisions:
+        if one.what is Decided.LATE:
+            found.setdefault(one.artifact, {})[one.namespace, one.by] = _late(one)
+        elif one.what in (Decided.WARM, Decided.GONE):
+            found.pop(one.artifact, None)
+    return {late for of in found.values() for late in of.values()}
 
 
 async def recording(together: Together) -> None:
@@ -105,7 +129,7 @@ async def recording(together: Together) -> None:
 
 @dataclass(slots=True)
 class Recording:
-    """`run` while leading."""
+    """`run` while leading. What it knows is on the board."""
 
     api: Api
     board: Board
@@ -114,10 +138,10 @@ class Recording:
     every_s: float = EVERY_S
     soon_s: float = SOON_S
     pause_s: float = PAUSE_S
-    decisions: Decisions = field(default_factory=Decisions)
     _changes: Changes = field(default_factory=Changes)
     _there: Object | None = None
     _unsaved: int = 0
+    _is_first: bool = True
 
     async def run(self) -> None:
         """Never returns. A log that cannot be read or written holds up no plan."""
@@ -134,13 +158,16 @@ class Recording:
 
     def look(self, posted: Posted) -> None:
         """Write down what is new."""
+        said = late_in(self.board.decisions) if self._is_first else set[_Late]()
         demands = posted.collected.demands
         for one in self._changes.look(demands, posted.nodes, posted.plan, self.now(), _teller(posted)):
-            self.add(one)
+            if one.what is not Decided.LATE or _late(one) not in said:
+                self.add(one)
+        self._is_first = False
 
     def add(self, decision: Decision) -> None:
         """It is written in a moment."""
-        self.decisions.add(decision)
+        self.board.decisions.add(decision)
         self._unsaved += 1
 
     async def _load(self) -> None:
@@ -151,8 +178,8 @@ class Recording:
         except PrestageError as exc:
             log("decisions_not_read", level=logging.WARNING, fields={"message": exc.message})
             return
-        self.decisions = Decisions(decisions_in(self._there))
-        self._changes = Changes(warm_in(self.decisions))
+        self.board.decisions = joined(decisions_in(self._there), self.board.decisions)
+        self._changes = changes_after(self.board.decisions)
 
     async def _write(self) -> None:
         while True:
@@ -177,10 +204,10 @@ class Recording:
             try:
                 self._there = await self.api.get(CONFIG_MAPS, NAME, namespace=self.namespace)
             except Missing:
-                self._there = await self.api.create(CONFIG_MAPS, {"metadata": head, **_body(self.decisions)})
+                self._there = await self.api.create(CONFIG_MAPS, {"metadata": head, **_body(self.board.decisions)})
                 return
-            self.decisions = joined(decisions_in(self._there), self.decisions)
-        self._there = await self.api.replace(CONFIG_MAPS, {**self._there, **_body(self.decisions)})
+            self.board.decisions = joined(decisions_in(self._there), self.board.decisions)
+        self._there = await self.api.replace(CONFIG_MAPS, {**self._there, **_body(self.board.decisions)})
 
 
 def _body(decisions: Decisions) -> Object:

@@ -20,7 +20,7 @@ from prestage.api.nodes import ErrorClass, SourceType, State
 from prestage.control.gates.prediction import Failure, Holding, outlook
 from prestage.control.gates.world import World, age_s
 from prestage.control.podspec import node_of
-from prestage.kube.ports import Object
+from prestage.kube.ports import Object, namespace_of
 
 
 class Reason(StrEnum):
@@ -68,11 +68,24 @@ def _nothing(*_: object) -> None:
     return None
 
 
+Past = Callable[[str, str, str, float], str]
+"""Artifact, node, namespace of the pod and when it was made, to why it was not there then; empty: it was, or nobody knows."""
+
+
+def _silent(*_: object) -> str:
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Sources:
     """What more may be known than the mirrors hold."""
 
     refusals: Refusals = _nothing
+    past: Past = _silent
+
+
+QUICK_S: Final = 5.0
+"""A pod whose models were there so soon was not cold."""
 
 
 _NEXT: Final = {
@@ -139,12 +152,21 @@ def _resolved(pod: Object, request: Request, digests: Sequence[str], scan: Scan,
     if scan.warm:
         late = age - request.gate_timeout_s
         where = f"on {bound}" if bound else f"on {scan.warm} node{'s' if scan.warm > 1 else ''}"
+        where += _was_cold(pod, digests, age, world, more) if bound and age > QUICK_S else ""
         return Told(Reason.WARM, f"Warm {where}", late if late > 0 else None, f"{_bytes(digests, world)} were to be staged")
     if scan.soonest is not None:
         return _staging(*scan.soonest, request.gate_timeout_s - age, digests, world)
     if scan.failure is not None:
         return _failed(*scan.failure)
     return Told(Reason.STAGING, "Resolved; no node has begun to stage it yet")
+
+
+def _was_cold(pod: Object, digests: Sequence[str], age: float, world: World, more: Sources) -> str:
+    """The first of its models that was not there; its words stay with the pod."""
+    made, whose = world.now().timestamp() - age, namespace_of(pod) or ""
+    words = (more.past(digest, node_of(pod) or "", whose, made) for digest in digests)
+    why = next(filter(None, words), "")
+    return f", {age:.0f} s after it was made: {why}" if why else ""
 
 
 _BUSY: Final = (State.STAGING, State.PENDING)

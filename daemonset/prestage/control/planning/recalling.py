@@ -70,6 +70,13 @@ class Recall:
     """Oldest first."""
     namespace: str | None
     now: float
+    begins: float | None = None
+    """When the log does; None: with the first of these."""
+
+    @property
+    def starts(self) -> float | None:
+        """When the log does; None: it is empty."""
+        return self.begins if self.begins is not None or not self.decisions else self.decisions[0].at
 
     def about(self, artifact: str, node: str | None = None) -> list[Decision]:
         """Of an artifact, on one node or on any; with what befell the node as a whole."""
@@ -90,19 +97,26 @@ class Recall:
 
 
 def cold(recall: Recall, artifact: str, node: str, made: float) -> list[str]:
-    """Why it was not on `node` when a pod of it came there; `made`: when the pod was made. Nothing where it was there."""
-    story = recall.about(artifact, node)
-    before = [one for one in story if one.at <= made]
+    """Why it was not on `node` when a pod of it came there, and what became of it; `made`: when the pod was made. Nothing where
+    it was there."""
+    found = missed(recall, artifact, node, made)
+    return [*found, *_after(recall.about(artifact, node), node, made), *_lateness(recall, artifact, made)] if found else []
+
+
+def missed(recall: Recall, artifact: str, node: str, made: float) -> list[str]:
+    """Why it was not there."""
+    before = [one for one in recall.about(artifact, node) if one.at <= made]
     state = next((one for one in reversed(before) if one.what in (Decided.WARM, Decided.GONE)), None)
     if state is not None and state.what is Decided.WARM:
         return []
     found = list(_before(recall, before, state, node, made))
-    if not found and (not recall.decisions or recall.decisions[0].at > made):
-        begins = f"begins at {clock(recall.decisions[0].at)}" if recall.decisions else "is empty"
-        found = [f"what was decided before the pod was made is not known: the decision log {begins}"]
-    elif not found:
-        found = [f"nobody had said that it would be wanted on {node}: the pod was the first sign; {SAY_IT}"]
-    return found + list(_after(recall, story, node, made)) + _lateness(recall, artifact, made)
+    if found:
+        return found
+    starts = recall.starts
+    if starts is None or starts > made:
+        begins = f"begins at {clock(starts)}" if starts is not None else "is empty"
+        return [f"what was decided before the pod was made is not known: the decision log {begins}"]
+    return [f"nobody had said that it would be wanted on {node}: the pod was the first sign; {SAY_IT}"]
 
 
 def _before(recall: Recall, before: Sequence[Decision], gone: Decision | None, node: str, made: float) -> Iterator[str]:
@@ -124,7 +138,7 @@ def _before(recall: Recall, before: Sequence[Decision], gone: Decision | None, n
         yield f"nothing asked for it again before the pod came; {SAY_IT}"
 
 
-def _after(recall: Recall, story: Sequence[Decision], node: str, made: float) -> Iterator[str]:
+def _after(story: Sequence[Decision], node: str, made: float) -> Iterator[str]:
     after = [one for one in story if one.at > made]
     begun = next((one for one in after if one.what is Decided.STAGE), None)
     if begun is not None:
@@ -134,7 +148,8 @@ def _after(recall: Recall, story: Sequence[Decision], node: str, made: float) ->
             yield f"staging it on {node} failed at {clock(one.at)}: {one.because}"
     warm = next((one for one in after if one.what is Decided.WARM), None)
     if warm is not None:
-        yield f"it was warm on {node} {human_seconds(warm.at - made)} after the pod was made"
+        at_most = " at the latest" if warm.because == Because.UNSEEN else ""
+        yield f"it was warm on {node} {human_seconds(warm.at - made)} after the pod was made{at_most}"
 
 
 def _lateness(recall: Recall, artifact: str, made: float) -> list[str]:
@@ -196,9 +211,9 @@ def _back(recall: Recall, artifact: str, node: str, cache: NodeCache | None) -> 
     planned = [one for one in (cache.spec.artifacts if cache is not None else None) or () if one.digest == artifact]
     if planned and planned[0].action is Action.STAGE:
         return "it is being staged there again"
-    ahead = [one for one in recall.about(artifact, node) if one.what is Decided.PLANNED and (one.begins or 0.0) > recall.now]
-    if ahead:
-        one = ahead[-1]
+    said = [one for one in recall.about(artifact, node) if one.what in (Decided.PLANNED, Decided.STAGE, Decided.RELEASE)]
+    if said and said[-1].what is Decided.PLANNED and (said[-1].begins or 0.0) > recall.now:
+        one = said[-1]
         by = f", to be ready by {clock(one.ready_by)}" if one.ready_by is not None else ""
         return f"it comes back there: staging begins at {clock(one.begins or 0.0)} at the latest{by}, {recall.wanted(one)}"
     return ""
@@ -206,11 +221,12 @@ def _back(recall: Recall, artifact: str, node: str, cache: NodeCache | None) -> 
 
 def returns(recall: Recall, artifact: str) -> str:
     """When something next wants it, as far as it was said to the planner."""
-    ahead = [
-        one
-        for one in recall.about(artifact)
-        if one.ready_by is not None and one.ready_by > recall.now and one.namespace in (recall.namespace, "")
-    ]
+    ahead = list[Decision]()
+    for one in recall.about(artifact):
+        if one.what is Decided.RELEASE and one.because == Because.NOT_WANTED:
+            ahead.clear()
+        elif one.ready_by is not None and one.ready_by > recall.now and one.namespace in (recall.namespace, ""):
+            ahead.append(one)
     if not ahead:
         return f"nothing says when it will be wanted next: it comes back with its next pod; {SAY_IT}"
     one = min(ahead, key=lambda one: one.ready_by or 0.0)
@@ -240,3 +256,24 @@ def _is_about(one: Decision, artifact: str, node: str | None) -> bool:
         return False
     may_be_more = one.more > 0 and one.what in (Decided.STAGE, Decided.KEEP, Decided.PLANNED)
     return node is None or node in one.nodes or may_be_more
+
+
+class Stories:
+    """What was decided of each artifact, for many questions to one log."""
+
+    def __init__(self, decisions: Iterable[Decision]) -> None:
+        self._of_nodes = list[Decision]()
+        self._of_artifacts: dict[str, list[Decision]] = {}
+        self._begins: float | None = None
+        for one in decisions:
+            self._begins = one.at if self._begins is None else self._begins
+            if one.artifact:
+                self._of_artifacts.setdefault(one.artifact, list(self._of_nodes)).append(one)
+                continue
+            self._of_nodes.append(one)
+            for story in self._of_artifacts.values():
+                story.append(one)
+
+    def of(self, artifact: str, namespace: str, now: float) -> Recall:
+        """As `namespace` may hear it."""
+        return Recall(self._of_artifacts.get(artifact, ()), namespace, now, self._begins)
