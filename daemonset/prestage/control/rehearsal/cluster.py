@@ -48,7 +48,7 @@ async def gathered(api: Api) -> Gathered:
     """All of it.
 
     Raises:
-        Forbidden: names every kind that may not be listed, and a command that gives the rights.
+        Forbidden: names every kind that is needed and may not be listed, and a command that gives the rights.
         NotFound: our kinds are not served there.
     """
     limit = asyncio.Semaphore(_AT_ONCE)
@@ -74,7 +74,7 @@ async def gathered(api: Api) -> Gathered:
             missing.append(kept.resource)
     optional = {kept.resource for kept in KEPT if kept.is_optional}
     if lacking := [one for one in refused if one not in optional]:
-        raise _forbidden([*lacking, *(one for one in refused if one in optional)])
+        raise _forbidden(lacking)
     if missing:
         names = ", ".join(_named(one) for one in missing)
         raise NotFound(f"this cluster does not serve {names}", hint="is prestage installed there? name another with --context")
