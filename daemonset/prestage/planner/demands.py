@@ -69,6 +69,8 @@ class Demand:
     """How likely it is that pods come: by the record of what told it. For what is kept, never for whether it is staged."""
     gpus: int = 0
     """That are idle until it is there."""
+    beside: Mapping[str, int] = field(default_factory=dict)
+    """What its pods need too, with its bytes: their image, their other models. A node that has it is the better one."""
     priority: int = 0
     """Of its pods; the ceiling of the walls is applied here."""
     kind: EntryType = EntryType.MODEL

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from prestage.api.nodes import ENTRIES_MAX, Action
 from prestage.planner.demands import Demand, Trust, Wall
+from prestage.planner.likeness import Likeness, Parts
 from prestage.planner.nodes import NodeState
 from prestage.planner.plans import Reason
 from prestage.planner.rooms import OPEN, Room, Span, uncovered
@@ -25,6 +26,11 @@ def priority_of(demand: Demand, wall: Wall) -> int:
     """For the node: a surer class is before a less sure one, whatever the pods' priorities."""
     ceiling = _CLASS - 1 if wall.max_priority is None else min(wall.max_priority, _CLASS - 1)
     return _CLASSES[demand.trust] * _CLASS + max(0, min(demand.priority, ceiling))
+
+
+def is_declared(priority: int) -> bool:
+    """Whether a node was told so for a window, and for nothing that is surer."""
+    return priority // _CLASS == _CLASSES[Trust.DECLARED]
 
 
 @dataclass(slots=True)
@@ -91,7 +97,9 @@ class Book:
 class Ledger:
     """Of all nodes and namespaces."""
 
-    def __init__(self, nodes: Iterable[NodeState], walls: Mapping[str, Wall], now: float = 0.0) -> None:
+    def __init__(
+        self, nodes: Iterable[NodeState], walls: Mapping[str, Wall], now: float = 0.0, parts: Parts | None = None
+    ) -> None:
         self.now = now
         self.books = {node.name: Book(node) for node in sorted(nodes, key=lambda node: node.name)}
         self.near: dict[str, set[str]] = defaultdict(set)
@@ -99,10 +107,16 @@ class Ledger:
         for name, book in self.books.items():
             for artifact in (*book.node.held, *book.node.planned):
                 self.near[artifact].add(name)
+        self.likeness = Likeness(parts or {}, self.near, self._has)
         self._walls = walls
         self._charges = defaultdict[tuple[str, str, str], list[Span]](list)
         self._rooms: dict[tuple[str, str | None], Room] = {}
         self._pinned = {name: Room(wall.pinned) for name, wall in walls.items() if wall.pinned is not None}
+
+    def _has(self, node: str, artifact: str) -> bool:
+        """Whether it is there, or will be."""
+        book = self.books[node]
+        return artifact in book.promises or book.node.is_warm(artifact)
 
     def wall(self, namespace: str) -> Wall:
         """Its walls."""

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from prestage.api.nodes import Action, State
 from prestage.planner.copies import Copies, homes
 from prestage.planner.demands import Demand, Trust
-from prestage.planner.ledger import Book, Ledger
+from prestage.planner.ledger import Book, Ledger, is_declared
 from prestage.planner.plans import Reason
 from prestage.planner.rooms import Span
 from prestage.planner.timing import Timing
 
+_NEAR_S = 3600.0
+"""So long ahead the places that are free now say something about those that will be."""
 _TRIES = 8
 """Nodes on which room is sought among guarded copies: looking for another home of each costs."""
 
@@ -75,7 +77,7 @@ def place_declared(ledger: Ledger, copies: Copies, demand: Demand, timing: Timin
     placed = Placed()
     left = demand.count if demand.copies is None else demand.copies
     names = demand.feasible | demand.at.keys() if demand.at.keys() - demand.feasible else demand.feasible
-    for node in _on_time_first(ledger, demand, timing, _ranked(ledger, demand, names, meant)):
+    for node in _on_time_first(ledger, demand, timing, _with_place_first(ledger, demand, names, meant)):
         if left <= 0:
             break
         if _promise(ledger, demand, node, placed, _span(ledger, demand, node, timing)):
@@ -90,6 +92,26 @@ def place_declared(ledger: Ledger, copies: Copies, demand: Demand, timing: Timin
                 placed.missing -= 1
                 break
     return placed
+
+
+def _with_place_first(ledger: Ledger, demand: Demand, names: frozenset[str], meant: Collection[str]) -> Iterator[str]:
+    """For a window that is near: a copy where no pod of it finds a place is of little use, as long as there is one elsewhere."""
+    is_near = demand.ready_by is None or demand.ready_by <= ledger.now + _NEAR_S
+    if not demand.at or not is_near or demand.copies is not None:
+        yield from _ranked(ledger, demand, names, meant)
+        return
+    known = ledger.near.get(demand.artifact, frozenset[str]())
+    begun = {name for name in known if name in names and _is_for_a_window(ledger.books[name], demand)}
+    begun |= {name for name in meant if name in names}
+    first = demand.at.keys() | begun if begun else demand.at.keys()
+    yield from _ranked(ledger, demand, first, meant)
+    yield from _ranked(ledger, demand, names - first)
+
+
+def _is_for_a_window(book: Book, demand: Demand) -> bool:
+    """A choice stands: it was told to stage it for a window, this one or another."""
+    before = book.node.planned.get(demand.artifact)
+    return before is not None and before.action is Action.STAGE and is_declared(before.priority)
 
 
 def _on_time_first(ledger: Ledger, demand: Demand, timing: Timing, ranked: Iterable[str]) -> Iterator[str]:
@@ -122,20 +144,28 @@ def _promise(ledger: Ledger, demand: Demand, node: str, placed: Placed, span: Sp
 
 
 def _ranked(ledger: Ledger, demand: Demand, names: Collection[str], meant: Collection[str] = ()) -> Iterator[str]:
-    """Those that take more, the best first: nodes that have to do with it already, then the rest by their room."""
+    """Those that take more, the best first: nodes that have to do with it already, those with most of what it is made of or its
+    pods need beside, then the rest by their room."""
     known = ledger.near.get(demand.artifact, frozenset[str]())
     near = [book for name in known if name in names and (book := ledger.books[name]).node.takes_more]
-    ranked = sorted((_step(book, demand.artifact), -book.free_bytes, book.node.name) for book in near)
+    saved = ledger.likeness.saved_bytes(demand)
+    ranked = sorted(
+        (_step(book, demand.artifact), -saved.get(book.node.name, 0), -book.free_bytes, book.node.name) for book in near
+    )
     also = [name for name in sorted(meant) if name in names and name not in known and name in ledger.books]
-    for step, _, name in ranked:
+    for step, *_, name in ranked:
         if step < _FAILED:
             yield name
     yield from (name for name in also if ledger.books[name].node.takes_more)
-    known = known | set(also)
+    alike = [name for name in saved if name in names and name not in known and name not in also and name in ledger.books]
+    for _, _, name in sorted((-saved[name], -ledger.books[name].free_bytes, name) for name in alike):
+        if ledger.books[name].node.takes_more:
+            yield name
+    known = {*known, *also, *alike}
     rest = [ledger.books[name] for name in names if name not in known and name in ledger.books]
     for _, name in sorted((-book.free_bytes, book.node.name) for book in rest if book.node.takes_more):
         yield name
-    for step, _, name in ranked:
+    for step, *_, name in ranked:
         if step == _FAILED:
             yield name
 

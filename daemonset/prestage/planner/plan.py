@@ -15,6 +15,7 @@ from prestage.api.nodes import Action
 from prestage.planner.copies import Copies, copies_of, guard_copies
 from prestage.planner.demands import Demand, Trust, Wall
 from prestage.planner.ledger import Book, Ledger
+from prestage.planner.likeness import Parts
 from prestage.planner.nodes import NodeState
 from prestage.planner.placement import Placed, place_bound, place_declared, place_waiting
 from prestage.planner.plans import ORIGIN, Assignment, NodePlan, Plan
@@ -38,15 +39,17 @@ def plan(
     walls: Mapping[str, Wall] | None = None,
     rules: Rules | None = None,
     uses: Mapping[str, Use] | None = None,
+    parts: Parts | None = None,
     before: Plan | None = None,
 ) -> Plan:
     """`now` and every moment: seconds since the epoch. `walls`: by namespace. Ids of demands and names of nodes are unique.
-    `uses`: how often each artifact was started. `before`: the last plan; what no node was told yet stays where it was meant to
-    go, and what it predicted of a stage that runs stands."""
+    `uses`: how often each artifact was started. `parts`: of artifacts that share bytes, what each is made of.
+    `before`: the last plan; what no node was told yet stays where it was meant to go, and what it predicted
+    of a stage that runs stands."""
     rules = rules or Rules()
     known = sorted(demand, key=_order)
     demands, too_many = _within(known, now, rules)
-    ledger, timing = Ledger(nodes, walls or {}, now), Timing(now, rules)
+    ledger, timing = Ledger(nodes, walls or {}, now, parts), Timing(now, rules)
     copies = copies_of((one for one in demands if _is_near(one, now, rules)), [book.node for book in ledger.books.values()])
     guard_copies(ledger, copies)
     values = Values(copies, uses or {}, timing)

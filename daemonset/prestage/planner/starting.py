@@ -52,14 +52,28 @@ class Starting:
             goes_on = book.node.is_warm(artifact) or is_begun(book, artifact)
             if goes_on and not self._ledger.hasten(name, artifact):
                 promise.not_before = max(self._now + _AGAIN_S, promise.starts)
-        undecided = list[Stage]()
-        for stage in self._timing.stages(book):
+        undecided, stages = list[Stage](), self._timing.stages(book)
+        self._pause(book, stages)
+        for stage in stages:
             self.start_by[name, stage.artifact] = stage.start_by
             if stage.promise.trust is Trust.DECLARED and not is_begun(book, stage.artifact):
                 undecided.append(stage)
             elif stage.is_urgent:
                 self._busy.add(name)
         return undecided
+
+    def _pause(self, book: Book, stages: Iterable[Stage]) -> None:
+        """A node fetches what was said aloud in the order in which it was told. What is wanted later and was begun makes way for
+        what has to begin now, and goes on from where it was."""
+        free_at = None
+        for stage in stages:
+            if stage.promise.trust is not Trust.DECLARED:
+                continue
+            if not is_begun(book, stage.artifact):
+                if self._must(stage):
+                    free_at = self._timing.link(book).ends(free_at or self._now, stage.promise.size_bytes)
+            elif free_at is not None and stage.promise.not_before is None:
+                stage.promise.not_before = free_at
 
     def _bound_by_origin(self, waiting: Iterable[Stage], turns: Mapping[tuple[str, str], tuple[int, float, int]]) -> None:
         """What all take together has to fit too: the latest starts, backwards from the last deadline; of one moment, in turns."""

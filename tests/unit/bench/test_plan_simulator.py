@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from prestage.bench.cli import bench
 from prestage.bench.plan import derive, traces
-from prestage.bench.plan.baselines import POLICIES, cluster_of
-from prestage.bench.plan.cluster import Cluster, Item, Node, evict
+from prestage.bench.plan.baselines import POLICIES, Reactive, cluster_of
+from prestage.bench.plan.cluster import Cluster, Item, Node, Serving, evict
 from prestage.bench.plan.command import Setting, run_one
+from prestage.bench.plan.faults import Fault, released_anew
+from prestage.bench.plan.offline import feasible, served
 from prestage.bench.plan.ours import Ours
-from prestage.bench.plan.outcome import feasible
-from prestage.bench.plan.simulate import Run, Scheduler, Tally
+from prestage.bench.plan.simulate import Run, Scheduler, Tally, publish_delay_s
 from prestage.bench.plan.traces import Announcement, Start
 from prestage.cacher.errors import Misconfigured
 
@@ -62,6 +63,74 @@ def test_nothing_that_a_pod_uses_or_waits_for_is_evicted_and_never_a_part_of_wha
     assert set(node.items) == {"used", "free"}
     assert evict(cluster, node, 60, list(node.items))
     assert (set(node.items), node.used_bytes) == ({"used"}, 40)
+
+
+@pytest.mark.parametrize(
+    ("serving", "expected"),
+    [
+        (Serving.IN_TURN, [("late", 10.0), ("soon", 15.0)]),
+        (Serving.SOONEST, [("soon", 5.0), ("late", 15.0)]),
+    ],
+)
+def test_a_link_that_serves_one_after_the_other_serves_what_began_first_or_what_is_due_first(
+    serving: Serving, expected: list[tuple[str, float]]
+) -> None:
+    cluster = cluster_of(1, budget_bytes=10_000, link=10.0, gpus=8)
+    cluster.serving = serving
+    [node] = cluster.nodes
+    cluster.add(node, "late", 100).ready_by = 900.0
+    cluster.now = 0.0
+    soon = cluster.add(node, "soon", 50)
+    soon.ready_by, soon.began_at = 20.0, 1.0
+    assert finished(cluster) == expected
+
+
+def test_of_what_pods_wait_for_the_shortest_goes_first_where_that_is_asked_for() -> None:
+    cluster = cluster_of(1, budget_bytes=10_000, link=10.0, gpus=8)
+    cluster.serving = Serving.SHORTEST
+    [node] = cluster.nodes
+    for app, size in (("long", 100), ("short", 50)):
+        cluster.add(node, app, size).is_wanted = True
+    assert finished(cluster) == [("short", 5.0), ("long", 15.0)]
+
+
+def test_what_comes_from_a_node_that_holds_it_asks_no_origin() -> None:
+    cluster = Cluster([Node(name, 10**6, 10.0, 8) for name in ("a", "b")], origin_bytes_per_s=5.0, peer_bytes_per_s=8.0)
+    first, second = cluster.nodes
+    cluster.add(first, "held", 10).left_bytes = 0.0
+    first.coming.clear()
+    cluster.add(first, "new", 50)
+    cluster.add(second, "held", 10)
+    assert finished(cluster) == [("held", 1.25), ("new", 10.0)]
+
+
+@pytest.mark.parametrize(
+    ("waited", "delay"),
+    [(0.0, 0.0), (117.0, 0.0), (118.2, 0.4), (150.0, 0.0), (118 + 0.6 + 118 + 0.25, 0.75), (118 + 0.6 + 118 + 1.0, 0.0)],
+)
+def test_a_pod_gets_its_files_when_the_kubelet_asks_again(waited: float, delay: float) -> None:
+    assert publish_delay_s(waited) == pytest.approx(delay)
+
+
+@given(st.floats(0, 1e6))
+def test_no_pod_waits_for_the_kubelet_longer_than_its_longest_pause(waited: float) -> None:
+    assert 0 <= publish_delay_s(waited) <= 64.0
+
+
+def test_pods_of_a_lost_node_start_again_where_there_is_place_and_run_what_they_had_left() -> None:
+    starts = [Start(0.0, "a", 8, 10, 100.0), Start(1.0, "b", 8, 10, 500.0)]
+    cluster = cluster_of(2, budget_bytes=1000, link=10.0, gpus=8)
+    moments = list[float]()
+
+    class Watching(Reactive):
+        def changed(self, run: Run, node: Node) -> None:
+            moments.append(run.now)
+
+    losing = (50.0, lambda run: run.lose(run.cluster.nodes[0]))
+    tally = Run(cluster, [*starts, Start(600.0, "c", 1, 10, 1.0)], [], Watching(), faults=[losing]).go()
+    assert tally.waits_s == pytest.approx([1.0, 1.0, 1.0, 1.0])
+    assert 502.0 in moments  # "b" ends; "a" comes after it, fetches anew for 1 s and has 51 of its 100 s left
+    assert any(moment == pytest.approx(554.0) for moment in moments)
 
 
 def a_day() -> list[Start]:
@@ -114,6 +183,57 @@ def test_a_link_serves_the_soonest_first_and_pods_before_all() -> None:
     assert feasible(said, tally, 10.0) == set()
     tally.missing_bytes[2] = 0.0
     assert feasible(said, tally, 10.0) == {2}
+
+
+def test_what_has_no_room_beside_pods_or_beside_what_is_wanted_sooner_is_not_possible_whatever_the_link() -> None:
+    def possible(*said: Announcement, budget: float, pinned: list[tuple[float, dict[str, int]]]) -> set[int]:
+        tally = Tally(missing_bytes=dict.fromkeys(range(len(said)), 50.0), pinned=pinned)
+        return served(said, tally, link_bytes_per_s=10.0, budget_bytes=budget)
+
+    one, other = Announcement(0.0, 20.0, "a", 1, 50, None), Announcement(0.0, 26.0, "c", 1, 50, None)
+    in_use = [(0.0, {"b": 60}), (14.0, {"b": 60, "a": 50}), (30.0, dict[str, int]())]
+    assert possible(one, budget=100, pinned=in_use) == set()  # 60 in use while it would have to come
+    assert possible(one, budget=110, pinned=in_use) == {0}
+    assert possible(one, budget=100, pinned=[(0.0, {"b": 60}), (14.0, {})]) == {0}  # it comes from second 15 on
+    assert possible(one, other, budget=99, pinned=[]) == {0, 1}  # the other comes from second 21 on
+    close = Announcement(0.0, 22.0, "c", 1, 50, None)
+    assert possible(one, close, budget=99, pinned=[]) == {0}
+    assert possible(one, close, budget=100, pinned=[]) == {0, 1}
+
+
+_PULLS = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 100)), max_size=5)
+_SAID = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60), st.sampled_from("abc")), max_size=6)
+
+
+@given(_PULLS, _SAID, st.integers(0, 150))
+def test_what_has_room_is_of_what_the_link_serves_and_with_endless_room_all_that_can_begin_late(
+    pulls: list[tuple[int, int]], drawn: list[tuple[int, int, str]], budget: int
+) -> None:
+    said = [Announcement(float(at), float(at + notice), app, 1, 50, None) for at, notice, app in drawn]
+    tally = Tally(missing_bytes=dict.fromkeys(range(len(said)), 50.0))
+    tally.demand_pulls = sorted((float(at), float(size)) for at, size in pulls)
+    found = served(said, tally, link_bytes_per_s=10.0, budget_bytes=budget)
+    assert found <= feasible(said, tally, 10.0)
+    endless = served(said, tally, link_bytes_per_s=10.0, budget_bytes=math.inf)
+    assert served(said, tally, link_bytes_per_s=10.0, budget_bytes=150.0) == endless  # room for all three
+
+
+@pytest.mark.parametrize("fault", [one for one in Fault if one is not Fault.NONE])
+def test_with_every_fault_every_start_is_served_and_the_seed_says_all(fault: Fault, tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(traces.write_trace(a_day()))
+    one = Setting(file, None, 3, "prestage", Scheduler.STEERED, 0.5, 0.5, 7, 0.1, math.inf, 8, fault=fault)
+    made = run_one(one)
+    assert made == run_one(one)
+    assert made["warm"] > 0
+
+
+def test_a_model_is_released_anew_once() -> None:
+    anew = released_anew(a_day(), 1)
+    assert {one.app.removesuffix("@2") for one in anew} == {one.app for one in a_day()}
+    for app in {one.app for one in a_day()}:
+        own = [one.app for one in anew if one.app.removesuffix("@2") == app]
+        assert own == sorted(own)  # first all of the old, then all of the new
 
 
 _SECONDS = st.integers(0, 10**6).map(float)

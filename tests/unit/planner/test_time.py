@@ -63,6 +63,21 @@ def test_what_was_begun_goes_on_though_the_link_and_the_room_are_taken_now() -> 
     assert shown(plan([demand, bound("b", "n1")], later, NOW)) == {"n1": {"a": STAGE, "b": STAGE}}
 
 
+def test_what_was_begun_early_makes_way_for_what_has_to_begin_now_and_goes_on_afterwards() -> None:
+    late, soon = declared("late", "n1", size=100, ready_by=NOW + 3600), declared("soon", "n1", size=50, ready_by=NOW + 12)
+    nodes = [idle("n1", 500)]
+    first = plan([late], nodes, NOW)
+    running = carried_out(nodes, first, state=State.STAGING)
+    made = plan([late, soon], running, NOW, before=first)
+    assert (shown(made), told(made)) == ({"n1": {"soon": STAGE}}, {"late": NOW + 5})
+    assert {one.outcome for one in made.verdicts.values()} == {Outcome.ON_TIME}
+    [after] = carried_out(running, made, state=State.WARM)
+    after = dataclasses.replace(after, held={"soon": after.held["soon"]})
+    assert shown(plan([late, soon], [after], NOW + 5, before=made)) == {"n1": {"soon": STAGE, "late": STAGE}}
+    unhurried = dataclasses.replace(soon, ready_by=NOW + 600)
+    assert "late" in shown(plan([late, unhurried], running, NOW, before=first))["n1"]
+
+
 def test_of_several_windows_the_link_takes_one_at_a_time_the_soonest_first() -> None:
     demands = [declared("a", "n1", ready_by=NOW + 7200), declared("b", "n1", ready_by=NOW + 3600)]
     nodes = [idle("n1")]

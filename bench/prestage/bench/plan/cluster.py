@@ -1,7 +1,7 @@
 """A cluster as a fluid: nodes with a store, accelerators and a link, and what all take from the origins together.
 
-What a pod waits for goes through a node's link before what is staged; of one kind all share alike. The origins' limit is shared
-max-min between nodes, waiting pods first.
+What a pod waits for goes through a node's link before what is staged; of one kind all share alike, or one goes after the other
+(`Serving`). The origins' limit is shared max-min between nodes, waiting pods first.
 """
 
 from __future__ import annotations
@@ -9,6 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Serving(StrEnum):
+    """How a node's link serves artifacts of one kind."""
+
+    ALIKE = "alike"
+    """All share it, as several downloads of one machine do."""
+    IN_TURN = "in turn"
+    """The first that began has all of it, as our agent's engine does within one priority."""
+    SOONEST = "soonest first"
+    """What pods wait for as it began, then what is staged by its deadline."""
+    SHORTEST = "shortest first"
+    """What pods wait for by what is left of it for each pod, then what is staged by its deadline."""
 
 
 @dataclass(slots=True)
@@ -20,9 +34,14 @@ class Item:
     left_bytes: float
     is_wanted: bool = False
     """A pod waits for it."""
+    is_from_peer: bool = False
+    """Another node had it when it began."""
     is_kept: bool = True
     """False: streamed beside the budget, gone with the last pod."""
     pods: int = 0
+    began_at: float = 0.0
+    ready_by: float = math.inf
+    """Of what is staged."""
     used_at: float = 0.0
     is_used: bool = False
     waiting: list[int] = field(default_factory=list)
@@ -59,18 +78,26 @@ class Cluster:
 
     nodes: list[Node]
     origin_bytes_per_s: float = math.inf
+    serving: Serving = Serving.ALIKE
+    peer_bytes_per_s: float = 0.0
+    """0: nothing comes from other nodes. Else what another node holds comes from there at no more than that: simulated, agents of
+    this version ask origins alone."""
     done: Callable[[Node, Item], None] = lambda node, item: None
     now: float = 0.0
     fetched_bytes: float = 0.0
     wasted_bytes: float = 0.0
     """Staged or begun, and gone before anybody used it."""
+    _held: dict[str, dict[str, Node]] = field(default_factory=dict)
+    """By app, the nodes that have it or are at it."""
     _active: dict[str, Node] = field(default_factory=dict)
     _rates: list[tuple[Node, Item, float]] = field(default_factory=list)
     _is_stale: bool = True
 
     def add(self, node: Node, app: str, size_bytes: int, *, is_kept: bool = True) -> Item:
         """It begins to come. The caller made room."""
-        item = node.items[app] = Item(app, size_bytes, float(size_bytes), is_kept=is_kept, used_at=self.now)
+        item = node.items[app] = Item(app, size_bytes, float(size_bytes), is_kept=is_kept, began_at=self.now, used_at=self.now)
+        item.is_from_peer = self.peer_bytes_per_s > 0 and any(True for _ in self.holders(app))
+        self._held.setdefault(app, {})[node.name] = node
         if is_kept:
             node.used_bytes += size_bytes
         if size_bytes:
@@ -87,7 +114,30 @@ class Cluster:
         if not item.is_used:
             self.wasted_bytes += item.size_bytes - item.left_bytes
         node.coming.pop(app, None)
+        del self._held[app][node.name]
         self.touch()
+
+    def pause(self, node: Node, app: str) -> None:
+        """It comes no further; what came is kept until its room is needed."""
+        node.coming.pop(app, None)
+        self.touch()
+
+    def resume(self, node: Node, app: str) -> None:
+        """It comes again."""
+        if not node.items[app].is_warm and app not in node.coming:
+            node.coming[app] = node.items[app]
+            node.items[app].began_at = self.now
+            self._active[node.name] = node
+            self.touch()
+
+    def remove(self, node: Node) -> None:
+        """It is gone, and all that it had. No waste: nobody chose it."""
+        wasted = self.wasted_bytes
+        for app in list(node.items):
+            self.drop(node, app)
+        self.wasted_bytes = wasted
+        self.nodes.remove(node)
+        self._active.pop(node.name, None)
 
     def touch(self) -> None:
         """Rates change."""
@@ -95,7 +145,11 @@ class Cluster:
 
     def holders(self, app: str) -> Iterator[Node]:
         """Nodes where it is whole."""
-        return (node for node in self.nodes if node.is_warm(app))
+        return (node for node in self._held.get(app, {}).values() if node.is_warm(app))
+
+    def with_any(self, app: str) -> Iterator[Node]:
+        """Nodes that have it or are at it."""
+        return iter(self._held.get(app, {}).values())
 
     def next_done(self) -> float:
         """When the next artifact becomes whole, if nothing changes."""
@@ -124,18 +178,35 @@ class Cluster:
             return
         self._is_stale = False
         self._active = {name: node for name, node in self._active.items() if node.coming}
-        wanted = {name: [one for one in node.coming.values() if one.is_wanted] for name, node in self._active.items()}
-        first = _max_min({n: self._active[n].link_bytes_per_s for n, own in wanted.items() if own}, self.origin_bytes_per_s)
-        rest = self.origin_bytes_per_s - sum(first.values())
-        staged = {name: list(node.coming.values()) for name, node in self._active.items() if name not in first}
-        second = _max_min({name: self._active[name].link_bytes_per_s for name in staged}, rest)
-        self._rates = [
-            (self._active[name], one, rate / len(own))
-            for rates, items in ((first, wanted), (second, staged))
-            for name, rate in rates.items()
-            for own in (items[name],)
-            for one in own
-        ]
+        wanted, staged, links = dict[str, list[Item]](), dict[str, list[Item]](), dict[str, float]()
+        self._rates = []
+        for name, node in self._active.items():
+            own = [one for one in node.coming.values() if one.is_wanted]
+            served = self._served(own or list(node.coming.values()))
+            each = node.link_bytes_per_s / len(served)
+            self._rates += [(node, one, min(each, self.peer_bytes_per_s)) for one in served if one.is_from_peer]
+            if asking := [one for one in served if not one.is_from_peer]:
+                (wanted if own else staged)[name] = asking
+                links[name] = each * len(asking)
+        left = self.origin_bytes_per_s
+        for asking_of in (wanted, staged):
+            for name, rate in _max_min({name: links[name] for name in asking_of}, left).items():
+                left = max(0.0, left - rate)
+                self._rates += [(self._active[name], one, rate / len(asking_of[name])) for one in asking_of[name]]
+
+    def _served(self, items: list[Item]) -> list[Item]:
+        """Those that share a link now, of one kind."""
+        if self.serving is Serving.ALIKE or len(items) < 2:
+            return items
+        return [min(items, key=self._turn)]
+
+    def _turn(self, item: Item) -> tuple[float, float, str]:
+        if self.serving is Serving.IN_TURN:
+            return 0.0, item.began_at, item.app
+        if not item.is_wanted:
+            return item.ready_by, item.began_at, item.app
+        is_shortest = self.serving is Serving.SHORTEST
+        return item.left_bytes / max(1, len(item.waiting)) if is_shortest else 0.0, item.began_at, item.app
 
 
 def _max_min(links: dict[str, float], limit: float) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ from rich.console import Console
 
 from prestage.bench.plan import derive, traces
 from prestage.bench.plan.baselines import POLICIES, cluster_of
+from prestage.bench.plan.cluster import Serving
+from prestage.bench.plan.faults import Fault, happenings, released_anew
 from prestage.bench.plan.ours import Ours
 from prestage.bench.plan.outcome import Row, measured
 from prestage.bench.plan.shown import plan_tables, plot_plan
@@ -48,8 +50,10 @@ class Setting:
     origin: float
     gpus: float
     budget: int | None = None
-    fault: str = "none"
+    fault: Fault = Fault.NONE
     tick_s: float = 15.0
+    has_kubelet: bool = True
+    peer_bytes_per_s: float = 0.0
 
 
 def _starts(setting: Setting) -> list[traces.Start]:
@@ -67,6 +71,8 @@ def run_one(setting: Setting) -> dict[str, float]:
     starts = _starts(setting)
     if not starts:
         raise Misconfigured("the trace has no starts", hint="write one start a line")
+    if setting.fault is Fault.RE_RELEASE:
+        starts = released_anew(starts, setting.seed)
     if setting.share < 0:
         said = traces.told_ahead(starts)
     else:
@@ -77,6 +83,8 @@ def run_one(setting: Setting) -> dict[str, float]:
     cluster = cluster_of(
         setting.nodes, budget_bytes=budget, link=setting.link, gpus=setting.gpus or float("inf"), origin=setting.origin
     )
+    cluster.serving = Serving.IN_TURN if setting.policy == OURS else Serving.ALIKE
+    cluster.peer_bytes_per_s = setting.peer_bytes_per_s
     run = Run(
         cluster,
         starts,
@@ -85,10 +93,11 @@ def run_one(setting: Setting) -> dict[str, float]:
         scheduler=setting.scheduler,
         seed=setting.seed,
         measured_from_s=from_s,
-        faults=list(_faults(setting.fault, starts[-1].time_s)),
+        faults=happenings(setting.fault, length_s=starts[-1].time_s, nodes=setting.nodes, seed=setting.seed),
+        has_kubelet=setting.has_kubelet,
     )
     link = setting.link if setting.nodes == 1 else 0.0
-    return measured(run.go(), said, link_bytes_per_s=link, measured_from_s=from_s)
+    return measured(run.go(), said, link_bytes_per_s=link, budget_bytes=budget, measured_from_s=from_s)
 
 
 def _policy(setting: Setting, from_s: float) -> Policy:
@@ -96,29 +105,6 @@ def _policy(setting: Setting, from_s: float) -> Policy:
         return POLICIES[setting.policy](from_s)
     origin = setting.origin if setting.nodes > 1 and setting.origin < float("inf") else None
     return Ours(rules=Rules(peers=False, origin_bytes_per_s=origin), tick_s=0.0 if setting.nodes == 1 else setting.tick_s)
-
-
-def _faults(fault: str, length_s: float) -> Iterator[tuple[float, Callable[[Run], None]]]:
-    """Every six hours: the planner is away for half an hour, or links fall to 30 % for an hour."""
-    for number in range(1, int(length_s // 21_600)):
-        at = number * 21_600.0
-        if fault == "planner down":
-            yield at, lambda run: _away(run, is_down=True)
-            yield at + 1800.0, lambda run: _away(run, is_down=False)
-        elif fault == "links at 30 %":
-            yield at, lambda run: _slow(run, 0.3)
-            yield at + 3600.0, lambda run: _slow(run, 1 / 0.3)
-
-
-def _away(run: Run, *, is_down: bool) -> None:
-    if isinstance(run.policy, Ours):
-        run.policy.is_down = is_down
-
-
-def _slow(run: Run, share: float) -> None:
-    for node in run.cluster.nodes:
-        node.link_bytes_per_s *= share
-    run.cluster.touch()
 
 
 @click.command("plan")
@@ -136,7 +122,9 @@ def _slow(run: Run, share: float) -> None:
 @click.option("--gpus", default=0, show_default=True, type=click.IntRange(0), help="Of a node; 0: no limit.")
 @click.option("--policies", default="all", show_default=True, help="Names separated by commas, or `all`.")
 @click.option("--schedulers", default="aware", show_default=True, help="blind, best of 5, steered, aware; separated by commas.")
-@click.option("--fault", type=click.Choice(["none", "planner down", "links at 30 %"]), default="none", show_default=True)
+@click.option("--fault", type=click.Choice([one.value for one in Fault]), default=Fault.NONE.value, show_default=True)
+@click.option("--peers", type=Size(), help="Bytes a second from a node that holds it; simulated, agents ask origins alone.")
+@click.option("--kubelet/--no-kubelet", default=True, show_default=True, help="Pods that wait get files when the kubelet asks.")
 @click.option("--tick", default=15.0, show_default=True, type=click.FloatRange(0), help="Seconds between plans of several nodes.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, 64), help="Runs at once.")
 @click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Write a plot.")
@@ -188,8 +176,10 @@ def _settings(trace: Path | None, rates: Path | None, more: dict[str, object]) -
                             float("inf") if origin is None else float(str(origin)),
                             float(str(more["gpus"])),
                             None if budget is None else int(str(budget)),
-                            str(more["fault"]),
+                            Fault(str(more["fault"])),
                             float(str(more["tick"])),
+                            bool(more["kubelet"]),
+                            0.0 if more["peers"] is None else float(str(more["peers"])),
                         )
 
 

@@ -6,6 +6,7 @@ each. A pod's own pull never waits for a plan.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -94,6 +95,11 @@ class Ours:
             self._ask(run, max(made.again_at, run.now + 1.0))
 
     def _plan(self, run: Run, *, bound: tuple[str, Start] | None = None) -> Plan:
+        names = {node.name for node in run.cluster.nodes}
+        if names != self._feasible:
+            self._feasible = frozenset(names)
+            self._states = {name: state for name, state in self._states.items() if name in names}
+            self._stale |= names - self._states.keys()
         for node in run.cluster.nodes:
             if node.name in self._stale or self.plan is None:
                 self._states[node.name] = self._state(node)
@@ -110,14 +116,18 @@ class Ours:
         return made
 
     def _state(self, node: Node) -> NodeState:
-        said = self.plan.nodes[node.name].assignments if self.plan is not None else ()
+        said = self._assignments(node)
         return NodeState(
             node.name,
             node.name,
             node.budget_bytes,
             rate_bytes_per_s=node.link_bytes_per_s * self.measured,
             used_bytes=node.used_bytes,
-            held={item.app: _WARM if item.is_warm else _STAGING for item in node.items.values() if item.is_kept},
+            held={
+                item.app: _WARM if item.is_warm else _STAGING
+                for item in node.items.values()
+                if item.is_kept and (item.is_warm or item.app in node.coming)
+            },
             planned={one.artifact: one for one in said},
         )
 
@@ -138,22 +148,25 @@ class Ours:
         yield from self._declared(run)
 
     def _declared(self, run: Run) -> Iterator[Demand]:
+        places = dict[int, dict[str, int]]()
         for number, one in list(self._said.items()):
             if one.ready_s + _GRACE_S <= run.now or (one.start is not None and one.start < self._seen):
                 del self._said[number]
                 continue
             until = one.ready_s + _GRACE_S
+            if one.gpus not in places:
+                places[one.gpus] = _places(run, one.gpus)
             yield Demand(
                 f"said {number}",
                 one.app,
                 one.size_bytes,
                 "all",
                 Trust.DECLARED,
-                feasible=self._feasible,
+                places[one.gpus],
+                self._feasible,
                 ready_by=one.ready_s,
                 until=until,
                 source=ToldBy.STAGING_SCHEDULE,
-                copies=1,
                 chance=0.85,
                 gpus=one.gpus,
             )
@@ -167,31 +180,43 @@ class Ours:
         wanted = [one.artifact for one in said.assignments if one.action is Action.STAGE]
         for app in list(node.coming):
             if app not in wanted and not node.items[app].is_wanted:
-                run.cluster.drop(node, app)
+                run.cluster.pause(node, app)
                 self._stale.add(node.name)
         sizes = self._sizes()
         for app in wanted:
-            if app not in node.items and app in sizes and evict(run.cluster, node, sizes[app], self._order(node)):
+            if app in node.items:
+                run.cluster.resume(node, app)
+            elif app in sizes and evict(run.cluster, node, sizes[app], self._order(node)):
                 run.cluster.add(node, app, sizes[app])
                 self._stale.add(node.name)
+        due = {one.artifact: one.ready_by for one in said.assignments if one.ready_by is not None}
+        for app, item in node.coming.items():
+            if item.ready_by != due.get(app, math.inf):
+                item.ready_by = due.get(app, math.inf)
+                run.cluster.touch()
 
     def _sizes(self) -> Mapping[str, int]:
         return {said.app: said.size_bytes for said in self._said.values()}
 
     def _order(self, node: Node) -> Iterable[str]:
-        """As the agent does: what is released, then what is not listed, each by its last use."""
+        """As the agent does: what was begun and left, what is released, then what is not listed, each by its last use."""
         said = {one.artifact: one.action for one in self._assignments(node)}
-        if not said:
-            return sorted(node.items, key=lambda app: (node.items[app].used_at, app))
         free = [app for app in node.items if said.get(app) in (None, Action.RELEASE)]
-        return sorted(free, key=lambda app: (said.get(app) is not Action.RELEASE, node.items[app].used_at, app))
+
+        def turn(app: str) -> tuple[bool, bool, float, str]:
+            item = node.items[app]
+            is_left_over = not item.is_warm and app not in node.coming
+            return not is_left_over, said.get(app) is not Action.RELEASE, item.used_at, app
+
+        return sorted(free, key=turn)
 
     def _listed(self, node: Node) -> Iterable[str]:
         listed = {one.artifact for one in self._assignments(node) if one.action is Action.KEEP}
         return sorted((app for app in node.items if app in listed), key=lambda app: (node.items[app].used_at, app))
 
     def _assignments(self, node: Node) -> Iterable[Assignment]:
-        return self.plan.nodes[node.name].assignments if self.plan is not None else ()
+        said = self.plan.nodes.get(node.name) if self.plan is not None else None
+        return () if said is None else said.assignments
 
     def _count_seen(self, run: Run) -> None:
         while self._seen < len(run.starts) and run.starts[self._seen].time_s <= run.now:
@@ -207,3 +232,8 @@ class Ours:
 
     def _count(self, run: Run, start: Start) -> None:
         self._count_seen(run)
+
+
+def _places(run: Run, gpus: int) -> dict[str, int]:
+    """Where so many accelerators are free now, and how often."""
+    return {node.name: int(min(node.gpus, 1000) // max(1, gpus)) for node in run.cluster.nodes if node.gpus >= max(1, gpus)}

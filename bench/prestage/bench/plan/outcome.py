@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from prestage.bench.plan.offline import IN_TIME_S, feasible, served
 from prestage.bench.plan.simulate import Tally
 from prestage.bench.plan.traces import Announcement
 
@@ -25,9 +26,9 @@ MEASURES = (
     "feasible",
     "on_time_of_feasible",
     "late_p99_s",
+    "by_link",
+    "on_time_by_link",
 )
-_IN_TIME_S = 1.0
-"""Float arithmetic, and nothing that a person would call late."""
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -35,12 +36,17 @@ def quantile(values: Sequence[float], share: float) -> float:
     return values[min(len(values) - 1, int(len(values) * share))] if values else 0.0
 
 
-def measured(tally: Tally, said: Sequence[Announcement], *, link_bytes_per_s: float, measured_from_s: float) -> dict[str, float]:
-    """By measure. `link_bytes_per_s`: of one node; 0: several nodes, what was feasible is not asked."""
+def measured(
+    tally: Tally, said: Sequence[Announcement], *, link_bytes_per_s: float, budget_bytes: float = math.inf, measured_from_s: float
+) -> dict[str, float]:
+    """By measure. `link_bytes_per_s`, `budget_bytes`: of one node; 0: several nodes, what was feasible is not asked."""
     waits = sorted(tally.waits_s)
     counted = {number for number, one in enumerate(said) if one.said_s >= measured_from_s and number in tally.declared}
     late = {number: tally.declared[number] for number in counted}
-    possible = feasible(said, tally, link_bytes_per_s) & counted if link_bytes_per_s else counted
+    by_link = feasible(said, tally, link_bytes_per_s) & counted if link_bytes_per_s else counted
+    possible = by_link
+    if link_bytes_per_s:
+        possible = served(said, tally, link_bytes_per_s=link_bytes_per_s, budget_bytes=budget_bytes) & counted
     of_possible = sorted(late[number] for number in possible)
     return {
         "warm": tally.warm / max(1, len(waits)),
@@ -56,53 +62,14 @@ def measured(tally: Tally, said: Sequence[Announcement], *, link_bytes_per_s: fl
         "feasible": len(possible) / max(1, len(counted)),
         "on_time_of_feasible": _share(of_possible),
         "late_p99_s": quantile(of_possible, 0.99),
+        "by_link": len(by_link) / max(1, len(counted)),
+        "on_time_by_link": _share(late[number] for number in by_link),
     }
 
 
 def _share(late: Iterable[float]) -> float:
     values = list(late)
-    return sum(one <= _IN_TIME_S for one in values) / len(values) if values else 1.0
-
-
-@dataclass(slots=True)
-class _Job:
-    left_bytes: float
-    numbers: list[int]
-
-
-def feasible(said: Sequence[Announcement], tally: Tally, link_bytes_per_s: float) -> set[int]:
-    """Announcements that a link of the true rate serves by their moment, soonest first, what pods waited for before them, each
-    moving what was missing when it was said. Room is not asked for: it is an upper bound of what is possible."""
-    releases = sorted(
-        [(at, -1.0, size, -1) for at, size in tally.demand_pulls]
-        + [(said[number].said_s, said[number].ready_s, size, number) for number, size in tally.missing_bytes.items()]
-    )
-    made, now, queue, jobs = set[int](), 0.0, list[tuple[float, int, _Job]](), dict[str, _Job]()
-    for place in range(len(releases) + 1):
-        until = releases[place][0] if place < len(releases) else float("inf")
-        while queue and now < until:
-            due, _, job = queue[0]
-            took = min(job.left_bytes / link_bytes_per_s, until - now)
-            now += took
-            job.left_bytes -= took * link_bytes_per_s
-            if job.left_bytes > 1.0:
-                break
-            heapq.heappop(queue)
-            made |= {number for number in job.numbers if now <= said[number].ready_s + _IN_TIME_S}
-        if place == len(releases):
-            break
-        now = max(now, until)
-        _, due, size, number = releases[place]
-        app = said[number].app if number >= 0 else f"pull {place}"
-        pending = jobs.get(app)
-        if pending is not None and pending.left_bytes > 1.0:
-            pending.numbers.append(number)
-        elif size <= 1.0:
-            made |= {number} - {-1}
-        else:
-            job = jobs[app] = _Job(size, [number] if number >= 0 else [])
-            heapq.heappush(queue, (due, place, job))
-    return made
+    return sum(one <= IN_TIME_S for one in values) / len(values) if values else 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 announcement ─▶ policy            start ─▶ scheduler ─▶ node: warm, or the pod waits for it ─▶ end
                                              └─ what a pod waits for is fetched at once, whatever the policy is
+A pod whose node is lost starts again elsewhere, and counts as one more start.
 """
 
 from __future__ import annotations
@@ -64,6 +65,32 @@ class Tally:
     """When, and how many bytes: what pods waited for."""
     missing_bytes: dict[int, float] = field(default_factory=dict)
     """By announcement: what was not there when it was said."""
+    pinned: list[tuple[float, dict[str, int]]] = field(default_factory=list)
+    """One node: since when what pods used or waited for, by app, took its bytes of the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pod:
+    node: Node
+    item: Item
+    gpus: int
+    ends_at: float
+
+
+_TRY_S = 118.0
+"""A publish waits inside the kubelet's call, and answers just before its two minutes are over."""
+
+
+def publish_delay_s(waited_s: float) -> float:
+    """From an artifact being whole to its pod having it: nothing while a call waits for it, else until the kubelet calls again,
+    after 0.6, 1, 2, 4 ... 64 s (as measured on a kubelet 1.36)."""
+    began, pause = 0.0, 0.6
+    while waited_s > began + _TRY_S:
+        again = began + _TRY_S + pause
+        if waited_s <= again:
+            return again - waited_s
+        began, pause = again, min(64.0, max(1.0, pause * 2 if pause >= 1 else 1.0))
+    return 0.0
 
 
 class Run:
@@ -80,15 +107,21 @@ class Run:
         seed: int = 1,
         measured_from_s: float = 0.0,
         faults: Sequence[tuple[float, Callable[[Run], None]]] = (),
+        has_kubelet: bool = False,
     ) -> None:
+        """`has_kubelet`: a pod that waits has its files when the kubelet asks for them."""
         self.cluster, self.starts, self.said, self.policy = cluster, starts, said, policy
         self.tally, self._from_s, self._left = Tally(), measured_from_s, len(starts)
         self._scheduler, self._chance = scheduler, random.Random(f"scheduler {seed}")  # noqa: S311  a seed, no secret
         self._events = list[tuple[float, int, int, Callable[[], None]]]()
         self._count = 0
         self._queue = deque[int]()
+        self._has_kubelet = has_kubelet
         self._placed_at: dict[int, float] = {}
-        """Of starts that first had to wait for an accelerator: that is no wait for bytes."""
+        """Of starts that first had to wait for an accelerator, or lost their node: that is no wait for bytes."""
+        self._pods: dict[int, _Pod] = {}
+        self._left_s: dict[int, float] = {}
+        """Of pods that lost their node: what they still have to run."""
         self._served = set[int | None]()
         self._until_ready: dict[str, list[int]] = {}
         cluster.done = self._whole
@@ -135,7 +168,7 @@ class Run:
     def _told(self, number: int) -> None:
         one = self.said[number]
         if not any(True for _ in self.cluster.holders(one.app)):
-            left = [node.items[one.app].left_bytes for node in self.cluster.nodes if one.app in node.items]
+            left = [node.items[one.app].left_bytes for node in self.cluster.with_any(one.app)]
             self.tally.missing_bytes[number] = min(left, default=float(one.size_bytes))
         else:
             self.tally.missing_bytes[number] = 0.0
@@ -169,24 +202,34 @@ class Run:
             if item is None:
                 is_kept = self.policy.room(self, node, start)
                 item = self.cluster.add(node, start.app, start.size_bytes, is_kept=is_kept)
+            self.cluster.resume(node, start.app)
             if not item.is_wanted:
                 tally.demand_pulls.append((self.now, item.left_bytes))
             item.is_wanted = True
             item.waiting.append(number)
             item.used_at, item.is_used = self.now, True
             self.cluster.touch()
+        self._pin(node)
         self.policy.changed(self, node)
+
+    def _pin(self, node: Node) -> None:
+        if len(self.cluster.nodes) == 1:
+            held = {item.app: item.size_bytes for item in node.items.values() if item.is_kept and (item.pods or item.waiting)}
+            self.tally.pinned.append((self.now, held))
 
     def _run(self, number: int, node: Node, item: Item, *, waited_s: float) -> None:
         start = self.starts[number]
+        delay_s = publish_delay_s(waited_s) if self._has_kubelet else 0.0
         self._left -= 1
         self._served.add(number)
         if start.time_s >= self._from_s:
-            self.tally.waits_s.append(waited_s)
-            self.tally.gpu_wait_s += waited_s * start.gpus
+            self.tally.waits_s.append(waited_s + delay_s)
+            self.tally.gpu_wait_s += (waited_s + delay_s) * start.gpus
         item.pods += 1
         item.used_at, item.is_used = self.now, True
-        self.at(self.now + start.duration_s, lambda: self._end(node, item, start.gpus))
+        ends_at = self.now + delay_s + self._left_s.pop(number, start.duration_s)
+        pod = self._pods[number] = _Pod(node, item, start.gpus, ends_at)
+        self.at(ends_at, lambda: self._end(number, pod))
 
     def _whole(self, node: Node, item: Item) -> None:
         waiting, item.waiting, item.is_wanted = item.waiting, [], False
@@ -196,13 +239,47 @@ class Run:
             self.tally.declared[number] = self.now - self.said[number].ready_s
         self.policy.changed(self, node)
 
-    def _end(self, node: Node, item: Item, gpus: int) -> None:
-        node.gpus += gpus
+    def _end(self, number: int, pod: _Pod) -> None:
+        if self._pods.get(number) is not pod:
+            return
+        del self._pods[number]
+        node, item = pod.node, pod.item
+        node.gpus += pod.gpus
         item.pods -= 1
         item.used_at = self.now
         if item.pods == 0 and not item.is_kept and not item.waiting:
             self.cluster.drop(node, item.app)
+        self._pin(node)
         self.policy.changed(self, node)
+        self._admit()
+
+    def lose(self, node: Node) -> None:
+        """It is gone with all it has; its pods start again where there is place."""
+        again = sorted(number for number, pod in self._pods.items() if pod.node is node)
+        for number in again:
+            pod = self._pods.pop(number)
+            self._left_s[number] = max(0.0, pod.ends_at - self.now)
+            self._left += 1
+        again += sorted(number for item in node.items.values() for number in item.waiting)
+        self.cluster.remove(node)
+        for number in again:
+            self._placed_at[number] = self.now
+        self._queue.extendleft(reversed(again))
+        self._admit()
+
+    def gpus_taken(self, node: Node) -> int:
+        """By its pods, those that wait for bytes too."""
+        waiting = (number for item in node.items.values() for number in item.waiting)
+        return sum(pod.gpus for pod in self._pods.values() if pod.node is node) + sum(self.starts[one].gpus for one in waiting)
+
+    def join(self, node: Node) -> None:
+        """A new node, with nothing."""
+        self.cluster.nodes.append(node)
+        self.policy.changed(self, node)
+        self._admit()
+
+    def _admit(self) -> None:
+        """Pods that wait for accelerators, in their order."""
         while self._queue:
             number = self._queue[0]
             chosen = self._choose(self.starts[number])
