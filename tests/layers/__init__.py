@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 OCI = "application/vnd.oci.image"
 MANIFEST, INDEX = f"{OCI}.manifest.v1+json", f"{OCI}.index.v1+json"
 _LAYER = f"{OCI}.layer.v1.tar"
+_DRAW_BYTES = 1 << 26
 
 
 def sha256(data: bytes) -> str:
@@ -119,8 +120,13 @@ def index(images: Mapping[str, Made], *, this: str = "amd64") -> Made:
 def simple(*, layers: int = 3, size_bytes: int = 200_000, seed: int = 1, kind: str = "gzip") -> Made:
     """Of so many layers of random bytes."""
     draw = random.Random(seed)
-    tars = [Tar().folder("data").file(f"data/{number}", draw.randbytes(size_bytes)).end() for number in range(layers)]
+    tars = [Tar().folder("data").file(f"data/{number}", _drawn(draw, size_bytes)).end() for number in range(layers)]
     return image([(tar, kind) for tar in tars])
+
+
+def _drawn(draw: random.Random, size_bytes: int) -> bytes:
+    """`randbytes` ends at 256 MiB."""
+    return b"".join(draw.randbytes(min(_DRAW_BYTES, size_bytes - at)) for at in range(0, size_bytes, _DRAW_BYTES))
 
 
 def curious() -> list[bytes]:

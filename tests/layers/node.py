@@ -1,19 +1,16 @@
-"""A containerd and a store of ours beside it: what staging an image takes, in a few lines."""
+"""A containerd and an engine of ours: what staging an image takes, in a few lines."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import grpc
 
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.origins.asking import Asker
-from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.limits import Limits
 from prestage.images.descriptors import this_platform
@@ -47,10 +44,9 @@ NEEDS = ("containerd", "docker-registry", "unshare", "root", "mount")
 
 @dataclass
 class Node:
-    """A containerd, and our store beside it."""
+    """A containerd, and what stages into it."""
 
     containerd: Containerd
-    root: Path
     terms: StagingTerms = field(default_factory=lambda: StagingTerms(high_water=1.0))
     rate_bytes_per_s: float | None = None
 
@@ -70,8 +66,8 @@ class Node:
     @asynccontextmanager
     async def open(self, name: str, login: tuple[str, str] | None = None) -> AsyncIterator[Opened]:
         limits = Limits(connections_start=2, connections_max=4, rate_bytes_per_s=self.rate_bytes_per_s)
-        with closing(HttpClient()) as client, Engine(limits) as engine, Store.open(self.root, own=True) as store:
-            means = Means(self.containerd.socket, store, engine, client, terms=self.terms)
+        with closing(HttpClient()) as client, Engine(limits) as engine:
+            means = Means(self.containerd.socket, engine, client, terms=self.terms)
             async with opened(parse_oci(f"oci://{name}"), means, Login(*login) if login else None) as it:
                 yield it
 
@@ -124,4 +120,3 @@ class Node:
                 await runtime.leases.collect()
 
         asyncio.run(work())
-        shutil.rmtree(self.root, ignore_errors=True)

@@ -22,7 +22,6 @@ from prestage.bench.throttle import throttled
 from prestage.cacher.errors import Misconfigured
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
-from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
 from prestage.images.image import Image
 from prestage.images.logins import Login
@@ -100,7 +99,6 @@ class _Bench:
     def __init__(self, job: ImageJob) -> None:
         self._job = job
         self._pid = _owner(job.socket)
-        self._number = 0
 
     async def look(self) -> tuple[Image, str]:
         """What the image is, and which containerd it is; nothing of it may be there."""
@@ -145,12 +143,10 @@ class _Bench:
 
     @asynccontextmanager
     async def _means(self) -> AsyncIterator[tuple[Means, Containerd]]:
-        self._number += 1
-        root = self._job.scratch / f"store-{self._number}"
         net = NetConfig.from_environ(os.environ)
-        with closing(HttpClient(net)) as client, Engine() as engine, Store.open(root, own=True) as store:
+        with closing(HttpClient(net)) as client, Engine() as engine:
             async with await Containerd.connect(self._job.socket) as containerd:
-                yield Means(self._job.socket, store, engine, client, terms=StagingTerms(high_water=1.0)), containerd
+                yield Means(self._job.socket, engine, client, terms=StagingTerms(high_water=1.0)), containerd
 
 
 def _owner(path: Path) -> int:

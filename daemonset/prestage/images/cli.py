@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import click
 
-from prestage.cacher.cli.session import Duration, Rate, Size, json_option, owning, root_option
+from prestage.cacher.cli.session import Duration, Rate, json_option
 from prestage.cacher.cli.terminal import Bar, JsonLines, human_bytes, human_seconds
 from prestage.cacher.digests import artifact_id
 from prestage.cacher.errors import Misconfigured
@@ -54,7 +54,6 @@ def _containerd_options(command: _Command) -> _Command:
 
 @images.command()
 @click.argument("ref")
-@root_option
 @_containerd_options
 @click.option("--keep", "lease_s", type=Duration(), default="24h", show_default=True, help="How long it stays unless renewed.")
 @click.option("--drop-blobs", is_flag=True, help="Keep only what is unpacked: saves the compressed layers' bytes.")
@@ -62,19 +61,16 @@ def _containerd_options(command: _Command) -> _Command:
     "--high-water", type=click.IntRange(1, 100), default=80, show_default=True, help="Most per cent of containerd's disk."
 )
 @click.option("--plain-http/--tls", default=None, help="How the registry is spoken to; default: TLS, but for loopback.")
-@click.option("--budget", type=Size(), help="Most bytes of layers on their way in our store.")
 @click.option("--rate", type=Rate(), help='Most bytes a second, by time of day too: "200M, 22:00-06:00=unlimited".')
 @json_option
 def stage(
     ref: str,
-    root: Path | None,
     socket: Path,
     snapshotter: str | None,
     lease_s: float,
     drop_blobs: bool,
     high_water: int,
     plain_http: bool | None,
-    budget: int | None,
     rate: Schedule | None,
     as_json: bool,
 ) -> None:
@@ -85,8 +81,8 @@ def stage(
     """
     name, display = parse_oci(ref), JsonLines() if as_json else Bar(ref)
     net = NetConfig.from_environ(os.environ)
-    with closing(HttpClient(net)) as client, Engine(rate=RateLimit(rate)) as engine, owning(root, budget_bytes=budget) as store:
-        means = Means(socket, store, engine, client, snapshotter, StagingTerms(lease_s, drop_blobs, high_water / 100))
+    with closing(HttpClient(net)) as client, Engine(rate=RateLimit(rate)) as engine:
+        means = Means(socket, engine, client, snapshotter, StagingTerms(lease_s, drop_blobs, high_water / 100))
 
         async def work() -> StagedImage:
             async with opened(name, means, login_for(name, os.environ), plain_http=plain_http) as it:

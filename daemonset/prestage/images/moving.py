@@ -1,31 +1,35 @@
-"""One attempt's work: blobs from the fetcher into containerd, layers unpacked, side by side, until the plan is done."""
+"""One attempt's work: blobs from the registry into containerd, layers unpacked, side by side, until the plan is done."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from prestage.cacher.errors import NotFound
+from prestage.cacher.errors import Corrupt, NotFound
 from prestage.images.containerd.channel import Locked
-from prestage.images.containerd.content import Bytes, Writing
+from prestage.images.containerd.content import Bytes, Starved, Writing
 from prestage.images.containerd.leases import CONTENT, Resource
 from prestage.images.descriptors import Descriptor
-from prestage.images.fetching import Fetcher, LayerFile
+from prestage.images.fetching import Fetcher
 from prestage.images.image import Image, Layer
+from prestage.images.incoming import Incoming, Wanted
 from prestage.images.names import OciDigest, host_of
-from prestage.images.plan import Plan, next_fetches
+from prestage.images.plan import Plan
 from prestage.images.progress import Progress
 from prestage.images.runtime import Containerd
 
-AHEAD_BYTES = 256 << 20
-"""Begun but not whole: enough for all connections, little enough that the lowest layer comes first."""
-FETCHES = 3
-"""At once, each in a thread of asyncio's pool, which has five on a single core: writing needs some of them too."""
 LOCKED_S, LOCKED_MOST_S = 0.3, 600.0
 _UNCOMPRESSED = "containerd.io/uncompressed"
+
+
+class WrongBytes(Corrupt):
+    """What came of a layer is not it; containerd has let go of it."""
+
+    def __init__(self, blob: Descriptor, why: Corrupt) -> None:
+        super().__init__(why.message, hint="the registry is damaged, or a proxy changes its answers; push the image again")
+        self.blob = blob
 
 
 @dataclass(slots=True)
@@ -39,7 +43,6 @@ class Moving:
     tell: Callable[[], None]
     progress: Progress
     _in_content: dict[OciDigest, asyncio.Event] = field(default_factory=dict)
-    _here: asyncio.Queue[tuple[Descriptor, LayerFile]] = field(default_factory=asyncio.Queue)
 
     async def run(self, todo: Plan, *, drop_blobs: bool) -> None:
         """All of it, then the config.
@@ -52,55 +55,54 @@ class Moving:
             event.set()
         for blob in todo.fetches:
             self._in_content[blob.digest].clear()
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._fetch(todo.fetches))
-                group.create_task(self._fill(len(todo.fetches)))
-                group.create_task(self._unpack(todo.unpacks))
-        finally:
-            await self._let_go()
+        wanted = [Wanted(blob, offset) for blob, offset in await self._begun(todo.fetches)]
+        self.tell()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._bring(wanted))
+            group.create_task(self._unpack(todo.unpacks))
         await self._write_config()
         if drop_blobs:
             for blob in self.image.blobs:
                 await self.containerd.leases.drop(self.lease, Resource(CONTENT, blob.digest))
             await self.containerd.leases.collect()
 
-    async def _fetch(self, blobs: tuple[Descriptor, ...]) -> None:
-        waiting, flying = deque(blobs), dict[asyncio.Task[None], Descriptor]()
-        async with asyncio.TaskGroup() as group:
-            while waiting or flying:
-                for _ in range(next_fetches(waiting, flying.values(), ahead_bytes=AHEAD_BYTES, most=FETCHES)):
-                    blob = waiting.popleft()
-                    flying[group.create_task(self._fetch_one(blob))] = blob
-                done, _ = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    del flying[task]
+    async def _begun(self, blobs: tuple[Descriptor, ...]) -> list[tuple[Descriptor, int]]:
+        """How much of each containerd has."""
+        offsets = {ingest.ref: ingest.offset for ingest in await self.containerd.content.ingests()} if blobs else {}
+        begun = [(blob, min(offsets.get(_ref(blob), 0), blob.size_bytes)) for blob in blobs]
+        for blob, offset in begun:
+            self.progress.came(blob.digest, offset)
+        return begun
 
-    async def _fetch_one(self, blob: Descriptor) -> None:
-        loop = asyncio.get_running_loop()
-
-        def told(so_far: int) -> None:
-            loop.call_soon_threadsafe(self._came, blob, so_far)
-
-        file = await self.fetcher.fetch(blob, told)
-        self._here.put_nowait((blob, file))
-        self.progress.fetched_bytes += file.fetched_bytes
-        self._came(blob, blob.size_bytes)
-
-    def _came(self, blob: Descriptor, so_far: int) -> None:
-        self.progress.came(blob.digest, so_far)
-        self.tell()
-
-    async def _fill(self, count: int) -> None:
-        for _ in range(count):
-            blob, file = await self._here.get()
+    async def _bring(self, wanted: list[Wanted]) -> None:
+        """One after the other; one is checked and synced while the next comes."""
+        async with self.fetcher.fetch(wanted) as incoming:
             try:
-                await self._write(blob, f"layer-{blob.digest}", file, self._labels())
-            except BaseException:
-                await self.fetcher.keep(file)
-                raise
-            self._in_content[blob.digest].set()
-            await self.fetcher.drop(file)
+                async with asyncio.TaskGroup() as group:
+                    for one in wanted:
+                        fed = asyncio.Event()
+                        group.create_task(self._fill(one.blob, incoming, fed))
+                        await fed.wait()
+            finally:
+                self.progress.fetched_bytes += incoming.received_bytes
+
+    async def _fill(self, blob: Descriptor, incoming: Incoming, fed: asyncio.Event) -> None:
+        def told(offset: int) -> None:
+            self.progress.came(blob.digest, offset)
+            self.tell()
+
+        def passed() -> None:
+            incoming.passed(blob)
+            fed.set()
+
+        writing = Writing(blob, _ref(blob), self.lease, self._labels(), told, passed)
+        try:
+            await self._write(writing, _Layer(incoming, blob))
+        except Corrupt as exc:
+            raise WrongBytes(blob, exc) from exc
+        told(blob.size_bytes)
+        passed()  # it may have been there
+        self._in_content[blob.digest].set()
 
     async def _unpack(self, layers: tuple[Layer, ...]) -> None:
         for layer in layers:
@@ -111,38 +113,58 @@ class Moving:
             self.progress.unpacked_one(layer.blob.size_bytes)
             self.tell()
 
-    async def _write(self, blob: Descriptor, ref: str, source: Bytes, labels: dict[str, str]) -> None:
+    async def _write(self, writing: Writing, source: Bytes) -> None:
         """Waits while another client writes the same ref: when it is done, the blob is there."""
         waited = 0.0
         while True:
             try:
-                await self.containerd.content.write(Writing(blob, ref, self.lease, labels), source)
+                await self.containerd.content.write(writing, source)
                 return
+            except Starved:
+                await source.arrival()
             except Locked:
                 if waited >= LOCKED_MOST_S:
                     raise
-            await asyncio.sleep(LOCKED_S)
-            waited += LOCKED_S
+                await asyncio.sleep(LOCKED_S)
+                waited += LOCKED_S
 
     async def _write_config(self) -> None:
         config, snapshots = self.image.config, self.containerd.snapshots
         keeps = {f"containerd.io/gc.ref.snapshot.{snapshots.snapshotter}": self.image.top}
-        await self._write(config, f"config-{config.digest}", _InMemory(self.image.config_bytes), {**self._labels(), **keeps})
+        writing = Writing(config, f"config-{config.digest}", self.lease, {**self._labels(), **keeps})
+        await self._write(writing, _InMemory(memoryview(self.image.config_bytes)))
         await self.containerd.content.label(config.digest, keeps)
 
     def _labels(self) -> dict[str, str]:
         """Where a blob came from, as pulls say it: the host without its port."""
         return {f"containerd.io/distribution.source.{host_of(self.image.name.registry)}": self.image.name.repository}
 
-    async def _let_go(self) -> None:
-        """Files that were not written: they stay in our store, for the next attempt."""
-        while not self._here.empty():
-            await self.fetcher.keep(self._here.get_nowait()[1])
+
+def _ref(blob: Descriptor) -> str:
+    """As pulls call it."""
+    return f"layer-{blob.digest}"
+
+
+@dataclass(slots=True)
+class _Layer:
+    incoming: Incoming
+    blob: Descriptor
+    at: int = 0
+
+    async def read(self, offset: int, size_bytes: int) -> memoryview:
+        self.at = offset
+        return await self.incoming.read(self.blob, offset, size_bytes)
+
+    async def arrival(self) -> None:
+        await self.incoming.read(self.blob, self.at, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class _InMemory:
-    data: bytes
+    data: memoryview
 
-    def read(self, offset: int, size_bytes: int) -> bytes:
+    async def read(self, offset: int, size_bytes: int) -> memoryview:
         return self.data[offset : offset + size_bytes]
+
+    async def arrival(self) -> None:
+        return

@@ -1,4 +1,4 @@
-"""What staging one image takes, put together: registry, containerd, our store and engine."""
+"""What staging one image takes, put together: registry, containerd and our engine."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from pathlib import Path
 
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.origins.asking import Asker
-from prestage.cacher.staging import Stager
-from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
+from prestage.cacher.transfer.limits import Priority
 from prestage.images.descriptors import this_platform
-from prestage.images.fetching import StoreFetcher
+from prestage.images.fetching import Fetcher, LayerFetcher
 from prestage.images.image import Image
 from prestage.images.logins import Login
 from prestage.images.names import ImageName
@@ -29,12 +28,12 @@ class Means:
 
     socket: Path
     """containerd's."""
-    store: Store
     engine: Engine
     client: HttpClient
     snapshotter: str | None = None
     """Default: the one that pulls use."""
     terms: StagingTerms = field(default_factory=StagingTerms)
+    priority: Priority = Priority.DECLARED
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Opened:
     """An image, resolved, and what stages it."""
 
     stager: ImageStager
-    fetcher: StoreFetcher
+    fetcher: Fetcher
     image: Image
 
 
@@ -58,5 +57,5 @@ async def opened(
     registry = Registry(name, Asker(means.client), login, plain_http=plain_http)
     image = await asyncio.to_thread(registry.resolve, this_platform())
     async with await Containerd.connect(means.socket, means.snapshotter) as containerd:
-        fetcher = StoreFetcher(means.store, Stager(means.store, means.engine, means.client), means.client, registry)
+        fetcher = LayerFetcher(means.engine, means.client, registry, means.priority)
         yield Opened(ImageStager(containerd, means.terms), fetcher, image)

@@ -73,14 +73,3 @@ def plan(image: Image, seen: Seen) -> Plan:
         return Need.UNPACK if layer.blob.digest in seen.blobs else Need.FETCH
 
     return Plan(tuple((layer, need(number, layer)) for number, layer in enumerate(image.layers)))
-
-
-def next_fetches(waiting: Collection[Descriptor], flying: Collection[Descriptor], *, ahead_bytes: int, most: int) -> int:
-    """How many of `waiting`, in order, are begun now: few at once, so that the lowest layer is whole first; enough that the tail
-    of one does not leave connections idle."""
-    begun, ahead = 0, sum(blob.size_bytes for blob in flying)
-    for blob in waiting:
-        if len(flying) + begun >= most or (len(flying) + begun >= 2 and ahead >= ahead_bytes):
-            break
-        begun, ahead = begun + 1, ahead + blob.size_bytes
-    return begun

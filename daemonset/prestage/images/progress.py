@@ -23,10 +23,13 @@ class Progress:
     _sizes: dict[OciDigest, int] = field(default_factory=dict)
 
     def begun(self, todo: Plan) -> None:
-        """An attempt begins; what an earlier one has brought counts as there."""
-        self.fetch_total, self.unpack_total, self.unpacked = todo.fetch_bytes, todo.unpack_bytes, 0
-        self._sizes = {blob.digest: blob.size_bytes for blob in todo.fetches}
-        self._coming = {}
+        """An attempt begins. What it has not to do any more, earlier ones of this stage have done."""
+        missing = {blob.digest: blob.size_bytes for blob in todo.fetches}
+        self._sizes |= missing
+        self._coming = {digest: 0 if digest in missing else size for digest, size in self._sizes.items()}
+        self.fetch_total = sum(self._sizes.values())
+        self.unpack_total = max(self.unpack_total, todo.unpack_bytes)
+        self.unpacked = self.unpack_total - todo.unpack_bytes
         self.step = "download" if todo.fetches else "unpack"
 
     def came(self, digest: OciDigest, so_far: int) -> None:

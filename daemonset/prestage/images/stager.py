@@ -1,13 +1,13 @@
 """One image into containerd, under a lease of ours: fetch, fill, unpack; goes on wherever it was cut off.
 
-    look      which chains and blobs are there ─▶ plan
-    fetch     missing blobs into our store, a few at a time, the lowest layer first
-    fill      each, once it is here, into the content store; then our copy goes
+    look      which chains and blobs are there, how much of the others ─▶ plan
+    fetch     missing blobs into memory, some pieces ahead, the lowest layer first
+    fill      each, as it comes, into the content store
     unpack    in order, each on its parent, diff ID checked
     config    last: a lease with the config and the top chain is a staged image
 
-The three run side by side. A pull of the same image, a pause, a lease that is about to expire: each ends the attempt (streams
-are closed, fetches journaled), is waited for, and the next attempt looks anew. Nothing is known here but what containerd knows.
+The three run side by side. A pull of the same image, a pause, a lease that is about to expire: each ends the attempt (streams are
+closed, fetches ended), is waited for, and the next attempt looks anew. Nothing is known here but what containerd knows.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import Enum
 
 from prestage.cacher.digests import ArtifactId
-from prestage.cacher.errors import Busy, Full, NotFound, PrestageError
-from prestage.images import leasing
+from prestage.cacher.errors import Full, PrestageError
 from prestage.images.containerd.leases import CONTENT, Resource
 from prestage.images.fetching import Fetcher
 from prestage.images.image import Image
+from prestage.images.keeping import RENEW_AT, Keeper, Renewals
 from prestage.images.leasing import ImageLease, Terms
-from prestage.images.moving import Moving
+from prestage.images.moving import Moving, WrongBytes
+from prestage.images.names import OciDigest
 from prestage.images.plan import Plan, Seen, plan
 from prestage.images.progress import Progress
 from prestage.images.pulls import LOOK_S, is_pulling, until_pulled
 from prestage.images.room import HIGH_WATER, Disk, is_over, why_not
 from prestage.images.runtime import Containerd
 
-RENEW_AT = 0.5
-"""A lease is renewed when so much of its life is over."""
+_LOST_MOST = 3
 
 
 class Why(Enum):
@@ -93,6 +93,10 @@ class ImageStager:
     def __post_init__(self) -> None:
         self._running.set()
 
+    @property
+    def _keeper(self) -> Keeper:
+        return Keeper(self.containerd, self.terms.lease_s, self.now)
+
     def pause(self) -> None:
         """Stop moving bytes within half a second; what was moved stays."""
         self._running.clear()
@@ -108,25 +112,28 @@ class ImageStager:
 
         Raises:
             Full: it does not fit on containerd's file system, or that filled up: nothing of it is held any more.
+            WrongBytes: a layer is not what its digest says, twice.
             PrestageError: as its class says; what was fetched and unpacked stays on the lease until that expires.
         """
-        began, progress, yielded = time.monotonic(), Progress(), 0
+        began, run = time.monotonic(), _Run()
         while True:
             await self._running.wait()
-            lease = await self._leased(Terms.of(image, self.containerd.snapshots.snapshotter))
+            lease = await self._keeper.for_attempt(Terms.of(image, self.containerd.snapshots.snapshotter))
             try:
-                await self._attempt(image, lease, fetcher, progress, told)
+                await self._attempt(image, lease, fetcher, run.progress, told)
                 break
             except Full:
-                await self._drop(leasing.ours(await self.containerd.leases.all(), image.artifact)[image.artifact])
+                await self._keeper.drop(await self._keeper.of(image.artifact))
                 raise
             except Interrupted as exc:
-                progress.stopped(exc.why.value)
-                told(progress)
-                yielded += exc.why is Why.PULL
+                run.progress.stopped(exc.why.value)
+                told(run.progress)
+                run.yielded += exc.why is Why.PULL
                 if exc.why is Why.PULL:
                     await until_pulled(self.containerd, image.roots)
-        await fetcher.forget(image.blobs)
+            except PrestageError as exc:
+                if not run.may_try_again(exc) and not (run.may_lose_lease() and await self._keeper.is_gone(lease)):
+                    raise
         seconds = time.monotonic() - began
         return StagedImage(
             image.artifact,
@@ -134,9 +141,9 @@ class ImageStager:
             lease.id,
             len(image.layers),
             image.size_bytes,
-            progress.fetched_bytes,
+            run.progress.fetched_bytes,
             seconds,
-            yielded,
+            run.yielded,
         )
 
     async def renew(self, artifact: ArtifactId) -> None:
@@ -145,10 +152,11 @@ class ImageStager:
         Raises:
             NotFound: no such image here.
         """
-        found = leasing.ours(await self.containerd.leases.all(), artifact).get(artifact)
-        if not found:
-            raise _unknown(artifact)
-        await self._renewed(found[0])
+        await self._keeper.renew((await self._keeper.known(artifact))[0])
+
+    async def renew_due(self, wanted: Collection[ArtifactId]) -> Renewals:
+        """Keep what is wanted: to be called again after `next_s`. What is not wanted any more expires by itself."""
+        return await self._keeper.renew_due(wanted)
 
     async def release(self, artifact: ArtifactId) -> None:
         """Let go of it: what no image, container or other lease needs is gone when this returns.
@@ -157,44 +165,7 @@ class ImageStager:
             NotFound: no such image here.
             Busy: a pull of it is running, which may rely on what we hold.
         """
-        found = leasing.ours(await self.containerd.leases.all(), artifact).get(artifact)
-        if not found:
-            raise _unknown(artifact)
-        if await is_pulling(self.containerd, found[0].terms.roots):
-            raise Busy(f"{found[0].terms.name} is being pulled", hint="release it once that pull has ended")
-        await self._drop(found)
-
-    async def _drop(self, leases: Sequence[ImageLease]) -> None:
-        for one in leases:
-            await self.containerd.snapshots.sweep(one.id)
-        for one in leases:
-            await self.containerd.leases.delete(one.id, collect=one is leases[-1])
-
-    async def _leased(self, terms: Terms) -> ImageLease:
-        """The image's lease, good for a while, with all that earlier ones hold, and nothing half unpacked on it."""
-        found = leasing.ours(await self.containerd.leases.all(), terms.artifact).get(terms.artifact, [])
-        if not found:
-            lease = leasing.fresh(terms, 1, self.now() + self.terms.lease_s)
-            await self.containerd.leases.create(lease.lease())
-            return lease
-        lease, *older = found
-        for one in older:
-            await self._take_over(one, lease)
-        if lease.ends_before(self.now() + RENEW_AT * self.terms.lease_s):
-            lease = await self._renewed(lease)
-        await self.containerd.snapshots.sweep(lease.id)
-        return lease
-
-    async def _renewed(self, lease: ImageLease) -> ImageLease:
-        new = leasing.fresh(lease.terms, lease.number + 1, self.now() + self.terms.lease_s)
-        await self.containerd.leases.create(new.lease())
-        await self._take_over(lease, new)
-        return new
-
-    async def _take_over(self, old: ImageLease, new: ImageLease) -> None:
-        for resource in await self.containerd.leases.resources(old.id):
-            await self.containerd.leases.add(new.id, resource)
-        await self.containerd.leases.delete(old.id, collect=False)
+        await self._keeper.release(artifact)
 
     async def _attempt(
         self, image: Image, lease: ImageLease, fetcher: Fetcher, progress: Progress, told: Callable[[Progress], None]
@@ -206,7 +177,6 @@ class ImageStager:
                 if (disk := self._disk()) is not None and (why := why_not(todo, disk, self.terms.high_water)):
                     raise Full(f"{image.name}: {why}", hint="release other images, or raise the mark")
                 progress.begun(todo)
-                told(progress)
                 moving = Moving(self.containerd, image, lease.id, fetcher, lambda: told(progress), progress)
                 await moving.run(todo, drop_blobs=self.terms.drop_blobs)
                 watching.cancel()
@@ -236,7 +206,7 @@ class ImageStager:
                 raise Interrupted(Why.PAUSE)
             if await is_pulling(self.containerd, image.roots):
                 raise Interrupted(Why.PULL)
-            if lease.ends_before(self.now() + RENEW_AT * self.terms.lease_s):
+            if self._keeper.is_at(lease, RENEW_AT):
                 raise Interrupted(Why.RENEWAL)
             disk = self._disk() if progress.unpacked < progress.unpack_total else None
             if disk is not None and is_over(disk, self.terms.high_water):
@@ -253,13 +223,31 @@ class ImageStager:
         return Disk(room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize) if room is not None else None
 
 
+@dataclass(slots=True)
+class _Run:
+    """What one call of `stage` remembers between its attempts."""
+
+    progress: Progress = field(default_factory=Progress)
+    yielded: int = 0
+    lost: int = 0
+    _again: set[OciDigest] = field(default_factory=set)
+
+    def may_try_again(self, failure: PrestageError) -> bool:
+        """Wrong bytes of a layer, for the first time: its registry may have another place for it."""
+        if not isinstance(failure, WrongBytes) or failure.blob.digest in self._again:
+            return False
+        self._again.add(failure.blob.digest)
+        return True
+
+    def may_lose_lease(self) -> bool:
+        """Somebody replaced it, or it expired: the next attempt has another one. Not again and again."""
+        self.lost += 1
+        return self.lost <= _LOST_MOST
+
+
 def _leading(failures: BaseExceptionGroup[BaseException]) -> BaseException | None:
     """What is to be told of several: what interrupts (the rest may come of it), else the first error; None: neither is there."""
     one: BaseException | None = failures.subgroup(Interrupted) or failures.subgroup(PrestageError)
     while isinstance(one, BaseExceptionGroup):
         one = one.exceptions[0]
     return one
-
-
-def _unknown(artifact: ArtifactId) -> NotFound:
-    return NotFound(f"{artifact} is not staged here", hint="prestage images list shows what is")

@@ -30,9 +30,9 @@ def containerd() -> Iterator[Containerd]:
 
 
 @pytest.fixture
-def node(containerd: Containerd, tmp_path: Path) -> Iterator[Node]:
+def node(containerd: Containerd) -> Iterator[Node]:
     """Clean before and after."""
-    one = Node(containerd, tmp_path / "store")
+    one = Node(containerd)
     yield one
     one.clean()
 

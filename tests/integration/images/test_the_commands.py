@@ -41,7 +41,7 @@ def containerd() -> Iterator[Containerd]:
 
 def test_an_image_is_staged_listed_and_released(registry: Registry, node: Node) -> None:
     name, at = registry.push("t/app", "v1", simple()), ("--containerd", str(node.containerd.socket))
-    staged = run("images", "stage", f"oci://{name}", *at, "--root", str(node.root), "--high-water", "100")
+    staged = run("images", "stage", f"oci://{name}", *at, "--high-water", "100")
     artifact = staged.partition(" ")[0]
     assert name in staged
     row = json.loads(run("images", "list", *at, "--json"))

@@ -89,12 +89,6 @@ def test_blobs_can_go_once_they_are_unpacked(registry: Registry, node: Node) -> 
     assert not any(is_blob for _, is_blob, _ in asked_since(registry, asked))
 
 
-def test_nothing_is_left_in_our_store(registry: Registry, node: Node) -> None:
-    node.stage(registry.push("t/app", "v1", simple()))
-    blobs = [path for path in (node.root / "blobs").rglob("*") if path.is_file()]
-    assert not blobs
-
-
 def test_a_layer_that_is_not_what_its_config_says_is_never_committed(registry: Registry, node: Node) -> None:
     tars = [Tar().file("a", b"1").end(), Tar().file("b", b"2").end()]
     wrong = [*image([(tars[0], "none")]).layers, "sha256:" + "0" * 64]

@@ -18,12 +18,14 @@ from google.protobuf.message import Message
 from layers import curious, image, simple
 from layers.node import NEEDS, Node
 
+from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import PrestageError
 from prestage.images.containerd.channel import Channel, Stream
 from prestage.images.containerd.content import Content
 from prestage.images.containerd.images import Images
 from prestage.images.containerd.leases import Leases
 from prestage.images.containerd.snapshots import Snapshots
+from prestage.images.keeping import Renewals
 from prestage.images.runtime import Containerd as Runtime
 from prestage.images.stager import ImageStager, StagingTerms
 from servers.registry import Registry
@@ -138,6 +140,74 @@ def test_a_renewed_lease_keeps_what_the_old_one_kept(registry: Registry, node: N
     assert node.listed()[0].state == "warm"
 
 
+def test_what_is_wanted_is_renewed_when_it_is_due_and_the_rest_expires(registry: Registry, node: Node) -> None:
+    name, other = (registry.push(f"t/renewed-{n}", "v1", simple(seed=n)) for n in (21, 22))
+    wanted, unwanted = node.stage(name).artifact, node.stage(other).artifact
+    missing = ArtifactId(f"sha256:{'0' * 64}")
+    before = node.inventory()
+
+    async def rounds() -> list[Renewals]:
+        async with await Runtime.connect(node.containerd.socket) as runtime:
+            found = []
+            for hours in (0, 15, 15.5, 17, 17):  # of 24: due at 16
+                stager = ImageStager(runtime, node.terms, now=lambda hours=hours: time.time() + hours * 3600)  # type: ignore[misc]  # a default
+                found.append(await stager.renew_due([wanted, missing]))
+            return found
+
+    found = asyncio.run(rounds())
+    assert [one.renewed for one in found] == [(), (), (), (wanted,), ()]
+    assert all(one.absent == (missing,) for one in found)
+    assert 15.9 < found[0].next_s / 3600 < 16.1
+    assert 0.4 < found[2].next_s / 3600 < 0.6
+    assert 15.9 < found[4].next_s / 3600 < 16.1, "of the new lease"
+    after = node.inventory()
+    assert {**after, "leases": []} == {**before, "leases": []}
+    ends = {row.artifact: row.expires_at - time.time() for row in node.listed()}
+    assert ends[unwanted] < 24 * 3600 < 40 * 3600 < ends[wanted]
+
+
+def test_a_renewal_that_is_killed_anywhere_holds_everything_at_every_moment(registry: Registry, node: Node) -> None:
+    name = registry.push("t/renewal", "v1", simple(layers=2, seed=31))
+    artifact = node.stage(name).artifact
+    whole = {key: rows for key, rows in node.inventory().items() if key != "leases"}
+
+    async def renewed(calls: int) -> bool:
+        async with await Runtime.connect(node.containerd.socket) as real, dying(real, calls) as runtime:
+            later = ImageStager(runtime, node.terms, now=lambda: time.time() + (calls + 1) * 24 * 3600)
+            try:
+                await later.renew_due([artifact])
+            except Died:
+                return True
+        return False
+
+    calls = 0
+    while asyncio.run(renewed(calls)):
+        assert {key: rows for key, rows in node.inventory().items() if key != "leases"} == whole, f"after {calls} calls"
+        calls += 1
+    assert calls > 5
+    assert len(node.inventory()["leases"]) == 1, "what kills left was made one"
+    node.release(artifact)
+    assert node.inventory() == NOTHING
+
+
+def test_a_lease_that_is_replaced_under_an_attempt_costs_nothing_but_another_attempt(registry: Registry, node: Node) -> None:
+    name = registry.push("t/replaced", "v1", simple(layers=3, size_bytes=4_000_000, seed=41))
+    node.rate_bytes_per_s = 6e6
+
+    async def work() -> str:
+        async with node.open(name) as it:
+            begun = asyncio.Event()
+            staging = asyncio.create_task(
+                it.stager.stage(it.image, it.fetcher, lambda p: begun.set() if p.fetched > 1e6 else None)
+            )
+            await begun.wait()
+            await it.stager.renew(it.image.artifact)
+            return (await staging).lease
+
+    assert asyncio.run(work()).endswith("-2")
+    assert [row.state for row in node.listed()] == ["warm"]
+
+
 def test_containerd_killed_in_the_middle_loses_nothing(registry: Registry, node: Node) -> None:
     name = registry.push("t/killed", "v1", image([(tar, "gzip") for tar in curious()]))
     resolved = node.resolve(name)
@@ -165,7 +235,7 @@ def test_a_command_that_is_killed_goes_on_when_it_is_run_again(registry: Registr
     made = simple(layers=4, size_bytes=10_000_000)
     name = registry.push("t/command", "v1", made)
     argv = [sys.executable, "-m", "prestage.cacher.cli", "images", "stage", f"oci://{name}", "--json"]
-    argv += ["--containerd", str(node.containerd.socket), "--root", str(node.root), "--high-water", "100"]
+    argv += ["--containerd", str(node.containerd.socket), "--high-water", "100"]
     slow = subprocess.Popen([*argv, "--rate", "20M"], stdout=subprocess.PIPE, text=True)
     assert slow.stdout is not None
     for line in slow.stdout:

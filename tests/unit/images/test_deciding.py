@@ -12,11 +12,11 @@ from layers import curious, image
 from prestage.images import leasing
 from prestage.images.containerd.leases import Lease
 from prestage.images.containerd.setup import Setup
-from prestage.images.descriptors import Descriptor, parse_image_manifest
+from prestage.images.descriptors import parse_image_manifest
 from prestage.images.doctor import findings
 from prestage.images.image import Image, assemble
 from prestage.images.names import OciDigest, parse_oci
-from prestage.images.plan import Need, Seen, next_fetches, plan
+from prestage.images.plan import Need, Seen, plan
 from prestage.images.progress import Progress
 from prestage.images.room import Disk, is_over, needed_bytes, why_not
 
@@ -51,20 +51,6 @@ def test_whatever_is_there_the_rest_is_done_in_order_and_nothing_twice(chains: s
     assert {blob.digest for blob in todo.fetches} == {layer.blob.digest for layer in TWELVE.layers[first:]} - set(seen.blobs)
     assert len(todo.fetches) == len({blob.digest for blob in todo.fetches})
     assert todo.is_done == (first == 12)
-
-
-@given(st.lists(st.integers(1, 1 << 32), max_size=12), st.lists(st.integers(1, 1 << 32), max_size=6))
-def test_there_is_always_something_on_its_way_and_never_too_much(waiting: list[int], flying: list[int]) -> None:
-    def rows(sizes: list[int]) -> list[Descriptor]:
-        return [Descriptor("x", OciDigest(f"sha256:{n:064x}"), size) for n, size in enumerate(sizes)]
-
-    begun = next_fetches(rows(waiting), rows(flying), ahead_bytes=256 << 20, most=6)
-    assert 0 <= begun <= len(waiting)
-    assert len(flying) + begun <= 6
-    if waiting and not flying:
-        assert begun, "nothing flies, something waits"
-    if begun > 2:
-        assert sum(flying) + sum(waiting[: begun - 1]) < 256 << 20
 
 
 def test_a_lease_says_what_it_is_for_and_when_it_ends() -> None:
@@ -105,6 +91,19 @@ def test_progress_counts_what_is_missing_and_never_goes_over() -> None:
         progress.came(blob.digest, blob.size_bytes // 3)
     assert progress.fetched == progress.fetch_total
     assert progress.step == "unpack"
+
+
+def test_progress_goes_on_from_where_an_attempt_was_broken_off() -> None:
+    progress, first, *_ = Progress(), *TWELVE.layers
+    progress.begun(plan(TWELVE, Seen((), ())))
+    total, unpack_total = progress.fetch_total, progress.unpack_total
+    progress.stopped("pull")
+    progress.begun(plan(TWELVE, Seen({first.chain}, {first.blob.digest, TWELVE.layers[1].blob.digest})))
+    assert (progress.fetch_total, progress.unpack_total) == (total, unpack_total)
+    assert progress.fetched == first.blob.size_bytes + TWELVE.layers[1].blob.size_bytes
+    assert progress.unpacked == first.blob.size_bytes
+    progress.begun(plan(TWELVE, Seen({TWELVE.top}, ())))
+    assert (progress.fetched, progress.unpacked, progress.step) == (total, unpack_total, "unpack")
 
 
 @pytest.mark.parametrize(

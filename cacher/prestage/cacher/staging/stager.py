@@ -41,6 +41,11 @@ class Stager:
         self._running: dict[ArtifactId, _Shared] = {}
         self._lock = threading.Lock()
 
+    @property
+    def engine(self) -> Engine:
+        """Which moves its bytes."""
+        return self._tools.engine
+
     def stage(
         self,
         wish: Wish,

@@ -46,8 +46,8 @@ class Locked(Busy):
 class Stream(Protocol):
     """A call that is open both ways: the part of grpc.aio's that is used."""
 
-    async def write(self, request: Message) -> None:
-        """Send one message."""
+    async def write(self, request: Message | bytes) -> None:
+        """Send one message, or one that is written already."""
         ...
 
     async def read(self) -> object:
@@ -149,5 +149,5 @@ def translated(exc: grpc.RpcError, method: str) -> PrestageError:
     return Unavailable(f"{text} ({code.name})", hint="see containerd's log, then try again")
 
 
-def _written(message: Message) -> bytes:
-    return message.SerializeToString()
+def _written(message: Message | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()

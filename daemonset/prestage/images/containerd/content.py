@@ -1,15 +1,15 @@
-"""The content store: blobs by digest, ingests by ref. A blob is written at disk speed from a file of ours, in lockstep.
+"""The content store: blobs by digest, ingests by ref. A blob is written as its bytes come.
 
-    STAT ─▶ offset of what an ingest already has   WRITE 1 MiB ─▶ …   COMMIT ─▶ checked by containerd, on our lease
+    STAT ─▶ offset of what an ingest already has   WRITE 1 MiB ─▶ …   COMMIT ─▶ SHA-256 checked by containerd, on our lease
 
-The ref `layer-<digest>` is the one that pulls use: whoever comes second waits for the first. So a stream is never left idle;
-it is closed, which keeps what was written and lets the other go on from there, and never aborted.
+The ref `layer-<digest>` is the one that pulls use: whoever comes second waits for the first. So a stream is never left idle:
+after `IDLE_S` without bytes it is closed, which keeps what was written and lets the other go on from there, and never aborted.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -42,9 +42,12 @@ from prestage.wire.containerd_pb2 import (
 _SERVICE = "/containerd.services.content.v1.Content"
 CHUNK_BYTES = 1 << 20
 """Of one message: 1 MiB in lockstep is as fast as anything (recorded in docs/images.md)."""
+IDLE_S = 5.0
+"""Longest time that a stream is open without a byte: containerd 2.3 ends a pull that has waited for one too long."""
 SILENCE_S = 60.0
 COMMIT_BYTES_PER_S = 20e6
 """A commit syncs the blob: it may take so much longer."""
+_DATA_TAG = bytes([ContentWriteRequest.DATA_FIELD_NUMBER << 3 | 2])
 
 
 class Written(Enum):
@@ -65,11 +68,23 @@ class Ingest:
 
 
 class Bytes(Protocol):
-    """Where a blob's bytes are read from; called in worker threads."""
+    """Where a blob's bytes come from."""
 
-    def read(self, offset: int, size_bytes: int) -> bytes:
-        """So many bytes; fewer only at the end."""
+    async def read(self, offset: int, size_bytes: int) -> memoryview:
+        """At least one byte from `offset` on, at most so many; good until the next call."""
         ...
+
+    async def arrival(self) -> None:
+        """Until what was last asked for, and did not come in time, is here."""
+        ...
+
+
+class Starved(Exception):
+    """No byte came for `IDLE_S`: the stream was closed, what was written stays."""
+
+
+def _nothing(_: object = None) -> None:
+    return
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +95,10 @@ class Writing:
     ref: str
     lease: str
     labels: Mapping[str, str]
+    told: Callable[[int], None] = _nothing
+    """How much of it containerd has."""
+    fed: Callable[[], None] = _nothing
+    """It has all; what is left is to check and to sync it."""
 
 
 class Content:
@@ -119,6 +138,7 @@ class Content:
 
         Raises:
             Locked: another client writes this ref just now.
+            Starved: `source` gives nothing just now.
             Corrupt: what lay in the ingest, or comes from `source`, is not the blob; the ingest is gone.
             PrestageError: as the channel says; what was written stays and is gone on from.
         """
@@ -159,30 +179,65 @@ async def _talk(call: Stream, writing: Writing, source: Bytes) -> Written:
     offset = (await _answered(call, stat)).offset
     if offset > blob.size_bytes:
         raise Corrupt("containerd has more of a layer than it is long", hint="it is written again")
-    ahead = await _read(source, offset, blob.size_bytes)
-    while ahead:
-        data, after = ahead, offset + len(ahead)
-        request = ContentWriteRequest(action=WRITE, ref=ref, offset=offset, data=data)
-        _, ahead = await asyncio.gather(_answered(call, request), _read(source, after, blob.size_bytes))
-        offset = after
+    await _feed(call, writing, source, offset)
+    writing.fed()
     commit = ContentWriteRequest(
-        action=COMMIT, ref=ref, total=blob.size_bytes, expected=blob.digest, offset=offset, labels=writing.labels
+        action=COMMIT, ref=ref, total=blob.size_bytes, expected=blob.digest, offset=blob.size_bytes, labels=writing.labels
     )
     await _answered(call, commit, SILENCE_S + blob.size_bytes / COMMIT_BYTES_PER_S)
     return Written.WRITTEN
 
 
-async def _read(source: Bytes, offset: int, size_bytes: int) -> bytes:
-    wanted = min(CHUNK_BYTES, size_bytes - offset)
+async def _feed(call: Stream, writing: Writing, source: Bytes, offset: int) -> None:
+    """All from `offset` on; the next message is made while containerd writes the last one."""
+    writing.told(offset)
+    ahead = asyncio.ensure_future(_next(writing, source, offset))
+    try:
+        while (message := await ahead) is not None:
+            ahead = asyncio.ensure_future(_next(writing, source, message.stop))
+            await _answered(call, message.raw)
+            writing.told(message.stop)
+    finally:
+        ahead.cancel()
+        await asyncio.wait([ahead])
+        if not ahead.cancelled():
+            ahead.exception()  # another error is told
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    raw: bytes
+    stop: int
+
+
+async def _next(writing: Writing, source: Bytes, offset: int) -> _Message | None:
+    wanted = min(CHUNK_BYTES, writing.blob.size_bytes - offset)
     if not wanted:
-        return b""
-    data = await asyncio.to_thread(source.read, offset, wanted)
-    if len(data) != wanted:
-        raise Corrupt("a layer in our store is shorter than it should be", hint="it is fetched again")
-    return data
+        return None
+    try:
+        async with asyncio.timeout(IDLE_S):
+            data = await source.read(offset, wanted)
+    except TimeoutError:
+        raise Starved from None
+    return _Message(written(writing.ref, offset, data), offset + len(data))
 
 
-async def _answered(call: Stream, request: ContentWriteRequest, timeout_s: float = SILENCE_S) -> ContentWriteAnswer:
+def written(ref: str, offset: int, data: memoryview) -> bytes:
+    """A WRITE message. Its fields are put one behind the other here, so that the bytes are copied once."""
+    head = ContentWriteRequest(action=WRITE, ref=ref, offset=offset).SerializeToString()
+    return b"".join((head, _DATA_TAG, _varint(len(data)), data))
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+async def _answered(call: Stream, request: ContentWriteRequest | bytes, timeout_s: float = SILENCE_S) -> ContentWriteAnswer:
     try:
         async with asyncio.timeout(timeout_s):
             await call.write(request)

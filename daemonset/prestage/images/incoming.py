@@ -1,0 +1,185 @@
+"""Layers on their way: fetched by the engine piece by piece, a few ahead of their one reader, who takes them in order.
+
+    pieces of all layers, in order ─▶ at most `PIECES_AHEAD` in memory, begun or whole ─▶ read(blob, offset) ─▶ memory free again
+
+So memory is bounded; no connection is held for want of memory (but to a registry without ranges); the lowest layer comes first
+with all connections on it, and the next one begins while its tail is on its way. What the reader asks for is always begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from prestage.cacher.digests import PIECE_BYTES, piece_count
+from prestage.cacher.errors import Corrupt, Unavailable
+from prestage.cacher.origins.source import OriginSource
+from prestage.cacher.transfer.engine import Engine
+from prestage.cacher.transfer.job import Transfer
+from prestage.cacher.transfer.limits import Priority
+from prestage.cacher.transfer.ports import Cancelled, Changed
+from prestage.images.descriptors import Descriptor
+from prestage.images.names import OciDigest
+from prestage.images.pieces import LayerSink, Piece, PieceSink, PieceSource, WithoutRanges
+
+PIECES_AHEAD = 8
+"""16 MiB each: as many connections as the engine begins with, 128 MiB of memory."""
+_THREADS = 2 * PIECES_AHEAD
+"""That wait for a piece: each is told of its end some tenths of a second late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A layer, from an offset on: what is before it is in containerd."""
+
+    blob: Descriptor
+    offset: int = 0
+
+
+class Incoming:
+    """See the module. Of one event loop; use it with `async with`, which ends whatever is on its way."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        wanted: Sequence[Wanted],
+        source_of: Callable[[Descriptor], OriginSource],
+        priority: Priority = Priority.DECLARED,
+    ) -> None:
+        self._engine, self._priority, self._source_of = engine, priority, source_of
+        self._sources: dict[OciDigest, OriginSource] = {}
+        self._waiting = deque(
+            (one.blob, number) for one in wanted for number in range(one.offset // PIECE_BYTES, piece_count(one.blob.size_bytes))
+        )
+        self._pieces: dict[tuple[OciDigest, int], Piece] = {}
+        self._whole: dict[OciDigest, LayerSink] = {}
+        self._free: list[bytearray] = []
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="prestage-layer")
+        self._running: set[asyncio.Future[None]] = set()
+        self._changed = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._is_over = False
+        self.received_bytes = 0
+        """Over the wire; what had come of a piece that was then not wanted is counted too."""
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self._is_over = True
+        for piece in self._pieces.values():
+            piece.end()
+        for sink in self._whole.values():
+            sink.end()
+        while self._running:
+            await asyncio.shield(asyncio.wait(set(self._running)))
+        self._pool.shutdown()
+
+    async def read(self, blob: Descriptor, offset: int, size_bytes: int) -> memoryview:
+        """At least one byte from `offset` on, at most `size_bytes`; good until the next call. Offsets only grow.
+
+        Raises:
+            PrestageError: what the engine made of the registry's answers.
+        """
+        number = offset // PIECE_BYTES
+        for passed in [one for one in self._pieces.values() if one.blob.digest == blob.digest and one.number < number]:
+            self._let_go(passed)
+        self._advance()
+        while (piece := self._pieces.get((blob.digest, number))) is None or piece.cursor <= offset:
+            if self._failure is not None:
+                raise self._failure
+            if piece is None:
+                self._begin(blob, number)
+            self._changed.clear()
+            await self._changed.wait()
+        return piece.view(offset, offset + size_bytes)
+
+    def passed(self, blob: Descriptor) -> None:
+        """Nothing of it is read any more."""
+        self._waiting = deque(one for one in self._waiting if one[0].digest != blob.digest)
+        for piece in [one for one in self._pieces.values() if one.blob.digest == blob.digest]:
+            self._let_go(piece)
+        if (sink := self._whole.pop(blob.digest, None)) is not None:
+            sink.end()
+        self._advance()
+
+    def _let_go(self, piece: Piece) -> None:
+        del self._pieces[piece.blob.digest, piece.number]
+        if piece.is_whole:
+            self._free.append(piece.memory)
+        else:
+            piece.end()  # its memory may be written to until its job has ended: nobody gets it
+
+    def _advance(self) -> None:
+        while self._waiting and len(self._pieces) < PIECES_AHEAD and self._failure is None:
+            self._begin(*self._waiting[0])
+
+    def _begin(self, blob: Descriptor, number: int) -> None:
+        if (blob, number) in self._waiting:
+            self._waiting.remove((blob, number))
+        piece = Piece(blob, number, self._free.pop() if self._free else bytearray(PIECE_BYTES))
+        self._pieces[blob.digest, number] = piece
+        if (whole := self._whole.get(blob.digest)) is not None:
+            whole.give(piece)
+            return
+        source = PieceSource(self._source(blob), piece.start)
+        self._fetch(Transfer("layer", source, PieceSink(piece, self._came)), piece)
+
+    def _source(self, blob: Descriptor) -> OriginSource:
+        if blob.digest not in self._sources:
+            self._sources[blob.digest] = self._source_of(blob)
+        return self._sources[blob.digest]
+
+    def _fetch(self, transfer: Transfer, into: Piece | LayerSink) -> None:
+        job = self._loop.run_in_executor(self._pool, self._run, transfer, into.cancel)
+        self._running.add(job)
+        job.add_done_callback(partial(self._ended, into))
+
+    def _run(self, transfer: Transfer, cancel: threading.Event) -> None:
+        if not cancel.is_set():
+            self._engine.fetch([transfer], priority=self._priority, cancel=cancel)
+
+    def _ended(self, into: Piece | LayerSink, job: asyncio.Future[None]) -> None:
+        self._running.discard(job)
+        error = job.exception()
+        if error is None or into.cancel.is_set():
+            return
+        if isinstance(error, WithoutRanges) and isinstance(into, Piece):
+            self._take_whole(into.blob)
+        elif self._failure is None:
+            self._failure = _told(error)
+        self._changed.set()
+
+    def _take_whole(self, blob: Descriptor) -> None:
+        """Its registry knows no ranges: the layer comes on one connection, from the first piece on that is not read yet."""
+        numbers = sorted(number for digest, number in self._pieces if digest == blob.digest)
+        sink = self._whole[blob.digest] = LayerSink(blob, numbers[0], self._came)
+        for number in numbers:
+            self._pieces[blob.digest, number].end()
+            self._pieces[blob.digest, number] = piece = Piece(blob, number, bytearray(PIECE_BYTES))
+            sink.give(piece)
+        self._fetch(Transfer("layer", self._source(blob), sink), sink)
+
+    def _came(self, size_bytes: int) -> None:
+        """In a thread of the engine's."""
+        self._loop.call_soon_threadsafe(self._count, size_bytes)
+
+    def _count(self, size_bytes: int) -> None:
+        self.received_bytes += size_bytes
+        self._changed.set()
+
+
+def _told(error: BaseException) -> BaseException:
+    if isinstance(error, Changed):
+        return Corrupt("the registry gives a layer of another length than the manifest says", hint="push the image again")
+    if isinstance(error, Cancelled):
+        return Unavailable("the engine was closed", hint="stage it again")
+    return error

@@ -1,0 +1,264 @@
+"""A registry that misbehaves while layers come: what passes is cured and no byte is wrong, what does not ends in one line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cache
+
+import pytest
+from layers import Made, Tar, image, sha256
+
+from prestage.cacher.errors import Corrupt, Denied, NotFound, PrestageError, Unavailable
+from prestage.cacher.net.client import HttpClient
+from prestage.cacher.net.config import NetConfig
+from prestage.cacher.origins.asking import Asker
+from prestage.cacher.origins.retry import RetryRules
+from prestage.cacher.transfer.engine import Engine
+from prestage.cacher.transfer.limits import Limits
+from prestage.images.descriptors import Platform
+from prestage.images.fetching import LayerFetcher
+from prestage.images.image import Image
+from prestage.images.incoming import Incoming, Wanted
+from prestage.images.logins import Login
+from prestage.images.names import parse_oci
+from prestage.images.registry import Registry
+from servers import faults
+from servers.answers import Answer, Request
+from servers.hostile import Hostile
+
+QUICK = Limits(connections_start=4, connections_max=4, backoff_base_s=0.01, backoff_cap_s=0.05, hedge_after_s=0.3)
+MIB = 1 << 20
+
+
+@cache
+def made() -> Made:
+    """Two layers: one of two pieces, and a little one."""
+    draw = random.Random(11)
+    tars = [Tar().file("large", draw.randbytes(18 * MIB)).end(), Tar().file("little", draw.randbytes(3 * MIB)).end()]
+    return image([(tar, "none") for tar in tars])
+
+
+@dataclass
+class Rig:
+    """A registry that obeys, and what fetches from it."""
+
+    server: Hostile
+    client: HttpClient
+    login: Login | None = None
+    limits: Limits = QUICK
+    received_bytes: int = 0
+    blobs: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.server.put("/v2/app/manifests/v1", made().top)
+        for digest, data in made().blobs.items():
+            self.server.put(f"/v2/app/blobs/{digest}", data)
+        self.blobs = {f"/v2/app/blobs/{digest}" for digest in made().layers}
+
+    def on_layers(self, *script: faults.Fault, always: faults.Fault | None = None) -> None:
+        """Faults for GETs of layers' bytes, one each in order; lookups of one byte stay proper."""
+        left = list(script)
+
+        def choose(request: Request) -> faults.Fault | None:
+            if not self.is_layer(request):
+                return None
+            return left.pop(0) if left else always
+
+        self.server.choose = choose
+
+    def is_layer(self, request: Request) -> bool:
+        return request.method == "GET" and request.path in self.blobs and request.range != (0, 1)
+
+    def resolve(self) -> tuple[Registry, Image]:
+        host = self.server.url("").removeprefix("http://")
+        asker = Asker(self.client, RetryRules(budget_s=5))
+        registry = Registry(parse_oci(f"oci://{host}/app:v1"), asker, self.login)
+        return registry, registry.resolve(Platform("linux", "amd64"))
+
+    def fetch(self, offset: int = 0) -> list[bytes]:
+        """All layers, the first one from `offset` on."""
+        registry, resolved = self.resolve()
+        found: list[bytes] = []
+
+        async def work(engine: Engine) -> None:
+            fetcher = LayerFetcher(engine, self.client, registry)
+            wanted = [Wanted(blob, 0 if number else offset) for number, blob in enumerate(resolved.blobs)]
+            async with fetcher.fetch(wanted) as incoming:
+                for one in wanted:
+                    found.append(await self._all(incoming, one))
+                self.received_bytes = incoming.received_bytes
+
+        with Engine(self.limits) as engine:
+            asyncio.run(work(engine))
+        return found  # not through asyncio.run, which would write out 40 MB for a message that nobody reads
+
+    async def _all(self, incoming: Incoming, one: Wanted) -> bytes:
+        found = bytearray()
+        while one.offset + len(found) < one.blob.size_bytes:
+            found += await incoming.read(one.blob, one.offset + len(found), MIB)
+        incoming.passed(one.blob)
+        return bytes(found)
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    config = NetConfig(idle_timeout_s=0.5, connect_timeout_s=2)
+    with Hostile() as server, closing(HttpClient(config)) as client:
+        yield Rig(server, client)
+
+
+def assert_right(found: list[bytes]) -> None:
+    assert [sha256(data) for data in found] == list(made().layers)
+
+
+CURED: dict[str, list[faults.Fault]] = {
+    "nothing": [],
+    "cut in the middle": [faults.Cut(after=5_000_000)] * 2,
+    "cut below one buffer": [faults.Cut(after=70_000)] * 6,
+    "cut before the head": [faults.Cut(after=-1)] * 3,
+    "reset": [faults.Reset(after=3_000_000), faults.Reset()],
+    "truncated": [faults.WrongLength(by=500)] * 2,
+    "429 with Retry-After": faults.storm(429, 2, retry_after="1"),
+    "503 with Retry-After": faults.storm(503, 2, retry_after="1"),
+    "500": faults.storm(500, 3),
+    "silence": [faults.Stall(after=1_000_000), faults.Stall(after=-1)],
+    "one slow connection": [faults.Drip(200_000.0)],
+    "another range": [faults.WrongContentRange(shift=4096)] * 2,
+    "a shorter range": [faults.OtherRange(by=MIB)] * 3,
+    "compressed": [faults.gzipped],
+    "garbage": [faults.Garbage()] * 2,
+    "ranges ignored once": [faults.ignores_range],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CURED)
+def test_what_passes_is_cured_and_no_byte_is_wrong(name: str, rig: Rig) -> None:
+    rig.on_layers(*CURED[name])
+    assert_right(rig.fetch())
+
+
+def test_what_is_there_is_not_fetched_again(rig: Rig) -> None:
+    offset = 17 * MIB + 12_345
+    first, second = rig.fetch(offset)
+    assert first == made().blobs[made().layers[0]][offset:]
+    assert sha256(second) == made().layers[1]
+    asked = [request.range for request in rig.server.gets() if rig.is_layer(request) and made().layers[0] in request.path]
+    assert asked
+    assert all(span is not None and span[0] >= 16 * MIB for span in asked)
+
+
+def test_a_registry_without_ranges_gives_each_layer_on_one_connection_and_memory_stays_bounded(rig: Rig) -> None:
+    rig.on_layers(always=faults.ignores_range)
+    assert_right(rig.fetch())
+    assert rig.received_bytes <= made().layer_bytes
+
+
+def test_a_registry_without_ranges_that_breaks_off_is_read_again(rig: Rig) -> None:
+    def broken(request: Request, answer: Answer) -> Answer:
+        return faults.Cut(after=17 * MIB)(request, answer)
+
+    script = [faults.ignores_range] * 4
+    rig.on_layers(*script, always=faults.ignores_range)
+    rig.server.faults += [faults.proper] * 9 + [broken]
+    assert_right(rig.fetch())
+
+
+ENDS: dict[str, tuple[faults.Fault, type[PrestageError], str]] = {
+    "503 for ever": (faults.Status(503), Unavailable, "gave up after 8 failures"),
+    "cut for ever": (faults.Cut(after=0), Unavailable, "gave up after 8 failures"),
+    "another length": (faults.WrongContentRange(total_shift=1), Corrupt, "another length"),
+    "gone": (faults.Status(404), NotFound, "no layer of the image"),
+    "forbidden": (faults.Status(403), Denied, "refuses layer of the image"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENDS)
+def test_what_does_not_pass_ends_in_one_line_without_a_digest(name: str, rig: Rig) -> None:
+    fault, kind, says = ENDS[name]
+    rig.on_layers(always=fault)
+    with pytest.raises(kind, match=says) as caught:
+        rig.fetch()
+    assert not any(digest in str(caught.value) for digest in made().layers)
+
+
+class Guard:
+    """Bearer tokens that are good for so many GETs of layers; whoever comes with an old one is sent for a new one."""
+
+    def __init__(self, server: Hostile, uses: int) -> None:
+        self.server, self.uses = server, uses
+        self.given, self.left = 0, 0
+        self.lock = threading.Lock()
+        self._issue()
+
+    def _issue(self) -> None:
+        self.given, self.left = self.given + 1, self.uses
+
+    def __call__(self, request: Request) -> faults.Fault | None:
+        if request.path == "/token":
+            return faults.Status(200, body=json.dumps({"token": f"t{self.given}", "expires_in": 300}).encode())
+        with self.lock:
+            if request.headers.get("authorization") != f"Bearer t{self.given}":
+                challenge = f'Bearer realm="{self.server.url("/token")}",service="hostile"'
+                return faults.Status(401, headers=(("WWW-Authenticate", challenge),))
+            self.left -= 1
+            if not self.left:
+                self._issue()
+        return None
+
+
+def test_a_token_that_ends_in_mid_transfer_is_asked_for_anew(rig: Rig) -> None:
+    rig.login = Login("bob", "s3cret")
+    guard = rig.server.choose = Guard(rig.server, uses=3)
+    assert_right(rig.fetch())
+    assert guard.given > 2
+    asked = [request.headers["authorization"] for request in rig.server.gets("/token")]
+    assert set(asked) == {Login("bob", "s3cret").basic}
+
+
+def test_who_is_refused_a_new_token_in_mid_transfer_is_told_so(rig: Rig) -> None:
+    rig.login = Login("bob", "s3cret")
+    guard = Guard(rig.server, uses=3)
+
+    def choose(request: Request) -> faults.Fault | None:
+        return faults.Status(401) if request.path == "/token" and guard.given > 1 else guard(request)
+
+    rig.server.choose = choose
+    with pytest.raises(Denied, match="refuses a token with the login of 'bob'") as caught:
+        rig.fetch()
+    assert "s3cret" not in str(caught.value)
+
+
+def test_layers_come_from_where_the_registry_sends_us_without_our_token(rig: Rig) -> None:
+    """Its URLs are good for one GET: then the object store answers 403, and the registry is asked for another one."""
+    rig.login = Login("bob", "s3cret")
+    guard, served, refused = Guard(rig.server, uses=1000), Counter[str](), []
+    with Hostile({f"/store/{digest}": data for digest, data in made().blobs.items()}) as store:
+
+        def redirecting(request: Request) -> faults.Fault | None:
+            path = f"/store/{request.path.rpartition('/')[2]}"
+            is_sent = request.path in rig.blobs and "authorization" in request.headers
+            return faults.Redirect(store.url(f"{path}?signed={served[path]}")) if is_sent else guard(request)
+
+        def expiring(request: Request) -> faults.Fault | None:
+            if request.range == (0, 1):
+                return None
+            if not request.target.endswith(f"?signed={served[request.path]}"):
+                refused.append(request.target)
+                return faults.Status(403)
+            served[request.path] += 1
+            return None
+
+        rig.server.choose, store.choose = redirecting, expiring
+        assert_right(rig.fetch())
+        assert not [request for request in store.gets() if "authorization" in request.headers]
+    assert sorted(served.values()) == [1, 2]
+    assert len(refused) == 1
