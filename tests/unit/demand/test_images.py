@@ -162,3 +162,16 @@ def test_what_is_no_image_is_a_problem_of_the_schedule(image: str) -> None:
     [declaration] = collected(images_of(image or " ")).declarations
     assert [one.reason for one in declaration.problems] == ["NoImage"]
     assert ref_of(image) is None
+
+
+def test_what_a_workload_declares_for_later_is_its_image_too() -> None:
+    later = {"ready-schedule": "0 8 * * *", "duration": "1h", "replicas": "1"}
+    made = with_image()["spec"]
+    assert isinstance(made, dict)
+    pods = {"annotations": template()["annotations"], "spec": made}
+    sleeping = [deployment(size=0, made=pods, said=later), replica_set(replicas=0, made=pods)]
+    cache = node_cache("n1", images=IMAGES)
+    found = Collector().collect(Mirrored(namespace(), on_arch("n1", "amd64"), cache, *sleeping), now=NOW)
+    assert [(one.uid, one.hash, one.ref) for one in asked(found)] == [("web-uid", "abc", REF)]
+    assert {due.asked.name for due in found.dues.values()} == {"llama", ENGINE}
+    assert not asked(Collector().collect(Mirrored(namespace(), on_arch("n1", "amd64"), *sleeping), now=NOW))
