@@ -56,11 +56,19 @@ class Asked:
 class Registry:
     """`host` is what stands in an image's name. Ended by `close`."""
 
-    def __init__(self, folder: Path, *, password: bool = False, tokens: bool = False, authority: Authority | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        password: bool = False,
+        tokens: bool = False,
+        authority: Authority | None = None,
+        address: str = "127.0.0.1",
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.port = free_port()
-        name = "localhost" if authority else "127.0.0.1"
+        name = "localhost" if authority else address
         self.host, self._tls = f"{name}:{self.port}", authority
         self.login = (USER, PASSWORD) if password or tokens else None
         self.issuer = TokenServer(folder) if tokens else None
@@ -73,7 +81,7 @@ class Registry:
                 "filesystem": {"rootdirectory": str(folder / "data")},
                 "maintenance": {"uploadpurging": {"enabled": False}},
             },
-            "http": {"addr": f"127.0.0.1:{self.port}", "secret": "of-a-test", **_tls(authority)},
+            "http": {"addr": f"{address}:{self.port}", "secret": "of-a-test", **_tls(authority)},
         }
         if password:
             (folder / "htpasswd").write_text(f"{USER}:{_HASHED}\n")
@@ -81,7 +89,8 @@ class Registry:
         if self.issuer is not None:
             settings["auth"] = {"token": self.issuer.settings}
         (folder / "registry.yml").write_text(json.dumps(settings))
-        self.program = Program(["docker-registry", "serve", folder / "registry.yml"], port=self.port, log=self._log)
+        argv: list[str | Path] = ["docker-registry", "serve", folder / "registry.yml"]
+        self.program = Program(argv, port=self.port, log=self._log, host=address)
 
     def __enter__(self) -> Self:
         return self

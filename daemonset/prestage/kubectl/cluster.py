@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
+from prestage.api.nodes import ImagesStatus, NodeCache
 from prestage.cacher.errors import PrestageError
 from prestage.kube.client import KubeApi
 from prestage.kube.errors import Forbidden, Missing
 from prestage.kube.ports import Object, Resource, Selection, metadata_of, name_of, namespace_of, uid_of
-from prestage.kube.resources import DAEMON_SETS, DEFINITIONS, DEPLOYMENTS, NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS
-from prestage.kubectl.asking import allowed
+from prestage.kube.resources import DAEMON_SETS, DEFINITIONS, DEPLOYMENTS, NAMESPACES, NODE_CACHES, NODES, PODS, SERVICE_ACCOUNTS
+from prestage.kubectl.asking import allowed, kinds
 from prestage.kubectl.status import Part, parts
 
 CSI_DRIVERS = Resource("storage.k8s.io/v1", "csidrivers", "CSIDriver", namespaced=False)
@@ -58,6 +59,8 @@ class ClusterFacts:
     has_namespace: bool | None
     has_driver: bool | None
     parts: tuple[Part, ...] | None
+    images: tuple[tuple[str, ImagesStatus], ...] | None = None
+    """Nodes that stage images, and what their containerd is."""
 
 
 async def look(api: KubeApi, control_namespace: str) -> ClusterFacts:
@@ -79,7 +82,15 @@ async def look(api: KubeApi, control_namespace: str) -> ClusterFacts:
         has_namespace=None if space is None else bool(space),
         has_driver=None if drivers is None else bool(drivers),
         parts=await _parts(api, control_namespace, daemons),
+        images=await _images(api),
     )
+
+
+async def _images(api: KubeApi) -> tuple[tuple[str, ImagesStatus], ...] | None:
+    caches = await kinds(api, NODE_CACHES, NodeCache)
+    if caches is None:
+        return None
+    return tuple((one.metadata.name, one.status.images) for one in caches if one.status and one.status.images)
 
 
 async def _parts(api: KubeApi, namespace: str, daemons: Sequence[Object] | None) -> tuple[Part, ...] | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from prestage.api.kinds import KINDS
+from prestage.api.nodes import ImagesStatus
 from prestage.api.policies import STARTUP_TAINT
 from prestage.cacher.doctor.findings import Finding, error, note, ok, warning
 from prestage.kubectl.cluster import ClusterFacts, NodeFacts
@@ -27,7 +28,7 @@ _FREE_MIN_PERCENT: Final = 20.0
 
 def judge(facts: ClusterFacts) -> list[Finding]:
     """All findings, in the order in which a reader wants them."""
-    return [*_versions(facts), *_nodes(facts.nodes), *_kubelet(facts), *_installed(facts)]
+    return [*_versions(facts), *_nodes(facts.nodes), *_kubelet(facts), *_installed(facts), *_images(facts.images or ())]
 
 
 def _versions(facts: ClusterFacts) -> Iterator[Finding]:
@@ -147,6 +148,24 @@ def _installed(facts: ClusterFacts) -> Iterator[Finding]:
     if others := _names(facts.nodes or (), lambda node: node.has_driver is False and node.system != "windows"):
         yield warning(
             "driver", f"not registered on {others}", "where pods with models should run: kubectl -n prestage get pods -o wide"
+        )
+
+
+def _images(found: Sequence[tuple[str, ImagesStatus]]) -> Iterator[Finding]:
+    """What of containerd matters where images are staged."""
+    if not found:
+        return
+    kinds = sorted({f"{said.runtime} ({said.snapshotter})" for _, said in found})
+    yield ok("images", f"{len(found)} nodes stage images into containerd {', '.join(kinds)}")
+    if others := [name for name, said in found if said.budget is None]:
+        yield warning(
+            "images", f"{others[0]} and others do not see containerd's disk: none are planned there", "images.containerdRoot"
+        )
+    if others := [name for name, said in found if said.discards_layers]:
+        yield note("images", f"discard_unpacked_layers is set ({others[0]} …): layers' blobs go once a lease ends", "it works")
+    if remote := sorted({name for _, said in found for name in said.remote_snapshotters or ()}):
+        yield note(
+            "images", f"remote snapshotters: {', '.join(remote)}", "they are left alone; what is staged does not reach them"
         )
 
 

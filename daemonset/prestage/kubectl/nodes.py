@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from prestage.api import conditions
-from prestage.api.nodes import NodeCache, State
+from prestage.api.nodes import ImagesStatus, NodeCache, State
 from prestage.api.texts import quantity_bytes
 from prestage.cacher.quantities import human_bytes, human_seconds
 from prestage.kube.client import KubeApi
@@ -35,6 +35,8 @@ class NodeRow:
     budget_bytes: int | None
     heard_s: float | None
     message: str
+    images: str | None = None
+    """Of containerd, where images are staged."""
 
     @property
     def used(self) -> str | None:
@@ -80,7 +82,15 @@ def _row(cache: NodeCache, now: datetime.datetime) -> NodeRow:
         budget_bytes=None if status.budget is None else quantity_bytes(status.budget),
         heard_s=heard_s,
         message=message,
+        images=_images(status.images),
     )
+
+
+def _images(said: ImagesStatus | None) -> str | None:
+    if said is None:
+        return None
+    room = "no room is known" if said.budget is None else f"of {human_bytes(quantity_bytes(said.budget))}"
+    return f"{human_bytes(quantity_bytes(said.used or 0))} {room}"
 
 
 @click.command()
@@ -91,6 +101,6 @@ def nodes(kubeconfig: Path | None, context: str | None, as_json: bool) -> None:
     async def question(api: KubeApi) -> list[NodeRow]:
         return rows(await kinds(api, NODE_CACHES, NodeCache) or [], datetime.datetime.now(datetime.UTC))
 
-    columns = ("name", "ready", "warm", "staging", "failed", "used", "budget", "heard", "message")
+    columns = ("name", "ready", "warm", "staging", "failed", "used", "budget", "images", "heard", "message")
     nothing = "no NodeCache: is the chart installed, and may you read nodecaches? kubectl prestage doctor"
     show(ask(kubeconfig, context, question), columns, as_json=as_json, nothing=nothing)

@@ -29,6 +29,7 @@ class NodeAgentConfig:
     kubeconfig: Path | None = None
     trusted: Trusted = field(default_factory=Trusted)
     """As in `agent`: what the broker says of Origins is put in there."""
+    is_beside_images: bool = False
 
 
 class _Companion:
@@ -37,7 +38,10 @@ class _Companion:
     def __init__(self, config: NodeAgentConfig) -> None:
         self._config = config
         self._sync = NodeSync(
-            NodeSettings(config.agent.root, config.node, config.broker.token, config.trusted), BrokerClient(config.broker)
+            NodeSettings(
+                config.agent.root, config.node, config.broker.token, config.trusted, is_beside_images=config.is_beside_images
+            ),
+            BrokerClient(config.broker),
         )
 
     @property

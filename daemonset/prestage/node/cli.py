@@ -62,6 +62,7 @@ def _common(command: _Command) -> _Command:
 @click.option("--margin", type=Size(), help="Bytes left free on the disk.")
 @click.option("--listen", default="127.0.0.1:9464", show_default=True, help="HOST:PORT of metrics and health, or none.")
 @click.option("--rate", type=Rate(), help='Most bytes a second in, by time of day too: "200M, 22:00-06:00=unlimited".')
+@click.option("--beside-images", is_flag=True, help="An images container runs beside: what it reported is current.")
 @_common
 def agent(
     root: Path | None,
@@ -70,6 +71,7 @@ def agent(
     margin: int | None,
     listen: str,
     rate: Schedule | None,
+    beside_images: bool,
     node_name: str,
     broker: str,
     broker_ca: Path,
@@ -96,7 +98,8 @@ def agent(
         trusted=trusted,
     )
     logs.set_up(as_json=log_format == "json")
-    run(NodeAgentConfig(config, node_name, BrokerSettings(broker, broker_token, broker_ca), kubeconfig, trusted))
+    settings = BrokerSettings(broker, broker_token, broker_ca)
+    run(NodeAgentConfig(config, node_name, settings, kubeconfig, trusted, is_beside_images=beside_images))
 
 
 @node.command()

@@ -21,6 +21,8 @@ STATUS_BYTES_MAX = 64 << 10
 HEARTBEAT_S = 60.0
 SOONEST_S = 1.0
 RATES_MAX = 50
+IMAGES_MANAGER = "prestage-images"
+"""Who writes what the images container says."""
 CLASSES = {
     "misconfigured": ErrorClass.MISCONFIGURED,
     "miss": ErrorClass.NOT_FOUND,

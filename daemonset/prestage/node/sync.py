@@ -16,6 +16,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,7 @@ from prestage.node.identity import node_uid_of
 from prestage.node.kept import KeptPlan
 from prestage.node.plan import EvictionOrder, Plan, plan_of, said_of
 from prestage.node.reconcile import Begin, SeenStage, decide
-from prestage.node.reporting import RATES_MAX, Look, Written, due_in_s, newest, remembered, status_of
+from prestage.node.reporting import IMAGES_MANAGER, RATES_MAX, Look, Written, due_in_s, newest, remembered, status_of
 from prestage.node.starting import Filling, Starting
 from prestage.node.trust import Trusted
 from prestage.wire.broker_client import BrokerClient
@@ -70,6 +71,8 @@ class NodeSettings:
     """Our own: says which Node we are on."""
     trusted: Trusted = field(default_factory=Trusted)
     """The store's."""
+    is_beside_images: bool = False
+    """An images container runs beside; without one, what one said before is taken back."""
 
 
 class NodeSync:
@@ -141,9 +144,21 @@ class NodeSync:
             async for change in changes:
                 if isinstance(change, Appeared | Changed):
                     await self._read(change.object)
+                    await self._forget_images(api, change.object)
                 elif isinstance(change, Vanished) or not len(follower.mirror):
                     self._forget()
                 self._changed.set()
+
+    async def _forget_images(self, api: Api, seen: Object) -> None:
+        """No images are planned for a node that says nothing of them."""
+        status = seen.get("status")
+        if self._settings.is_beside_images or not isinstance(status, Mapping) or "images" not in status:
+            return
+        body: Object = {"metadata": {"name": self._settings.node}, "status": {}}
+        try:
+            await api.apply(NODE_CACHES, body, manager=IMAGES_MANAGER, force=True, subresource="status")
+        except PrestageError as exc:
+            log("status_not_written", level=logging.WARNING, fields={"kind": exc.kind, "message": exc.message})
 
     def _forget(self) -> None:
         """There is no NodeCache: keep everything, and go on with what was begun."""

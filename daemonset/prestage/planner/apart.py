@@ -49,11 +49,11 @@ def beside(images: Iterable[Demand], models: Iterable[Demand], made: Plan) -> li
     """Images that wait or are declared, held to the nodes that their pods' models were given."""
     places = defaultdict[tuple[str, Trust], set[str]](set)
     for one in models:
-        if one.beside and (verdict := made.verdicts.get(one.id)) is not None:
-            places[one.beside, one.trust] |= set(verdict.nodes)
+        if one.together and (verdict := made.verdicts.get(one.id)) is not None:
+            places[one.together, one.trust] |= set(verdict.nodes)
     found = list[Demand]()
     for one in images:
-        there = places.get((one.beside, one.trust), set()) & (one.feasible | one.at.keys())
+        there = places.get((one.together, one.trust), set()) & (one.feasible | one.at.keys())
         if there and one.trust in (Trust.WAITING, Trust.DECLARED):
             at = {name: count for name, count in one.at.items() if name in there}
             one = replace(one, at=at, feasible=frozenset(there))

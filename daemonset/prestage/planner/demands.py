@@ -75,7 +75,7 @@ class Demand:
     """Of its pods; the ceiling of the walls is applied here."""
     kind: EntryType = EntryType.MODEL
     """An image goes to containerd's file system, which is another room."""
-    beside: str = ""
+    together: str = ""
     """What is wanted together says the same: an image goes where the models of its pods go."""
 
 

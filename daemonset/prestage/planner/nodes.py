@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from prestage.api.nodes import ErrorClass, State
+from prestage.api.nodes import ErrorClass, State, Step
 from prestage.planner.plans import Assignment
 
 
@@ -16,6 +16,8 @@ class Held:
     state: State
     error_class: ErrorClass | None = None
     error_code: str | None = None
+    step: Step | None = None
+    """Of a stage; for people."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,20 @@ def test_what_is_planned_is_staged_and_how_it_stands_is_said(world: World) -> No
     wait_for(lambda: world.entry(model).get("state") == "Warm")
 
 
+def test_what_an_images_container_said_is_taken_back_where_none_runs_any_more(world: World) -> None:
+    world.plan(name="models-only")
+    wait_for(lambda: world.status().get("observedPlan") == "models-only")
+    row = {"digest": "sha256:" + "e" * 64, "type": "Image", "state": "Warm"}
+    said = {"images": {"runtime": "2.1.9", "snapshotter": "overlayfs"}, "artifacts": [row]}
+    path = f"/apis/prestage.dev/v1alpha1/nodecaches/{world.node}/status?fieldManager=prestage-images&force=true"
+    body = {"apiVersion": "prestage.dev/v1alpha1", "kind": "NodeCache", "metadata": {"name": world.node}, "status": said}
+    assert world.api.ask(path, method="PATCH", body=body, kind="application/apply-patch+yaml") is not None
+    wait_for(lambda: "images" not in world.status())
+    status = world.status()
+    assert row["digest"] not in str(status)
+    assert status["storeID"], "what the agent said itself stays"
+
+
 def test_what_fails_is_said_by_class_and_code_and_is_staged_once_it_can_be(world: World) -> None:
     model = world.broker.put("gone", {"a.bin": os.urandom(1000)}, served=False)
     world.plan(model.artifact, name="fails")

@@ -74,6 +74,23 @@ def test_mounts_go_out_of_one_container_only_and_no_runtime_socket_goes_in(chart
     assert agent.isdisjoint({"pods", "plugin", "registration"})
 
 
+def test_containerds_socket_goes_into_the_images_container_alone_and_only_when_asked_for() -> None:
+    """Root on the node: off by default (above)."""
+    pod = Rendered("images.enabled=true").one("DaemonSet", "prestage-node")["spec"]["template"]
+    found = containers(pod)
+    assert found["images"]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    holders = {name for name, one in found.items() if any(mount["name"] == "containerd" for mount in one["volumeMounts"])}
+    assert holders == {"images"}
+    mounts = {mount["name"]: mount for mount in found["images"]["volumeMounts"]}
+    assert mounts["containerd-root"]["readOnly"] is True
+    assert {"store", "pods", "plugin", "registration", "run"}.isdisjoint(mounts)
+    paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["spec"]["volumes"] if "hostPath" in volume}
+    assert (paths["layers"], paths["containerd"]) == ("/mnt/prestage.images", "/run/containerd")
+    assert "--containerd=/run/containerd/containerd.sock" in found["images"]["args"]
+    assert "--beside-images" in found["agent"]["args"]
+    assert "--beside-images" not in containers(Rendered().one("DaemonSet", "prestage-node")["spec"]["template"])["agent"]["args"]
+
+
 def test_an_unmounted_disk_stops_the_pod_before_the_agent(chart: Rendered) -> None:
     pod = chart.one("DaemonSet", "prestage-node")["spec"]["template"]
     assert containers(pod)["mountpoint"]["args"] == ["node", "mountpoint", "--root=/mnt/prestage"]

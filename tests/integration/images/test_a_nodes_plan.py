@@ -101,7 +101,7 @@ async def running(node: Node, hands: Hands, api: FakeApi, *, lease_s: float = 36
     token.write_text("none")
     with (
         Engine() as engine,
-        Store.open(node.root, own=True) as store,
+        Store.open(folder / "layers", own=True) as store,
         closing(Senders(NetConfig(), AddressPolicy.tenant(), folder)) as senders,
     ):
         async with await Runtime.connect(node.containerd.socket) as containerd:

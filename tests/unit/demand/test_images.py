@@ -85,7 +85,7 @@ def test_a_waiting_pods_image_waits_with_its_model_and_lies_apart() -> None:
     image = of_images(found)[Trust.WAITING]
     [other] = [one for one in found.demands if one.trust is Trust.WAITING and one.kind is EntryType.MODEL]
     assert (image.size_bytes, image.at, image.feasible, image.count) == (500, {"n1": 4}, frozenset({"n1"}), 1)
-    assert image.beside == other.beside != ""
+    assert image.together == other.together != ""
     assert Trust.STANDING in of_images(found)
 
 
@@ -162,3 +162,16 @@ def test_what_is_no_image_is_a_problem_of_the_schedule(image: str) -> None:
     [declaration] = collected(images_of(image or " ")).declarations
     assert [one.reason for one in declaration.problems] == ["NoImage"]
     assert ref_of(image) is None
+
+
+def test_what_a_workload_declares_for_later_is_its_image_too() -> None:
+    later = {"ready-schedule": "0 8 * * *", "duration": "1h", "replicas": "1"}
+    made = with_image()["spec"]
+    assert isinstance(made, dict)
+    pods = {"annotations": template()["annotations"], "spec": made}
+    sleeping = [deployment(size=0, made=pods, said=later), replica_set(replicas=0, made=pods)]
+    cache = node_cache("n1", images=IMAGES)
+    found = Collector().collect(Mirrored(namespace(), on_arch("n1", "amd64"), cache, *sleeping), now=NOW)
+    assert [(one.uid, one.hash, one.ref) for one in asked(found)] == [("web-uid", "abc", REF)]
+    assert {due.asked.name for due in found.dues.values()} == {"llama", ENGINE}
+    assert not asked(Collector().collect(Mirrored(namespace(), on_arch("n1", "amd64"), *sleeping), now=NOW))

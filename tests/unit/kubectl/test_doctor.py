@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from prestage.api.kinds import KINDS
+from prestage.api.nodes import ImagesStatus
 from prestage.cacher.doctor.findings import Level, exit_code
 from prestage.kubectl.cluster import ClusterFacts, NodeFacts
 from prestage.kubectl.judgement import TOLERATED, judge
@@ -42,6 +43,15 @@ def test_a_good_cluster_has_nothing_to_do() -> None:
     findings = judge(GOOD)
     assert {finding.level for finding in findings} == {Level.OK}
     assert exit_code(findings) == 0
+
+
+def test_of_a_containerd_that_images_are_staged_into_it_is_said_what_matters() -> None:
+    good = ImagesStatus(runtime="2.1.9", snapshotter="overlayfs", budget=1)
+    odd = ImagesStatus(runtime="1.7.24", snapshotter="overlayfs", discards_layers=True, remote_snapshotters=["soci"])
+    found = [one for one in judge(replace(GOOD, images=(("n1", good), ("n2", odd)))) if one.check == "images"]
+    assert [one.level for one in found] == [Level.OK, Level.WARNING, Level.NOTE, Level.NOTE]
+    assert "1.7.24 (overlayfs), 2.1.9 (overlayfs)" in found[0].found
+    assert not [one for one in judge(replace(GOOD, images=())) if one.check == "images"]
 
 
 def node(**changes: object) -> ClusterFacts:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 
+import msgspec
 import pytest
 
 from prestage.api import reading
 from prestage.api.artifacts import Artifact
 from prestage.api.models import StagedModel
-from prestage.api.nodes import NodeCache
+from prestage.api.nodes import ImagesStatus, NodeCache
 from prestage.kubectl import models, nodes, status
 
 NOW = datetime.datetime(2027, 1, 15, 9, 0, tzinfo=datetime.UTC)
@@ -36,6 +37,15 @@ def test_a_node_says_what_it_holds_and_how_much_room_it_has() -> None:
     )
     assert (row.ready, row.warm, row.staging, row.failed) == ("True", 1, 1, 0)
     assert (row.used, row.budget, row.heard) == ("10.7 GB", "1.1 TB", "30.0 s ago")
+
+
+def test_a_node_that_stages_images_says_how_much_room_containerd_has() -> None:
+    made = cache("n1")
+    assert made.status is not None
+    images = ImagesStatus(runtime="2.1.9", snapshotter="overlayfs", used=10**9, budget=8 * 10**9)
+    [row] = nodes.rows([msgspec.structs.replace(made, status=msgspec.structs.replace(made.status, images=images))], NOW)
+    assert row.images == "1 GB of 8 GB"
+    assert nodes.rows([made], NOW)[0].images is None
 
 
 def test_a_failure_is_named() -> None:

@@ -19,7 +19,7 @@ def node(name: str, budget: int, *warm: str) -> NodeState:
 
 def wanted(artifact: str, size: int, trust: Trust = Trust.WAITING, *, image: bool = False, **more: object) -> Demand:
     kind = EntryType.IMAGE if image else EntryType.MODEL
-    common: dict[str, object] = {"at": dict.fromkeys(NAMES, 1), "feasible": frozenset(NAMES), "beside": "app", "kind": kind}
+    common: dict[str, object] = {"at": dict.fromkeys(NAMES, 1), "feasible": frozenset(NAMES), "together": "app", "kind": kind}
     return Demand(artifact, artifact, size, "team", trust, **{**common, **more})  # type: ignore[arg-type]
 
 

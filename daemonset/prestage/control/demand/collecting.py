@@ -111,6 +111,7 @@ class Collector:
         seen = recorded(mirrors[ARTIFACTS])
         known = {**(answers or {}), **seen}
         sets = mirrors[REPLICA_SETS]
+        pulls = any(_stages_images(one) for one in mirrors[NODE_CACHES])
         groups: dict[tuple[Template, Needs], _Group] = {}
         subjects: dict[str, Subject] = {}
         for pod, facts in pods:
@@ -127,7 +128,6 @@ class Collector:
             groups.setdefault((template, facts.needs), _Group(facts))
         made = _Made(known)
         marks = {needs: f"{zlib.crc32(repr(needs).encode()):08x}" for _, needs in groups}
-        pulls = any(_stages_images(one) for one in mirrors[NODE_CACHES])
         for (template, needs), group in sorted(groups.items(), key=lambda pair: (*_named(pair[0][0]), marks[pair[0][1]])):
             self._demand_of(made, template, needs, group, marks[needs])
             if pulls:
@@ -135,7 +135,7 @@ class Collector:
         for model in mirrors[STAGED_MODELS]:
             if namespace_of(model) in enabled:
                 made.ask(Question(namespace_of(model) or "", model_line(model)))
-        said = Said() if now is None else self._declaring.declare(mirrors, enabled, _standing_of(groups), now)
+        said = Said() if now is None else self._declaring.declare(mirrors, enabled, _standing_of(groups), now, pulls=pulls)
         for due in said.chosen.dues:
             self._demand_of_due(made, due, said)
         for declaration in said.declarations:

@@ -8,18 +8,21 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from prestage.api.nodes import EntryType
 from prestage.control.demand.cron_jobs import ready_declaration, run_declaration
-from prestage.control.demand.declared import OBJECTS_MAX, Chosen, Declaration, Due, Remembered, dues
+from prestage.control.demand.declared import OBJECTS_MAX, Asked, Chosen, Declaration, Due, Remembered, Want, dues
 from prestage.control.demand.floors import Floors, Standing
+from prestage.control.demand.image_lines import image_question
 from prestage.control.demand.leaving import is_leaving
+from prestage.control.demand.pods import PodFacts
 from prestage.control.demand.records import Known
 from prestage.control.demand.schedules import Around, ReadSchedule, declaration_of, read_schedule
 from prestage.control.demand.sites import Sites
 from prestage.control.demand.workloads import Workloads
+from prestage.images.names import SCHEME
 from prestage.kube.mirror import Mirror
 from prestage.kube.ports import Object, Resource, metadata_of, name_of, namespace_of, uid_of, version_of
 from prestage.kube.resources import (
@@ -63,8 +66,10 @@ class Declaring:
         self._sites, self._workloads, self._remembered = sites, Workloads(), Remembered()
         self._schedules: dict[str, tuple[str, ReadSchedule]] = {}
 
-    def declare(self, mirrors: Mirrors, enabled: set[str], standing: Mapping[str, Standing], now: float) -> Said:
-        """`enabled`: namespaces that are in. `standing`: pods of each workload, by its UID."""
+    def declare(
+        self, mirrors: Mirrors, enabled: set[str], standing: Mapping[str, Standing], now: float, *, pulls: bool = False
+    ) -> Said:
+        """`enabled`: namespaces that are in. `standing`: pods of each workload, by its UID. `pulls`: some node stages images."""
         of_workloads = {one: mirrors[one] for one in (DEPLOYMENTS, STATEFUL_SETS, CRON_JOBS, REPLICA_SETS)}
         self._workloads.look(of_workloads, enabled)
         priorities = priorities_of(mirrors[PRIORITY_CLASSES])
@@ -74,7 +79,8 @@ class Declaring:
             yield from _oldest(mirrors[resource], enabled, unread)
 
         found = list(self._schedule_declarations(each(STAGING_SCHEDULES), mirrors[STAGED_MODELS], priorities, now))
-        found += self._workload_declarations(each, priorities, standing, now)
+        of_pods = self._workload_declarations(each, priorities, standing, now)
+        found += self._with_images(of_pods) if pulls else of_pods
         self._remembered.turn()
         return Said(tuple(found), dues(found, now), standing, frozenset(unread))
 
@@ -117,8 +123,27 @@ class Declaring:
             chance=due.declaration.chance,
             priority=due.declaration.priority,
             kind=EntryType.IMAGE if due.asked.architecture else EntryType.MODEL,
-            beside=f"{due.declaration.subject.uid}/{due.want.window}/{due.opening.begins}",
+            together=f"{due.declaration.subject.uid}/{due.want.window}/{due.opening.begins}",
         )
+
+    def _with_images(self, declarations: Iterable[Declaration]) -> Iterator[Declaration]:
+        """A workload's images are wanted with its models, by the same template."""
+        facts = {workload.uid: workload.facts for workload in self._workloads}
+        for one in declarations:
+            wants = tuple(self._with_images_of(want, facts.get(want.place.uid)) for want in one.wants)
+            yield one if wants == one.wants else replace(one, wants=wants)
+
+    def _with_images_of(self, want: Want, facts: PodFacts | None) -> Want:
+        if facts is None or not want.models or want.place.needs is None:
+            return want
+        line, images = want.models[0].question.line, facts.images
+        architectures = self._sites.by_architecture(self._sites.feasible(want.place.needs))
+        more = (
+            Asked(ref.removeprefix(SCHEME), image_question(facts.namespace, line.uid, line.hash, ref, one, images.secrets), one)
+            for one in architectures
+            for ref in images.refs
+        )
+        return replace(want, models=(*want.models, *more))
 
     def _schedule_declarations(
         self, seen: Iterable[Object], models: Mirror, priorities: Mapping[str, int], now: float

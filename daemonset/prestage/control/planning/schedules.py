@@ -21,7 +21,7 @@ from prestage.control.demand.declared import EACH_MAX, OBJECTS_MAX, Declaration,
 from prestage.control.planning.board import Posted
 from prestage.control.planning.lateness import is_late, sentence
 from prestage.control.planning.outcomes import Outcomes
-from prestage.control.planning.statuses import Spread
+from prestage.control.planning.statuses import Spread, least_far
 from prestage.kube.ports import Object
 from prestage.planner.demands import Demand, Trust
 from prestage.planner.plans import Outcome, Reason, Verdict
@@ -221,7 +221,8 @@ def _artifacts(schedule: StagingSchedule, dues: Sequence[Due], view: View) -> li
             staging=sum(one.staging for one in there),
             wanted=sum(one.wanted for one in there),
         )
-        made.append(ScheduledState(name=artifact.name, nodes=counts if there else None))
+        step = least_far(one.step for one in there)
+        made.append(ScheduledState(name=artifact.name, step=step, nodes=counts if there else None))
     return made
 
 

@@ -121,7 +121,7 @@ def whole(states: Iterable[NodeState], images: Iterable[NodeState]) -> list[Node
 
 def _held(status: NodeCacheStatus, kind: EntryType) -> dict[str, Held]:
     found = (one for one in status.artifacts or () if one.type is kind)
-    return {one.digest: Held(one.state, one.error_class, one.error_code) for one in found}
+    return {one.digest: Held(one.state, one.error_class, one.error_code, one.step) for one in found}
 
 
 def _told(known: NodePlan | None, kind: EntryType) -> dict[str, Assignment]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from prestage.api.artifacts import SourceAccess
 from prestage.api.conditions import summed, with_condition
 from prestage.api.models import ResolvedArtifact, StagedModel, StagedModelStatus
-from prestage.api.nodes import Action, ErrorClass, State
+from prestage.api.nodes import Action, ErrorClass, State, Step
 from prestage.api.policies import CachePolicy, CachePolicyStatus, StorePool, StorePoolStatus
 from prestage.api.selecting import selects
 from prestage.api.texts import duration_s
@@ -41,12 +41,15 @@ class Spread:
     wanted_warm: int = 0
     failed: tuple[tuple[str, str], ...] = field(default=())
     """Class and code, where it is wanted and failed."""
+    step: Step | None = None
+    """Of its stages, the one that is least far."""
 
 
 def spreads(plan: Plan, nodes: Iterable[NodeState]) -> dict[str, Spread]:
     """Of every artifact that is somewhere, or should be."""
     count = defaultdict[str, list[int]](lambda: [0, 0, 0, 0])
     failed = defaultdict[str, set[tuple[str, str]]](set)
+    steps = defaultdict[str, set[Step]](set)
     for node in nodes:
         made = plan.nodes.get(node.name)
         wanted = {one.artifact for one in made.assignments if one.action is Action.STAGE} if made is not None else set()
@@ -56,12 +59,20 @@ def spreads(plan: Plan, nodes: Iterable[NodeState]) -> dict[str, Spread]:
         for artifact, held in node.held.items():
             count[artifact][0] += held.state is State.WARM
             count[artifact][1] += held.state is State.STAGING
+            if held.state is State.STAGING and held.step is not None:
+                steps[artifact].add(held.step)
             if held.state is State.FAILED and artifact in wanted:
                 failed[artifact].add((str(held.error_class or ErrorClass.BUG), held.error_code or "Failed"))
     return {
-        artifact: Spread(warm, staging, wanted, wanted_warm, tuple(sorted(failed[artifact])))
+        artifact: Spread(warm, staging, wanted, wanted_warm, tuple(sorted(failed[artifact])), least_far(steps[artifact]))
         for artifact, (warm, staging, wanted, wanted_warm) in count.items()
     }
+
+
+def least_far(steps: Iterable[Step | None]) -> Step | None:
+    """None where there is none."""
+    found = {step for step in steps if step is not None}
+    return next((step for step in Step if step in found), None)
 
 
 def model_status(

@@ -39,10 +39,9 @@ from prestage.node.images.deciding import Failed, ImagePlan, Release, Renew, Sce
 from prestage.node.images.reporting import ImagesLook, Way, news_of, status_of
 from prestage.node.images.staging import Staging
 from prestage.node.plan import priority_of
-from prestage.node.reporting import CLASSES, HEARTBEAT_S, RATES_MAX, SOONEST_S
+from prestage.node.reporting import CLASSES, HEARTBEAT_S, IMAGES_MANAGER, RATES_MAX, SOONEST_S
 from prestage.wire.broker_client import refusal_of
 
-MANAGER: Final = "prestage-images"
 LOOK_S: Final = 1.0
 SHELF_LOOK_S: Final = 15.0
 """How often containerd's leases are looked at; what we do to them is looked at at once."""
@@ -219,7 +218,7 @@ class ImagesSync:
             return
         body: Object = {"metadata": {"name": self._settings.node}, "status": msgspec.to_builtins(status)}
         try:
-            await api.apply(NODE_CACHES, body, manager=MANAGER, force=True, subresource="status")
+            await api.apply(NODE_CACHES, body, manager=IMAGES_MANAGER, force=True, subresource="status")
         except Missing:
             self._has_object = False
         except PrestageError as exc:
