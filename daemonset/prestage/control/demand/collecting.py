@@ -215,8 +215,8 @@ class Collector:
             if known is None:
                 made.ask(Question(facts.namespace, line, facts.service_account, facts.credentials))
                 continue
-            beside = _beside(template, mark)
-            common = {"namespace": facts.namespace, "feasible": feasible, "priority": group.priority, "beside": beside}
+            together = _together(template, mark)
+            common = {"namespace": facts.namespace, "feasible": feasible, "priority": group.priority, "together": together}
             if group.bound:
                 gpus = group.idle * needs.accelerators
                 made.say(line, mark, known, Trust.BOUND, at=group.bound, gpus=gpus, **common)
@@ -236,7 +236,7 @@ class Collector:
                     made.ask(question)
                     continue
                 common = {"namespace": facts.namespace, "feasible": feasible & there, "priority": group.priority}
-                common |= {"kind": EntryType.IMAGE, "beside": _beside(template, mark)}
+                common |= {"kind": EntryType.IMAGE, "together": _together(template, mark)}
                 if starting := _within(group.starting, there):
                     made.say(question.line, mark, known, Trust.BOUND, at=starting, **common)
                 if group.waiting:
@@ -302,7 +302,7 @@ def _named(template: Template) -> tuple[str, str]:
     return template.uid, template.hash
 
 
-def _beside(template: Template, mark: str) -> str:
+def _together(template: Template, mark: str) -> str:
     return f"{template.uid}/{template.hash}/{mark}"
 
 
