@@ -158,7 +158,9 @@ def uploaded(origin: Versitygw, ref: str = REF, *, size_bytes: int = SIZE_BYTES)
 def deployment(app: str, *, replicas: int = 1, ref: str = REF, **more: str) -> str:
     """A server as a careful user writes it: nobody's uid, a root that is read-only, one line for the model. `more`: annotations
     of ours by their last word."""
-    asked = {"model.prestage.dev/llama": ref, "prestage.dev/credentials": "s3"}
+    asked = {"model.prestage.dev/llama": ref}
+    if not ref.startswith("ref:"):  # a StagedModel carries its own
+        asked["prestage.dev/credentials"] = "s3"
     asked |= {f"prestage.dev/{word}": value for word, value in more.items()}
     container = {
         "name": "server",

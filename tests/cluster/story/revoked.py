@@ -111,13 +111,8 @@ def test_a_wall_that_closes_refuses_what_is_new_and_leaves_what_runs(steady: Sto
 def test_a_grant_that_is_taken_back_stops_new_mounts_of_the_guest_and_not_his_pods(steady: Story) -> None:
     kubectl = steady.cluster.kubectl
     sums = uploaded(steady.origin, SHARED)
-    kubectl(
-        "apply",
-        "--server-side",
-        "-f",
-        "-",
-        stdin=CliRunner().invoke(kubectl_prestage, ["enable", OWNERS, "--secret", "s3"]).output,
-    )
+    enabled = CliRunner().invoke(kubectl_prestage, ["enable", OWNERS, "--secret", "s3"]).output
+    kubectl("apply", "--server-side", "-f", "-", stdin=enabled)
     kubectl("apply", "-f", "-", stdin=json.dumps({**secret(steady), "metadata": {"name": "s3", "namespace": OWNERS}}))
     kubectl("apply", "-f", "-", stdin=model("shared", OWNERS, SHARED))
     kubectl("apply", "-f", "-", stdin=json.dumps(GRANT))

@@ -195,6 +195,22 @@ def test_what_may_pass_is_tried_again_for_a_kept_stage_only(error: PrestageError
     run(tmp_path, scenario, stager=FakeStager(waits=False))
 
 
+def test_room_that_a_pod_waits_for_is_looked_for_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("RETRY_BASE_S", 3600.0), ("RETRY_CAP_S", 3600.0), ("ROOM_CAP_S", 0.01)):
+        monkeypatch.setattr(module, name, seconds)
+
+    async def scenario(bench: Bench) -> None:
+        bench.stager.outcomes = [Full("f"), Full("f")]
+        waited_for = await bench.stages.ask(wish(ONE, Priority.WAITING_POD), keep=True)
+        await bench.until(lambda: waited_for.state is State.DONE)
+        assert (waited_for.feed.latest("trouble") or {})["kind"] == Full.kind
+        bench.stager.outcomes = [Full("f")]
+        declared = await bench.stages.ask(wish(TWO), keep=True)
+        await bench.until(lambda: declared.state is State.WAITING)
+
+    run(tmp_path, scenario, stager=FakeStager(waits=False))
+
+
 @pytest.mark.parametrize("error", [Corrupt("c"), NotFound("n")], ids=lambda error: error.kind)
 def test_what_does_not_pass_ends_even_a_kept_stage_and_its_wish(error: PrestageError, tmp_path: Path) -> None:
     async def scenario(bench: Bench) -> None:
