@@ -12,6 +12,7 @@ they did. JSON (`to_json`, `schema` 1); seconds; SUMMARY as in `fetch.py`; `mach
      "steps": {"node_cache": SUMMARY, "released": SUMMARY, "running": SUMMARY}}       wall: what others do is in it
     PHASE = {"seconds", "pods", "writes_per_pod", "writes": {PART: {"METHOD resource": count}},
              "own": {WRITE: {"p50", "p99", "count"}},    change read -> patch sent; the upper ends of histogram buckets
+             "plans": {"count", "mean_s"},    how often demand was planned, how long that took
              "cpu_s": {PART: s}, "rss_bytes": {PART: bytes}, "gates": {"DECISION reason": count}, "refused"}
 """
 
@@ -87,6 +88,12 @@ class Phase:
         """The worst p99 of all kinds of writes."""
         return max((found for write in WRITES if (found := self.own_s(write, 0.99)) is not None), default=0.0)
 
+    def plans(self) -> tuple[int, float]:
+        """How many, and how long one took: wall, in the mean."""
+        said = self.added("planner")
+        count = round(said.one("prestage_plan_seconds_count"))
+        return count, said.one("prestage_plan_seconds_sum") / max(1, count)
+
     def rss_bytes(self, part: str) -> int:
         """At its end."""
         return round(self.after[part].one("process_resident_memory_bytes"))
@@ -126,6 +133,7 @@ class Phase:
             "writes_per_pod": round(self.writes_per_pod, 2),
             "writes": {part: self.added(part).writes() for part in sorted(self.after)},
             "own": own,
+            "plans": dict(zip(("count", "mean_s"), self.plans(), strict=True)),
             "cpu_s": {part: round(self.cpu_s(part), 2) for part in sorted(self.after)},
             "rss_bytes": {part: self.rss_bytes(part) for part in sorted(self.after)},
             "gates": dict(sorted(gates.items())),
@@ -232,5 +240,7 @@ def control_table(result: ControlResult) -> RenderableType:
     lines += [
         f"{words}: {found.median:.2f} s (median; {found.interval})" for step, words in named if (found := result.step(step))
     ]
+    planned = ((name, *phase.plans()) for name, phase in (("fill", fill), ("alone", result.alone)))
+    lines += ["plans: " + "; ".join(f"{name} {count} of {mean_s:.3f} s" for name, count, mean_s in planned)]
     verdict = ", ".join(f"{goal}: {'met' if met else 'missed'}" for goal, met in result.goals().items())
     return Group(times, Text(), costs, Text(), *map(Text, lines), Text(verdict), Text(result.machine.line(), style="dim"))

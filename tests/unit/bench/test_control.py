@@ -39,6 +39,9 @@ prestage_reaction_seconds_bucket{{le="0.1",write="gate"}} {quick}
 prestage_reaction_seconds_bucket{{le="1.0",write="gate"}} {total}
 prestage_reaction_seconds_bucket{{le="+Inf",write="gate"}} {total}
 prestage_reaction_seconds_count{{write="gate"}} {total}
+# TYPE prestage_plan_seconds histogram
+prestage_plan_seconds_count {total}
+prestage_plan_seconds_sum {total / 4}
 # TYPE process_resident_memory_bytes gauge
 process_resident_memory_bytes {rss}
 """
@@ -72,6 +75,7 @@ def test_goals_are_met_or_missed_by_what_was_measured() -> None:
     said = result(good).to_json()
     assert all(result(good).goals().values())
     assert json.loads(json.dumps(said))["fill"]["own"]["gate"] == {"p50": 0.1, "p99": 0.1, "count": 100}
+    assert good.to_json()["plans"] == {"count": 100, "mean_s": 0.25}
     bad = Phase(3.0, 20, {"planner": page(writes=0)}, {"planner": page(writes=200, slow=100, rss=400 << 20)})
     missed = {goal for goal, met in result(bad).goals().items() if not met}
     assert missed == {"own time p99", "RSS", "writes a pod"}

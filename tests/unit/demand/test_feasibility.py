@@ -184,3 +184,13 @@ def test_a_pod_takes_room_from_its_binding_to_its_end() -> None:
     assert takes_room({"spec": {"nodeName": "n1"}, "status": {"phase": "Running"}}) == "n1"
     assert takes_room({"spec": {"nodeName": "n1"}, "status": {"phase": "Succeeded"}}) is None
     assert takes_room({"spec": {}, "status": {"phase": "Pending"}}) is None
+
+
+def test_pods_alike_share_one_object_of_needs_wherever_they_are() -> None:
+    spec = {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}, "limits": {}}}], "nodeSelector": {"zone": "a"}}
+    one, other = (needs_of({"spec": {**spec, "priority": priority}}) for priority in (1, 2))
+    bound = needs_of({"spec": {**spec, "nodeName": "n1"}})
+    assert one is other is one.anywhere() is bound.anywhere()
+    assert bound != one
+    assert hash(bound) != hash(one)
+    assert needs_of({"spec": {**spec, "nodeSelector": {"zone": "b"}}}) != one

@@ -272,3 +272,26 @@ def test_what_only_time_tells_is_found_by_the_look_at_all_and_is_no_answer_to_a_
         assert took == []
 
     run(test())
+
+
+def test_the_room_of_a_pod_that_lands_elsewhere_than_was_thought_is_the_next_ones_at_once() -> None:
+    async def test() -> None:
+        api = FakeApi()
+        there = world(node("a"), node("b"), node_cache("a", {DIGEST: "Warm"}), node_cache("b", {DIGEST: "Staging"}), artifact())
+        made = [await api.create(PODS, gated(name)) for name in ("first", "second")]
+        put(there, made[0])
+        gates, touched = Gates(api, there), there.touched()
+        await gates.take(gates.steps())
+        put(there, made[1])
+        touched.take()
+        assert gates.steps() == [], "the room beside the warm files is the first one's"
+        landed = await api.get(PODS, "first", namespace="team-a")
+        put(there, {**landed, "spec": {**part(landed, "spec"), "nodeName": "b"}})
+        concerned = touched.take()
+        assert concerned == {("team-a", "first")}
+        freed = gates._freed(concerned)
+        assert ("team-a", "second") in freed
+        assert [step.verdict.reason for step in gates.steps(freed)] == [Reason.WARM_NODE]
+        assert gates._freed({("team-a", "second")}) == set()
+
+    run(test())

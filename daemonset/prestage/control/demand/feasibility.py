@@ -10,8 +10,9 @@ dynamic resources. Admission's gates, their release and the planner ask here, so
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import lru_cache
 
 from prestage.api.policies import STARTUP_TAINT
 from prestage.control.demand.amounts import accelerators, amounts_of, requests_of
@@ -133,18 +134,20 @@ class Needs:
     where: Where
     requests: tuple[tuple[str, int], ...]
     """Thousandths, by name."""
+    accelerators: int = field(init=False, repr=False, compare=False)
+    """Devices that wait with the pod."""
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "accelerators", accelerators(dict(self.requests)))
         object.__setattr__(self, "_hash", hash((self.where, self.requests)))
 
     def __hash__(self) -> int:
         return self._hash
 
-    @property
-    def accelerators(self) -> int:
-        """Devices that wait with the pod."""
-        return accelerators(dict(self.requests))
+    def anywhere(self) -> Needs:
+        """The same of a pod that has no node."""
+        return self if not self.where.node_name else _shared(replace(self.where, node_name=""), self.requests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +171,13 @@ def needs_of(pod: Object) -> Needs:
     terms = tuple(_term(one) for one in _list(_mapping(required).get("nodeSelectorTerms"))) if required is not None else None
     tolerations = tuple(_toleration(one) for one in _list(spec.get("tolerations")))
     where = Where(str(spec.get("nodeName") or ""), selector, terms, tolerations)
-    return Needs(where, tuple(sorted(requests_of(spec).items())))
+    return _shared(where, tuple(sorted(requests_of(spec).items())))
+
+
+@lru_cache(maxsize=4096)
+def _shared(where: Where, requests: tuple[tuple[str, int], ...]) -> Needs:
+    """One object for all pods alike: to compare is to look whether it is the same."""
+    return Needs(where, requests)
 
 
 def site_of(node: Object, taken: Iterable[Mapping[str, int]] = ()) -> Site:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from prestage.api.annotations import DRIVER, MODEL_PREFIX, WARM_GATE, Mistakes, parse
 from prestage.control.demand.feasibility import Needs, needs_of, takes_room
@@ -66,7 +66,7 @@ def facts_of(pod: Object) -> PodFacts | None:
         namespace_of(pod) or "",
         name_of(pod),
         models,
-        replace(needs, where=replace(needs.where, node_name="")),
+        needs.anywhere(),
         takes_room(pod),
         is_running=status.get("phase") == "Running",
         is_going="deletionTimestamp" in metadata_of(pod),

@@ -95,8 +95,19 @@ class Gates:
                 await touched.wait()
                 await asyncio.sleep(_PAUSE_S)
                 since_s, pods = touched.since_s, touched.take()
+                pods = None if pods is None else pods | self._freed(pods)
                 if self.world.whole:
                     await self._look(pods, group, lambda pod, since_s=since_s: since_s)  # type: ignore[misc]  # bound at once
+
+    def _freed(self, pods: Set[Key]) -> Set[Key]:
+        """Those that may have the room of `pods` that landed elsewhere than was thought."""
+        found = set[Key]()
+        for one in self._released.values():
+            if one.node and (key := key_of(one.pod)) in pods and (there := self.world.pod(key)) is not None:
+                holding = self.world.holding(one.node)
+                if holding is not None and node_of(there) not in ("", one.node):
+                    found |= self.world.wanting(holding.states)
+        return found
 
     async def _sweep(self, touched: Touched, group: asyncio.TaskGroup) -> None:
         """What it finds was read after the last one began, or just now: then it is only faster than who waits for more."""

@@ -189,6 +189,11 @@ class World:
         """Nodes whose NodeCache says anything of it."""
         return self._holders.get(digest, _NOBODY)
 
+    def wanting(self, digests: Iterable[str]) -> set[Key]:
+        """Pods whose templates got any of these."""
+        uses = (use for digest in digests for found in self._uses.get(digest, {}).values() for use in found)
+        return self._askers.of(uses)
+
     def lease_age_s(self) -> float | None:
         """Since whoever led last renewed; None: there is no lease.
 
@@ -252,7 +257,7 @@ class World:
                 self._taken.setdefault(takes, {})[key] = requests_of(part(seen, "spec"))
                 self._stale.add(takes)
             if left and left != takes and (holding := self._holdings.get(left)) is not None:
-                concerned |= self._wanting(holding.states)
+                concerned |= self.wanting(holding.states)
         if isinstance(change, Vanished):
             self.wishes.forget(seen)
             self.gated.discard(key)
@@ -275,11 +280,6 @@ class World:
         else:
             self._askers.put(key_of(pod), [(template.uid, template.hash, one.alias, one.text) for one in models])
 
-    def _wanting(self, digests: Iterable[str]) -> set[Key]:
-        """Pods whose templates got any of these."""
-        uses = (use for digest in digests for found in self._uses.get(digest, {}).values() for use in found)
-        return self._askers.of(uses)
-
     def _note_replica_set(self, change: Appeared | Changed | Vanished) -> Set[Key]:
         """Pods may be seen before the ReplicaSet that says which template they are of."""
         if isinstance(change, Vanished):
@@ -297,7 +297,7 @@ class World:
             self._since.pop(name, None)
         else:
             self._hold(name, self._read_cache(name, change.object))
-        return self._wanting(told_anew(before, self._holdings.get(name)))
+        return self.wanting(told_anew(before, self._holdings.get(name)))
 
     def _read_cache(self, name: str, seen: Object) -> Holding | None:
         try:
