@@ -10,7 +10,8 @@ from typing import TypeVar
 from prestage.api.annotations import Mistakes
 from prestage.api.artifacts import Artifact
 from prestage.api.models import StagedModel
-from prestage.api.nodes import NodeCache, State
+from prestage.api.nodes import Action, NodeCache, State
+from prestage.api.policies import STARTUP_TAINT
 from prestage.api.reading import Invalid, read
 from prestage.api.schedules import StagingSchedule
 from prestage.api.values import Stored
@@ -20,6 +21,7 @@ from prestage.control.podspec import node_of
 from prestage.control.warmth.reporting import condition_of
 from prestage.kube.ports import Object, metadata_of, namespace_of
 from prestage.kubectl.reasons import Evidence, Finding, Level, world_of
+from prestage.node.starting import made_at, most_s, others
 from prestage.planner.decisions import Decided, Decision
 
 Kind = TypeVar("Kind", bound=Stored)
@@ -151,6 +153,22 @@ def _wanted(name: str, seen: Holdings) -> Iterator[Finding]:
         late = f"; {coming.message}" if coming.message else ""
         says = f"StagingSchedule/{schedule.metadata.name} wants it ready by {coming.ready_by:%Y-%m-%dT%H:%M:%SZ}{start}{late}"
         yield Finding("schedule", Level.ACT if late else Level.OK, says)
+
+
+def about_start(node: Object, pools: Sequence[Object], cache: Object) -> list[Finding]:
+    """Of a node that takes no pods yet: until when, and what it still lacks."""
+    if others(node) is None:
+        return []
+    made = made_at(node)
+    by = f", at {clock(made + most_s(node, pools))} at the latest" if made is not None else ""
+    says = f"no pods yet: its taint {STARTUP_TAINT} goes once it is filled{by}"
+    try:
+        seen = read(NodeCache, cache)
+    except Invalid:
+        return [Finding("starting", Level.WAIT, says)]
+    staged = [one.digest for one in seen.spec.artifacts or () if one.action is Action.STAGE]
+    there = sum(holds(seen, digest) for digest in staged)
+    return [Finding("starting", Level.WAIT, f"{says}; {there} of {len(staged)} to be staged are there")]
 
 
 def about_node(

@@ -23,13 +23,15 @@ from prestage.kube.resources import (
     EVENTS,
     NAMESPACES,
     NODE_CACHES,
+    NODES,
     PODS,
     REPLICA_SETS,
     STAGED_MODELS,
     STAGING_SCHEDULES,
+    STORE_POOLS,
 )
 from prestage.kubectl.asking import allowed, ask, cluster_options
-from prestage.kubectl.holdings import Holdings, about_model, about_node, about_pod
+from prestage.kubectl.holdings import Holdings, about_model, about_node, about_pod, about_start
 from prestage.kubectl.reasons import Evidence, Finding, Level, findings
 from prestage.planner.decisions import Decision
 
@@ -99,7 +101,9 @@ async def answer(api: Api, asked: Asked, namespace: str, control_namespace: str,
     if asked.kind in ("", "node"):
         cache = await _one(api, NODE_CACHES, asked.name)
         if cache is not None:
-            return about_node(cache, await allowed(api, ARTIFACTS), decisions, now)
+            node, pools = await _one(api, NODES, asked.name), await allowed(api, STORE_POOLS)
+            start = about_start(node, pools or (), cache) if node is not None else []
+            return [*start, *about_node(cache, await allowed(api, ARTIFACTS), decisions, now)]
     what = asked.kind or "pod, model or node"
     where = "" if asked.kind == "node" else f" in namespace {namespace}"
     hint = "pod/NAME, model/NAME or node/NAME; -n NAMESPACE; kubectl prestage models lists models"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import datetime
 from collections.abc import Iterable
 
 import pytest
@@ -18,15 +19,17 @@ from prestage.cacher.errors import NotFound
 from prestage.control.planning.decision_log import packed
 from prestage.control.planning.recalling import Recall, cold, late_words, returns, stays, went
 from prestage.kube.errors import Forbidden
-from prestage.kube.ports import EVERYTHING, Object, Page, Resource, Selection
+from prestage.kube.ports import EVERYTHING, Object, Page, Resource, Selection, metadata_of
 from prestage.kube.resources import (
     ARTIFACTS,
     CONFIG_MAPS,
     NAMESPACES,
     NODE_CACHES,
+    NODES,
     PODS,
     STAGED_MODELS,
     STAGING_SCHEDULES,
+    STORE_POOLS,
 )
 from prestage.kube.testing import FakeApi
 from prestage.kubectl.why import Asked, answer, asked_for
@@ -245,8 +248,6 @@ class Walled(FakeApi):
 async def waited(api: FakeApi, seconds: float) -> float:
     """The pod is warm so long after it was made; when that was."""
     seen = await FakeApi.get(api, PODS, "p", namespace="team-a")
-    import datetime
-
     made = datetime.datetime.fromisoformat(str(seen["metadata"]["creationTimestamp"]))  # type: ignore[index]
     warm = (made + datetime.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
     condition = {"type": "prestage.dev/Warm", "status": "True", "reason": "Warm", "message": "x", "lastTransitionTime": warm}
@@ -275,6 +276,26 @@ def test_a_pod_that_was_cold_is_told_from_the_log_and_one_that_was_not_hears_not
     assert "cold:" not in told(api, "p")
     asyncio.run(waited(api, 43))
     assert "cold: llama: nobody had said that it would be wanted on n1: the pod was the first sign" in told(api, "p")
+
+
+def test_a_node_that_takes_no_pods_yet_says_until_when_and_what_it_lacks() -> None:
+    async def steps(api: FakeApi) -> None:
+        taints = [{"key": "prestage.dev/starting", "effect": "NoSchedule"}]
+        await api.create(NODES, {"metadata": {"name": "n1", "labels": {}}, "spec": {"taints": taints}})
+        pool = {"nodeSelector": {}, "root": "/mnt/a", "startupTaint": {"maxSeconds": 300}}
+        await api.create(STORE_POOLS, {"metadata": {"name": "p"}, "spec": pool})
+        there = await api.get(NODE_CACHES, "n1")
+        await api.replace(NODE_CACHES, {**there, "status": node_cache("n1", {A: "Warm"})["status"]}, subresource="status")
+
+    api = FakeApi()
+    asyncio.run(world(api, []))
+    asyncio.run(steps(api))
+    made = datetime.datetime.fromisoformat(str(metadata_of(asyncio.run(api.get(NODES, "n1")))["creationTimestamp"]))
+    by = (made + datetime.timedelta(seconds=300)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    said = f"its taint prestage.dev/starting goes once it is filled, at {by} at the latest; 1 of 2 to be staged are there"
+    assert f"starting: no pods yet: {said}" in told(api, "node/n1")
+    asyncio.run(api.patch(NODES, "n1", {"spec": {"taints": None}}))
+    assert "starting:" not in told(api, "node/n1")
 
 
 def test_a_schedule_that_names_a_model_says_when_it_is_wanted_next() -> None:
