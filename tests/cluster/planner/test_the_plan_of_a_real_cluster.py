@@ -11,7 +11,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import cast
 
 import pytest
 from planning.real import account, digest_of, is_there, make_node, until
@@ -104,6 +103,4 @@ def test_it_names_the_rights_that_are_missing_and_with_them_says_what_will_be_la
     assert (said["outcome"], said["reason"], said["fix"]["remedy"]) == ("Late", "TooSoon", "Rate")
     assert 50 <= said["lateBySeconds"] <= 100
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert (
-        cast("str", run(person).stdout).count(f"{namespace}/llama for stagingschedule {namespace}/day, window launch: Late") == 1
-    )
+    assert run(person).stdout.count(f"{namespace}/llama for stagingschedule {namespace}/day, window launch: Late") == 1
