@@ -95,10 +95,11 @@ class Cluster:
         said = {"budget": "1Mi", "originRateP10": "1000", **status}
         await self.api.apply(NODE_CACHES, {"metadata": {"name": node}, "status": said}, manager="agent", subresource="status")
 
-    def planner(self, me: str = "one", *, services: tuple[Service, ...] = ()) -> Planner:
+    def planner(self, me: str = "one", *, services: tuple[Service, ...] = (), capacity_buffers: bool = False) -> Planner:
         """Not running yet."""
         settings = BrokerSettings("https://nowhere", Path("none"), Path("none"))  # the broker is another one
-        return Planner(self.api, self.broker, PlannerConfig("prestage", settings, terms=QUICK, services=services), me=me)
+        config = PlannerConfig("prestage", settings, terms=QUICK, services=services, capacity_buffers=capacity_buffers)
+        return Planner(self.api, self.broker, config, me=me)
 
 
 @asynccontextmanager

@@ -78,6 +78,7 @@ class Place:
     kubeconfig: Path
     broker_url: str
     lease_s: float = 3.0
+    flags: tuple[str, ...] = ()
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @contextmanager
@@ -93,6 +94,7 @@ class Place:
             f"--broker-token={self.folder / 'token'}",
             f"--health=127.0.0.1:{steady_port()}",
             f"--lease-duration={self.lease_s}",
+            *self.flags,
         ]
         environ = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
         with log.open("ab") as out:
@@ -114,8 +116,11 @@ class Place:
 
 
 @asynccontextmanager
-async def place(server: ApiServer, folder: Path, namespace: str) -> AsyncIterator[tuple[Place, KubeApi, HttpsBroker]]:
-    """With a broker that serves, an account that may what the planner and its SERVICES say, and a client of the test's own."""
+async def place(
+    server: ApiServer, folder: Path, namespace: str, *, rules: Sequence[Rule] = (), flags: tuple[str, ...] = ()
+) -> AsyncIterator[tuple[Place, KubeApi, HttpsBroker]]:
+    """With a broker that serves, an account that may what the planner and its SERVICES say, and a client of the test's own.
+    `rules`: what it may beside; `flags`: of its command."""
     async with AsyncExitStack() as ending:
         api = await ending.enter_async_context(await KubeApi.connect(KubeSettings(kubeconfig=server.kubeconfig)))
         authority = trustme.CA()
@@ -130,8 +135,9 @@ async def place(server: ApiServer, folder: Path, namespace: str) -> AsyncIterato
         await runner.setup()
         ending.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-        kubeconfig = await asyncio.to_thread(account, server, folder, namespace, (*RULES, *LEADER_RULES))
-        yield Place(server, folder, namespace, kubeconfig, f"https://127.0.0.1:{runner.addresses[0][1]}"), api, broker
+        kubeconfig = await asyncio.to_thread(account, server, folder, namespace, (*RULES, *LEADER_RULES, *rules))
+        made = Place(server, folder, namespace, kubeconfig, f"https://127.0.0.1:{runner.addresses[0][1]}", flags=flags)
+        yield made, api, broker
 
 
 def account(server: ApiServer, folder: Path, namespace: str, rules: Sequence[Rule]) -> Path:

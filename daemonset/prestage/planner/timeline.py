@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -69,9 +69,10 @@ def played(
     rules: Rules | None = None,
     until: float | None = None,
     sizes: Mapping[str, int] | None = None,
+    goes_on: Callable[[float], bool] = lambda moment: True,
 ) -> tuple[Plan, list[Line]]:
     """The plan at `now`, and all that follows of it up to `until` (None: two days). `sizes`: of what nodes hold and nobody
-    wants."""
+    wants. `goes_on`: asked before each step whether there is patience for it, with the moment that was come to."""
     rules = rules or Rules()
     until = now + 2 * 86_400 if until is None else until
     sizes = {**(sizes or {}), **{one.artifact: one.size_bytes for one in demands}}
@@ -83,6 +84,8 @@ def played(
     last: Plan | None = None
     marks = _marks(demands, now)
     for _ in range(_STEPS_MAX):
+        if first is not None and not goes_on(at):
+            break
         made = plan(demands, [_seen(one) for one in sites], at, walls=walls, rules=rules, before=last)
         first, last = first or made, made
         for site in sites:

@@ -185,6 +185,23 @@ def test_pools_are_daemonsets_and_store_pools_of_their_own() -> None:
     assert daemons["spec"]["selector"] != two.one("DaemonSet", "prestage-node")["spec"]["selector"]
 
 
+def test_rights_to_ask_for_nodes_are_given_where_a_value_says_so_and_an_uninstall_takes_back_what_was_asked(
+    chart: Rendered,
+) -> None:
+    assert "capacitybuffers" not in json.dumps(chart.all)
+    assert "--capacity-buffers" not in json.dumps(chart.all)
+    asking = Rendered("capacity.enabled=true")
+    rules = asking.one("ClusterRole", "prestage-planner-capacity")["rules"]
+    assert {name for rule in rules for name in rule["resources"]} == {"capacitybuffers", "podtemplates"}
+    subject = {"kind": "ServiceAccount", "name": "prestage-planner", "namespace": "prestage"}
+    assert asking.one("ClusterRoleBinding", "prestage-planner-capacity")["subjects"] == [subject]
+    planner = asking.one("Deployment", "prestage-planner")["spec"]["template"]
+    assert "--capacity-buffers" in containers(planner)["planner"]["args"]
+    hook = asking.one("Job", "prestage-uninstall")["spec"]["template"]
+    assert containers(hook)["ungate"]["args"] == ["control", "ungate", "--capacity-buffers"]
+    assert "capacitybuffers" in json.dumps(asking.one("ClusterRole", "prestage-uninstall")["rules"])
+
+
 def test_a_kubelet_elsewhere_is_one_value() -> None:
     pod = Rendered("kubeletDir=/var/lib/k0s/kubelet").one("DaemonSet", "prestage-node")["spec"]["template"]
     said = json.dumps(pod)

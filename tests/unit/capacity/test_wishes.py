@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import math
-from typing import cast
 
 from hypothesis import given
 from hypothesis import strategies as st
+from planning.capacity import BEGINS, LLAMA, TARGET, asking, gpus, moment, window
 from planning.objects import (
     OURS,
     Mirrored,
@@ -42,30 +41,8 @@ from prestage.kube.ports import Object
 from prestage.kube.resources import STAGING_SCHEDULES
 from prestage.planner.rules import Rules
 
-BEGINS = 1_800_000_000.0
 NOW = BEGINS - 3600
-LLAMA = line("llama-uid", "1", "model", "ref:llama")
-TARGET = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}
 RULES = Rules(peers=False)
-
-
-def moment(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def window(name: str = "day", *, begins: float = BEGINS, lasts: str = "1h", **more: object) -> dict[str, object]:
-    return {"name": name, "readyBy": moment(begins), "duration": lasts, **more}
-
-
-def asking(name: str = "day", *windows: object, boot: str | None = None, **spec: object) -> Object:
-    made = schedule(name, *(windows or (window(),)))
-    said = {key: value for key, value in cast("dict[str, object]", made["spec"]).items() if key != "nodes"}
-    capacity = {"type": "CapacityBuffer", **({"bootTime": boot} if boot else {})}
-    return {**made, "spec": {**said, "capacity": capacity, **spec}}
-
-
-def gpus(count: int = 3) -> object:
-    return {"selector": {"matchLabels": {"gpu": "h100"}}, "count": count}
 
 
 def seen(*objects: Object, size: int = 100_000, now: float = NOW) -> list[Wish]:

@@ -15,7 +15,7 @@ from prestage.cacher.errors import Misconfigured
 from prestage.control.rehearsal.bars import chart_of
 from prestage.control.rehearsal.cli import plan
 from prestage.control.rehearsal.file import read_rehearsal
-from prestage.control.rehearsal.shown import as_json
+from prestage.control.rehearsal.shown import as_json, shown
 from prestage.planner.timeline import Deed
 
 FILE = """
@@ -104,6 +104,14 @@ def test_a_file_that_cannot_be_read_is_refused_with_a_next_step(text: str, tmp_p
     with pytest.raises(Misconfigured) as refused:
         run(tmp_path, text)
     assert refused.value.hint
+
+
+def test_where_patience_ends_it_says_how_far_it_came() -> None:
+    read, steps = read_rehearsal(FILE, "f", 0.0), iter([True, False, False, False])
+    played = read.play(86_400, goes_on=lambda: next(steps))
+    assert played.plan.verdicts.keys() == {one.id for one in read.demands}
+    assert read.now < played.until < read.now + 86_400
+    assert list(shown(played))[-1].startswith("note: played until 2026-11-27T06:0")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ from prestage.control.capacity.buffers import (
 )
 from prestage.control.capacity.told import Capacity, Served
 from prestage.control.capacity.wishes import Wish, next_at, wanted
-from prestage.control.demand.world import LOOKING_S, World
+from prestage.control.demand.collecting import Mirrors
+from prestage.control.demand.world import LOOKING_S
 from prestage.control.planning.board import Board, Posted
 from prestage.control.planning.together import Service, Together
 from prestage.kube.errors import Conflict, Missing
@@ -54,7 +55,7 @@ class Asking:
     def __init__(
         self,
         api: Api,
-        world: World,
+        world: Mirrors,
         board: Board,
         capacity: Capacity,
         *,

@@ -112,7 +112,7 @@ class Capacity:
 
     def _state(self, uid: str, found: Sequence[Wish], now: float) -> CapacityState | None:
         buffer, boots = self.standing.get(uid), self.boots.of(uid)
-        ahead = [wish.at for wish in found if wish.at > now and wish.count > 0]
+        ahead = [wish.at for wish in found if wish.at > now and wish.count > 0 and self.served is Served.YES]
         if buffer is None and not ahead and not boots:
             return None
         replicas = buffer.spec.get("replicas") if buffer is not None else None

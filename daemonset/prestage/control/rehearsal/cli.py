@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -14,6 +15,9 @@ from prestage.control.rehearsal.file import read_rehearsal
 from prestage.control.rehearsal.rehearsal import Played, Rehearsal
 from prestage.control.rehearsal.shown import as_json, shown
 from prestage.planner.rules import Rules
+
+_PATIENCE_S: Final = 60.0
+"""A fleet of hundreds takes a plan of a tenth of a second for everything that happens."""
 
 
 @click.command()
@@ -47,7 +51,8 @@ def plan(
         read, source = _read(file), file.name
     else:
         read, source = _asked(kubeconfig, context), f"cluster {context}" if context else "the cluster"
-    played = read.play(_seconds(ahead))
+    ends_s = time.monotonic() + _PATIENCE_S
+    played = read.play(_seconds(ahead), goes_on=lambda: time.monotonic() < ends_s)
     if png is not None:
         _draw(played, png, source)
     click.echo(json.dumps(as_json(played)) if as_data else "\n".join(shown(played)))

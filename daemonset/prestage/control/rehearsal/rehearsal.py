@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prestage.planner.demands import Demand, Trust, Wall
@@ -34,13 +35,28 @@ class Rehearsal:
         """For people."""
         return self.names.get(artifact, artifact)
 
-    def play(self, ahead_s: float) -> Played:
-        """The plan of now, and what follows of it in so many seconds."""
-        until = self.now + ahead_s
+    def play(self, ahead_s: float, *, goes_on: Callable[[], bool] = lambda: True) -> Played:
+        """The plan of now, and what follows of it in so many seconds; less where patience ends before (`goes_on`)."""
+        until, cut_at = self.now + ahead_s, math.inf
+
+        def is_patient(moment: float) -> bool:
+            nonlocal cut_at
+            if goes_on():
+                return True
+            cut_at = moment
+            return False
+
         plan, lines = played(
-            self.demands, self.nodes, self.now, walls=self.walls, rules=self.rules, until=until, sizes=self.sizes
+            self.demands,
+            self.nodes,
+            self.now,
+            walls=self.walls,
+            rules=self.rules,
+            until=until,
+            sizes=self.sizes,
+            goes_on=is_patient,
         )
-        return Played(self, plan, lines, until)
+        return Played(self, plan, lines, min(until, cut_at), is_whole=cut_at == math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,8 @@ class Played:
     plan: Plan
     lines: Sequence[Line]
     until: float
+    is_whole: bool = True
+    """It was played as far as it was asked to."""
 
     def judged(self) -> Iterator[tuple[Demand, Verdict]]:
         """What is wanted, with what becomes of it. What is only kept while there is room is left out: nobody waits for it."""

@@ -32,8 +32,16 @@ def shown(played: Played) -> Iterator[str]:
     yield ""
     for demand, verdict in played.judged():
         yield f"{wanted(played, demand)}: {said(verdict)}"
-    for note in rehearsal.notes:
+    for note in notes(played):
         yield f"note: {note}"
+
+
+def notes(played: Played) -> Iterator[str]:
+    """What could not be looked at, and how far it was played where that was not as far as asked."""
+    yield from played.rehearsal.notes
+    if not played.is_whole:
+        come_to = clock(played.until)
+        yield f"played until {come_to} only, for it took too long; what is said of demands holds; ask for less with --ahead"
 
 
 def wanted(played: Played, demand: Demand) -> str:
@@ -86,7 +94,7 @@ def as_json(played: Played) -> dict[str, object]:
         for one in played.lines
     ]
     judged = [_judged(played, demand, verdict) for demand, verdict in played.judged()]
-    return {"now": _iso(rehearsal.now), "timeline": timeline, "demand": judged, "notes": list(rehearsal.notes)}
+    return {"now": _iso(rehearsal.now), "timeline": timeline, "demand": judged, "notes": list(notes(played))}
 
 
 def _judged(played: Played, demand: Demand, verdict: Verdict) -> dict[str, object]:
