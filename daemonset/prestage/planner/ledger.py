@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prestage.api.nodes import ENTRIES_MAX, Action
@@ -16,7 +16,7 @@ from prestage.planner.demands import Demand, Trust, Wall
 from prestage.planner.likeness import Likeness, Parts
 from prestage.planner.nodes import NodeState
 from prestage.planner.plans import Reason
-from prestage.planner.rooms import OPEN, Room, Span, uncovered
+from prestage.planner.rooms import NOW, OPEN, Room, Span, uncovered
 
 _CLASS = 100_000_000
 _CLASSES = {Trust.BOUND: 9, Trust.WAITING: 8, Trust.DECLARED: 7, Trust.FOLLOW_ON: 6, Trust.STANDING: 1}
@@ -142,8 +142,7 @@ class Ledger:
 
     def walled(self, demand: Demand, node: str, span: Span) -> Reason | None:
         """Which of its namespace's walls is in the way."""
-        wall = self._walls.get(demand.namespace)
-        if wall is None or (wall.bytes is None and wall.bytes_per_node is None and wall.pinned is None):
+        if not self._is_walled(demand.namespace):
             return None
         spans = uncovered(self._charges[demand.namespace, node, demand.artifact], span)
         if not spans:
@@ -182,6 +181,29 @@ class Ledger:
         self._take(book, demand.artifact, found, span)
         self._charge(demand, node, span)
         return None
+
+    def has_room_for(self, book: Book, demands: Sequence[Demand]) -> bool:
+        """Whether all of them may be kept there, so that nothing has to be asked of each. False: it has to be."""
+        if len(book.promises) + len(demands) > ENTRIES_MAX or any(self._is_walled(one.namespace) for one in demands):
+            return False
+        guarded = book.guarded_bytes - sum(book.guarded.get(one.artifact, 0) for one in demands)
+        return book.room.now_bytes + guarded + sum(one.size_bytes for one in demands) <= book.room.limit_bytes
+
+    def keep(self, demand: Demand, book: Book) -> None:
+        """It stays, now; `has_room_for` was asked."""
+        found = book.promises.get(demand.artifact)
+        if found is None:
+            made = Promise(Action.KEEP, demand.size_bytes, 0, demand.ready_by, demand.namespace, demand.trust, [NOW])
+            book.promises[demand.artifact] = made
+            book.let_go(demand.artifact)
+            book.room.take(demand.size_bytes, NOW)
+            return
+        found.is_kept = True
+        self._take(book, demand.artifact, found, NOW)
+
+    def _is_walled(self, namespace: str) -> bool:
+        wall = self._walls.get(namespace)
+        return wall is not None and not (wall.bytes is None and wall.bytes_per_node is None and wall.pinned is None)
 
     def hasten(self, node: str, artifact: str) -> bool:
         """Its room from now on, not only from its start; False: others have it."""

@@ -105,7 +105,8 @@ def _with_place_first(ledger: Ledger, demand: Demand, names: frozenset[str], mea
     begun |= {name for name in meant if name in names}
     first = demand.at.keys() | begun if begun else demand.at.keys()
     yield from _ranked(ledger, demand, first, meant)
-    yield from _ranked(ledger, demand, names - first)
+    if left := names - first:
+        yield from _ranked(ledger, demand, left)
 
 
 def _is_for_a_window(book: Book, demand: Demand) -> bool:

@@ -4,7 +4,7 @@ room; and what goes first."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from prestage.api.nodes import Action, State
 from prestage.planner.copies import Copies
@@ -15,14 +15,17 @@ from prestage.planner.rooms import NOW
 from prestage.planner.rules import Worth
 from prestage.planner.values import Values
 
+_OFTEN = 2
+"""What is larger than its share, and came less often than so, is not kept."""
 _Offer = tuple[tuple[int, float, int, int, int, str, str], tuple[Demand, ...]]
 """Its place, and whose bytes it may be."""
 
 
 def keep_copies(ledger: Ledger, copies: Copies, values: Values, worth: Worth) -> None:
     """Guarded copies, then all others. Where a wall or the budget is in the way a copy is not listed: it stays until the node
-    needs its room."""
-    for key, demands in sorted([*_wanted(ledger, copies, values, worth), *_once(ledger, copies, values, worth)]):
+    needs its room. On a node where all have room nothing is weighed."""
+    tight = {name for name, book in ledger.books.items() if not _keeps_all(ledger, book, copies, values, worth)}
+    for key, demands in sorted([*_wanted(ledger, copies, values, worth, tight), *_once(ledger, copies, values, worth, tight)]):
         artifact, name = key[-2:]
         book = ledger.books[name]
         if artifact in book.promises and book.promises[artifact].not_before is None:
@@ -36,11 +39,35 @@ def keep_copies(ledger: Ledger, copies: Copies, values: Values, worth: Worth) ->
             book.let_go(artifact)
 
 
-def _wanted(ledger: Ledger, copies: Copies, values: Values, worth: Worth) -> Iterator[_Offer]:
+def _keeps_all(ledger: Ledger, book: Book, copies: Copies, values: Values, worth: Worth) -> bool:
+    """Does so, where no wall can be in the way and there is room."""
+    found = list[Demand]()
+    for artifact in book.node.held:
+        promise = book.promises.get(artifact)
+        if promise is not None and promise.not_before is None:
+            continue
+        if artifact in copies.wanted:
+            if not book.node.is_warm(artifact):
+                continue
+            found.append(copies.wanted[artifact][0])
+        elif (once := _kept_for_once(ledger, book, artifact, values, worth)) is not None:
+            found.append(once)
+    if not ledger.has_room_for(book, found):
+        return False
+    for demand in found:
+        ledger.keep(demand, book)
+    return True
+
+
+def _wanted(ledger: Ledger, copies: Copies, values: Values, worth: Worth, tight: Set[str]) -> Iterator[_Offer]:
     for artifact, holders in copies.warm.items():
+        if tight.isdisjoint(holders):
+            continue
         demand = copies.wanted[artifact][0]
         ranked = sorted(holders, key=lambda name: (artifact not in ledger.books[name].guarded, name))
         for number, name in enumerate(ranked):
+            if name not in tight:
+                continue
             book = ledger.books[name]
             density = _stayed(book, artifact, worth) * values.density(artifact, demand.size_bytes, book, number=number)
             is_first = artifact in book.guarded
@@ -48,21 +75,25 @@ def _wanted(ledger: Ledger, copies: Copies, values: Values, worth: Worth) -> Ite
             yield key, tuple(copies.wanted[artifact])
 
 
-def _once(ledger: Ledger, copies: Copies, values: Values, worth: Worth) -> Iterator[_Offer]:
+def _once(ledger: Ledger, copies: Copies, values: Values, worth: Worth, tight: Set[str]) -> Iterator[_Offer]:
     """What was started once and is wanted by nobody now."""
-    if not values.uses:
-        return
-    for name, book in ledger.books.items():
+    for name in tight:
+        book = ledger.books[name]
         for artifact in book.node.held:
-            use = values.uses.get(artifact)
-            if use is None or artifact in copies.wanted or not book.node.is_warm(artifact):
+            if artifact in copies.wanted or (demand := _kept_for_once(ledger, book, artifact, values, worth)) is None:
                 continue
-            is_giant = use.size_bytes > worth.giant * book.room.limit_bytes
-            if is_giant and use.weight_at(ledger.now, worth.half_life_s) < 2:
-                continue
-            density = _stayed(book, artifact, worth) * values.density(artifact, use.size_bytes, book)
-            demand = Demand("", artifact, use.size_bytes, "", Trust.STANDING)
+            density = _stayed(book, artifact, worth) * values.density(artifact, demand.size_bytes, book)
             yield (1, -density, 0, Trust.STANDING + 1, 0, artifact, name), (demand,)
+
+
+def _kept_for_once(ledger: Ledger, book: Book, artifact: str, values: Values, worth: Worth) -> Demand | None:
+    use = values.uses.get(artifact)
+    if use is None or not book.node.is_warm(artifact):
+        return None
+    is_giant = use.size_bytes > worth.giant * book.room.limit_bytes
+    if is_giant and use.weight_at(ledger.now, worth.half_life_s) < _OFTEN:
+        return None
+    return Demand("", artifact, use.size_bytes, "", Trust.STANDING)
 
 
 def _stayed(book: Book, artifact: str, worth: Worth) -> float:

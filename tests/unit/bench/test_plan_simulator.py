@@ -65,29 +65,18 @@ def test_nothing_that_a_pod_uses_or_waits_for_is_evicted_and_never_a_part_of_wha
     assert (set(node.items), node.used_bytes) == ({"used"}, 40)
 
 
-@pytest.mark.parametrize(
-    ("serving", "expected"),
-    [
-        (Serving.IN_TURN, [("late", 10.0), ("soon", 15.0)]),
-        (Serving.SOONEST, [("soon", 5.0), ("late", 15.0)]),
-    ],
-)
-def test_a_link_that_serves_one_after_the_other_serves_what_began_first_or_what_is_due_first(
-    serving: Serving, expected: list[tuple[str, float]]
-) -> None:
+def test_a_link_that_serves_in_turn_goes_on_with_what_began_first() -> None:
     cluster = cluster_of(1, budget_bytes=10_000, link=10.0, gpus=8)
-    cluster.serving = serving
+    cluster.serving = Serving.IN_TURN
     [node] = cluster.nodes
-    cluster.add(node, "late", 100).ready_by = 900.0
-    cluster.now = 0.0
-    soon = cluster.add(node, "soon", 50)
-    soon.ready_by, soon.began_at = 20.0, 1.0
-    assert finished(cluster) == expected
+    cluster.add(node, "later", 50).began_at = 1.0
+    cluster.add(node, "sooner", 100)
+    assert finished(cluster) == [("sooner", 10.0), ("later", 15.0)]
 
 
-def test_of_what_pods_wait_for_the_shortest_goes_first_where_that_is_asked_for() -> None:
+def test_of_what_pods_wait_for_the_shortest_goes_first() -> None:
     cluster = cluster_of(1, budget_bytes=10_000, link=10.0, gpus=8)
-    cluster.serving = Serving.SHORTEST
+    cluster.serving = Serving.IN_TURN
     [node] = cluster.nodes
     for app, size in (("long", 100), ("short", 50)):
         cluster.add(node, app, size).is_wanted = True

@@ -99,6 +99,20 @@ def test_what_the_broker_answered_is_demand_before_its_artifact_is_seen() -> Non
     assert line() not in found.recorded
 
 
+def test_models_of_one_pod_are_wanted_beside_each_other() -> None:
+    said = template(models={"llama": REF, "judge": "hf://org/judge@main"})
+    both = {one.line: Known(digest(one.line.alias), size, "team") for one, size in zip(_asked(said), (7, 9), strict=True)}
+    found = collected(replica_set(made=said), pod(owner=SET, on="n1", made=said), answers=both)
+    beside = {demand.artifact: demand.beside for demand in found.demands if demand.trust is Trust.BOUND}
+    sizes = {known.artifact: known.size_bytes for known in both.values()}
+    assert beside == {one: {other: sizes[other] for other in sizes if other != one} for one in sizes}
+    assert by_trust(collected(replica_set(), pod(owner=SET, on="n1"), SEEN))[Trust.BOUND].beside == {}
+
+
+def _asked(made: dict[str, object]) -> tuple[Question, ...]:
+    return collected(replica_set(made=made), pod(owner=SET, on="n1", made=made)).questions
+
+
 def test_a_rollout_wants_old_and_new_and_each_template_has_its_own_revision() -> None:
     old, new = replica_set("web-abc"), replica_set("web-def", revision="def", made=template(ref="hf://org/model@v2"))
     renewed = line(revision="def", ref="hf://org/model@v2")

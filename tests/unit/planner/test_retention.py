@@ -12,6 +12,7 @@ from planning.worlds import NOW, World, bound, carried_out, declared, node, show
 
 from prestage.api.nodes import Action, State
 from prestage.planner.demands import Demand, Trust
+from prestage.planner.ledger import Ledger
 from prestage.planner.nodes import NodeState
 from prestage.planner.plan import plan
 from prestage.planner.plans import Plan
@@ -135,3 +136,12 @@ def test_with_history_too_a_plan_that_is_carried_out_stands(world: World, weight
         seen.append([one.assignments for one in made.nodes.values()])
         nodes = carried_out(nodes, made, state=State.WARM)
     assert seen[-1] == seen[-2]
+
+
+@given(worlds(), _COUNTS)
+def test_where_all_have_room_the_plan_is_the_one_that_weighing_gives(world: World, weights: dict[str, float]) -> None:
+    counted = {artifact: Use(weight, NOW, world.sizes[artifact]) for artifact, weight in weights.items()}
+    quick = plan(world.demands, world.nodes, NOW, walls=world.walls, uses=counted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "has_room_for", lambda ledger, book, demands: False)
+        assert plan(world.demands, world.nodes, NOW, walls=world.walls, uses=counted) == quick

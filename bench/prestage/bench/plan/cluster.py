@@ -18,11 +18,11 @@ class Serving(StrEnum):
     ALIKE = "alike"
     """All share it, as several downloads of one machine do."""
     IN_TURN = "in turn"
-    """The first that began has all of it, as our agent's engine does within one priority."""
-    SOONEST = "soonest first"
-    """What pods wait for as it began, then what is staged by its deadline."""
-    SHORTEST = "shortest first"
-    """What pods wait for by what is left of it for each pod, then what is staged by its deadline."""
+    """One has all of it, as by our agent's engine: of what pods wait for the one with least left, a second of waiting counting as
+    100 MB less; of what is staged the first that began."""
+
+
+_AHEAD_BYTES_PER_S = 100e6
 
 
 @dataclass(slots=True)
@@ -40,8 +40,6 @@ class Item:
     """False: streamed beside the budget, gone with the last pod."""
     pods: int = 0
     began_at: float = 0.0
-    ready_by: float = math.inf
-    """Of what is staged."""
     used_at: float = 0.0
     is_used: bool = False
     waiting: list[int] = field(default_factory=list)
@@ -198,15 +196,13 @@ class Cluster:
         """Those that share a link now, of one kind."""
         if self.serving is Serving.ALIKE or len(items) < 2:
             return items
-        return [min(items, key=self._turn)]
+        return [min(items, key=_turn)]
 
-    def _turn(self, item: Item) -> tuple[float, float, str]:
-        if self.serving is Serving.IN_TURN:
-            return 0.0, item.began_at, item.app
-        if not item.is_wanted:
-            return item.ready_by, item.began_at, item.app
-        is_shortest = self.serving is Serving.SHORTEST
-        return item.left_bytes / max(1, len(item.waiting)) if is_shortest else 0.0, item.began_at, item.app
+
+def _turn(item: Item) -> tuple[float, str]:
+    if not item.is_wanted:
+        return item.began_at, item.app
+    return item.left_bytes + item.began_at * _AHEAD_BYTES_PER_S, item.app
 
 
 def _max_min(links: dict[str, float], limit: float) -> dict[str, float]:

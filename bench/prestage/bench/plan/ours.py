@@ -6,7 +6,6 @@ each. A pod's own pull never waits for a plan.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -189,11 +188,6 @@ class Ours:
             elif app in sizes and evict(run.cluster, node, sizes[app], self._order(node)):
                 run.cluster.add(node, app, sizes[app])
                 self._stale.add(node.name)
-        due = {one.artifact: one.ready_by for one in said.assignments if one.ready_by is not None}
-        for app, item in node.coming.items():
-            if item.ready_by != due.get(app, math.inf):
-                item.ready_by = due.get(app, math.inf)
-                run.cluster.touch()
 
     def _sizes(self) -> Mapping[str, int]:
         return {said.app: said.size_bytes for said in self._said.values()}

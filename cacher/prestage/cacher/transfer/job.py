@@ -61,6 +61,8 @@ class Job:
 
     transfers: list[Transfer]
     priority: Priority
+    added_at: float = 0.0
+    """When the queue took it in, by its clock."""
     waiting: deque[Transfer] = field(default_factory=deque)
     """Transfers with pieces that nobody has begun."""
     parked: list[Flight] = field(default_factory=list)

@@ -1,8 +1,9 @@
 """Who fetches what next. Every decision is taken here, under one lock and without I/O; the engine's threads act on them.
 
-Order: by priority, then first come first served; inside a job paused pieces first, then the files in their order. A lane
-(one origin server) has a connection limit that its answers move. When nothing is left to begin, idle connections hedge the
-stragglers. A more urgent job makes less urgent attempts give way: they park their piece at its cursor and lose nothing.
+Order: by priority; of what pods wait for the one with least left, else first come first served; inside a job paused pieces first,
+then the files in their order. A lane (one origin server) has a connection limit that its answers move. When nothing is left to
+begin, idle connections hedge the stragglers. A more urgent job makes less urgent attempts give way: they park their piece at its
+cursor and lose nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from prestage.cacher.digests import PIECE_BYTES
 from prestage.cacher.errors import Unavailable
 from prestage.cacher.transfer.flight import Flight
 from prestage.cacher.transfer.job import Job, Transfer
@@ -23,6 +25,8 @@ from prestage.cacher.transfer.limits import LaneLimit, Limits, Priority, retry_d
 from prestage.cacher.transfer.ports import Cancelled, PieceRecord, Retry, Stream
 
 _HEDGE_LOOK_S = 0.5
+_AHEAD_BYTES_PER_S = 100e6
+"""Of what pods wait for, each second of waiting counts as so many bytes less: no large one waits for ever behind small ones."""
 LANES_REMEMBERED = 64
 
 
@@ -92,8 +96,9 @@ class WorkQueue:
     def add(self, job: Job) -> None:
         """Take a job in; the less urgent give way to it. After `close` it fails at once."""
         with self.changed:
+            job.added_at = self.clock()
             self.jobs.append(job)
-            self.jobs.sort(key=lambda other: other.priority)
+            self._sort()
             for transfer in job.waiting:
                 self._lane(transfer)  # `wanted_threads` counts them
             if self.closed:
@@ -102,11 +107,24 @@ class WorkQueue:
                 self._make_room(job)
             self.changed.notify_all()
 
+    def _sort(self) -> None:
+        now = self.clock()
+        self.jobs.sort(key=lambda job: self._turn(job, now))
+
+    def _turn(self, job: Job, now: float) -> tuple[Priority, float]:
+        """The shortest first is what makes pods wait least in all; who stages ahead has an order by its deadlines already."""
+        if job.priority is not Priority.WAITING_POD:
+            return job.priority, 0.0
+        return job.priority, job.left * PIECE_BYTES - (now - job.added_at) * _AHEAD_BYTES_PER_S
+
     def _make_room(self, job: Job) -> None:
         """Less urgent attempts give way where `job` has work but its lane, or the engine's threads, have no connection free."""
         staying = [attempt for attempt in self._attempts if not attempt.leaves()]
-        weaker = [attempt for attempt in staying if attempt.job.priority > job.priority]
-        weaker.sort(key=lambda attempt: -attempt.job.priority)
+        now = self.clock()
+        own = self._turn(job, now)
+        turns = {id(other): self._turn(other, now) for other in self.jobs}
+        weaker = [attempt for attempt in staying if turns.get(id(attempt.job), own) > own]
+        weaker.sort(key=lambda attempt: turns[id(attempt.job)], reverse=True)
         if not weaker or job.stopped.is_set():
             return
         idle = self.limits.connections_max - len(staying)
@@ -140,7 +158,7 @@ class WorkQueue:
             if job not in self.jobs or priority >= job.priority:
                 return
             job.priority = priority
-            self.jobs.sort(key=lambda other: other.priority)
+            self._sort()
             self._make_room(job)
             self.changed.notify_all()
 
@@ -344,6 +362,7 @@ class WorkQueue:
     def tick(self, elapsed_s: float) -> None:
         """A second has passed: let the lanes learn from it, and who became ready again get room."""
         with self.changed:
+            self._sort()
             for job in self.jobs:
                 self._make_room(job)
             waiting = any(job.waiting or job.parked for job in self.jobs if not job.stopped.is_set())

@@ -209,14 +209,16 @@ class Collector:
         facts = group.facts
         feasible = self.sites.feasible(needs)
         fitting = self.sites.fitting(needs) if group.waiting else {}
-        for model in facts.models:
-            line = Line(template.uid, template.hash, model.alias, model.ref)
+        lines = [Line(template.uid, template.hash, model.alias, model.ref) for model in facts.models]
+        sizes = {found.artifact: found.size_bytes for line in lines if (found := made.known.get(line)) is not None}
+        for line in lines:
             known = made.known.get(line)
             if known is None:
                 made.ask(Question(facts.namespace, line, facts.service_account, facts.credentials))
                 continue
-            together = _together(template, mark)
-            common = {"namespace": facts.namespace, "feasible": feasible, "priority": group.priority, "together": together}
+            beside = {artifact: size for artifact, size in sizes.items() if artifact != known.artifact}
+            common = {"namespace": facts.namespace, "feasible": feasible, "priority": group.priority, "beside": beside}
+            common["together"] = _together(template, mark)
             if group.bound:
                 gpus = group.idle * needs.accelerators
                 made.say(line, mark, known, Trust.BOUND, at=group.bound, gpus=gpus, **common)

@@ -28,10 +28,10 @@ class Clock:
         return self.now
 
 
-def job_of(pieces: int, lane: str = "lane") -> Job:
+def job_of(pieces: int, lane: str = "lane", priority: Priority = Priority.DECLARED) -> Job:
     source = Scripted(lambda start, stop, nth: Range(b"", start, stop))
     source.lane = lane
-    return Job([Transfer("model.bin", source, MemorySink(pieces * PIECE_BYTES))], Priority.DECLARED)
+    return Job([Transfer("model.bin", source, MemorySink(pieces * PIECE_BYTES))], priority)
 
 
 def began(queue: WorkQueue) -> Attempt:
@@ -61,6 +61,47 @@ def test_idle_threads_sleep_while_what_is_due_waits_for_a_connection() -> None:
     for thread in idle:
         thread.join()
     assert woken < 20
+
+
+def test_of_what_pods_wait_for_the_one_with_least_left_goes_first_and_takes_connections_from_a_longer_one() -> None:
+    queue = WorkQueue(Limits(connections_start=2, connections_max=2), clock=Clock())
+    long, short, ahead = (
+        job_of(9, priority=Priority.WAITING_POD),
+        job_of(2, priority=Priority.WAITING_POD),
+        job_of(1, priority=Priority.DECLARED),
+    )
+    queue.add(long)
+    first, second = began(queue), began(queue)
+    queue.add(short)
+    assert (first.leaves(), second.leaves()) == (True, True)
+    queue.add(ahead)
+    for attempt in (first, second):
+        queue.end(attempt, Outcome.LEFT)
+    assert [began(queue).job, began(queue).job] == [short, short]
+
+
+def test_a_large_one_that_waited_long_goes_before_a_small_one_that_just_came() -> None:
+    clock = Clock()
+    queue = WorkQueue(Limits(connections_start=1, connections_max=1), clock=clock)
+    large, small = job_of(100, priority=Priority.WAITING_POD), job_of(90, priority=Priority.WAITING_POD)
+    queue.add(large)
+    running = began(queue)
+    clock.now += 60
+    queue.add(small)
+    assert not running.leaves()
+    queue.end(running, Outcome.LEFT)
+    assert began(queue).job is large
+
+
+def test_who_stages_ahead_is_served_in_the_order_in_which_it_was_told() -> None:
+    queue = WorkQueue(Limits(connections_start=1, connections_max=1), clock=Clock())
+    first, second = job_of(9), job_of(1)
+    queue.add(first)
+    running = began(queue)
+    queue.add(second)
+    assert not running.leaves()
+    queue.end(running, Outcome.LEFT)
+    assert began(queue).job is first
 
 
 def test_a_lane_grows_again_when_only_begun_pieces_are_left() -> None:
