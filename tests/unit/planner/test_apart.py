@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prestage.api.nodes import ENTRIES_MAX, Action, EntryType, State
 from prestage.planner.apart import plan_apart
-from prestage.planner.demands import Demand, Trust
+from prestage.planner.demands import Demand, ToldBy, Trust
 from prestage.planner.nodes import Held, NodeState
 from prestage.planner.plans import Outcome, Plan, Reason
 
@@ -52,7 +52,21 @@ def test_where_no_node_stages_images_models_are_planned_as_ever() -> None:
     nodes = [node(name, 1000) for name in NAMES]
     plan = plan_apart([wanted("model", 900), wanted("image", 700, image=True)], nodes, [], NOW)
     assert {one for rows in said(plan).values() for one in rows} == {("model", Action.STAGE, EntryType.MODEL)}
-    assert (plan.verdicts["image"].outcome, plan.verdicts["image"].reason) == (Outcome.IMPOSSIBLE, Reason.NO_NODE)
+    assert "image" not in plan.verdicts, "its pods do not miss it"
+    asked = wanted("image", 700, Trust.DECLARED, image=True, copies=1, source=ToldBy.STAGING_SCHEDULE)
+    said_so = plan_apart([asked], nodes, [], NOW).verdicts["image"]
+    assert (said_so.outcome, said_so.reason) == (Outcome.IMPOSSIBLE, Reason.NO_NODE), "somebody asked for it"
+
+
+def test_what_comes_along_asks_nothing_of_nodes_that_stage_no_images() -> None:
+    nodes = [node(name, 1000) for name in NAMES]
+    model = wanted("model", 900, Trust.DECLARED, count=2)
+    image = wanted("image", 700, Trust.DECLARED, image=True, count=2)
+    plan = plan_apart([model, image], nodes, [node("n1", 1000)], NOW)
+    assert {name for name, rows in said(plan).items() if ("image", Action.STAGE, EntryType.IMAGE) in rows} == {"n1"}
+    assert plan.verdicts["image"].missing == 0
+    bound = wanted("image", 700, Trust.BOUND, image=True, at={"n2": 1})
+    assert "image" not in plan_apart([bound], nodes, [node("n1", 1000)], NOW).verdicts
 
 
 def test_what_is_warm_is_kept_while_its_template_stands_and_not_named_after() -> None:
