@@ -76,6 +76,7 @@ class Installed:
         return {
             "image": {"repository": IMAGE, "tag": "test", "pullPolicy": "Never"},
             "pools": {"default": {"root": ROOT, "requireMountpoint": True}},
+            "images": {"enabled": True, "highWater": 100, "resources": {}},  # the machine's own disk may be as full as it is
             "broker": {**small, "clusterIP": address},
             "planner": small,
             "admission": small,

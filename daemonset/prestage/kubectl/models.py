@@ -1,4 +1,4 @@
-"""`kubectl prestage models`: which models a namespace has, and on how many nodes they are warm."""
+"""`kubectl prestage models`: which models a namespace has, and images of theirs, and on how many nodes they are warm."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from prestage.api.artifacts import Artifact
 from prestage.api.models import StagedModel
 from prestage.api.nodes import Action, NodeCache, State
 from prestage.cacher.quantities import human_bytes
+from prestage.control.demand.image_lines import platform_of
+from prestage.images.names import SCHEME
 from prestage.kube.client import KubeApi
 from prestage.kube.ports import Selection
 from prestage.kube.resources import ARTIFACTS, NODE_CACHES, STAGED_MODELS
@@ -21,7 +23,9 @@ from prestage.kubectl.asking import ask, cluster_options, kinds, namespace_optio
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """A StagedModel by its name, or an annotation's ref by its alias. Counts are None where the caller may not read nodes."""
+    """A StagedModel by its name, an annotation's ref by its alias, an image as pods name it.
+
+    Counts are None where the caller may not read nodes."""
 
     namespace: str
     name: str
@@ -78,11 +82,12 @@ def _of_model(model: StagedModel, caches: Sequence[NodeCache] | None) -> ModelRo
 
 def _of_annotation(artifact: Artifact, alias: str, ref: str, caches: Sequence[NodeCache] | None) -> ModelRow:
     warm, wanted = _counts(artifact.spec.digest, caches)
+    platform = platform_of(alias)
     return ModelRow(
         namespace=artifact.metadata.namespace or "",
-        name=alias,
-        kind="Annotation",
-        source=ref,
+        name=alias if platform is None else ref.removeprefix(SCHEME),
+        kind="Annotation" if platform is None else "Image",
+        source=ref if platform is None else platform,
         artifact=artifact.spec.digest,
         size_bytes=artifact.spec.size,
         warm=warm,

@@ -10,11 +10,11 @@ Both come through one link; each is predicted as if it had it alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from prestage.api.nodes import ENTRIES_MAX, EntryType
-from prestage.planner.demands import Demand, Trust, Wall
+from prestage.planner.demands import Demand, ToldBy, Trust, Wall
 from prestage.planner.nodes import NodeState
 from prestage.planner.plan import plan
 from prestage.planner.plans import Assignment, NodePlan, Plan
@@ -38,27 +38,41 @@ def plan_apart(
     for one in demand:
         (pulled if one.kind is EntryType.IMAGE else models).append(one)
     made = plan(models, nodes, now, walls=walls, rules=rules, uses=uses, before=before)
-    if not images:
-        return replace(made, verdicts={**made.verdicts, **plan(pulled, (), now).verdicts}) if pulled else made
-    placed = beside(pulled, models, made)
+    if not pulled and not images:
+        return made
+    placed = beside(pulled, models, made, frozenset(one.name for one in images))
     alone = replace(rules, peers=False, origin_bytes_per_s=None)
     return together(made, plan(placed, images, now, walls=walls, rules=alone, uses=uses, before=before))
 
 
-def beside(images: Iterable[Demand], models: Iterable[Demand], made: Plan) -> list[Demand]:
-    """Images that wait or are declared, held to the nodes that their pods' models were given."""
+def beside(images: Iterable[Demand], models: Iterable[Demand], made: Plan, staging: frozenset[str]) -> list[Demand]:
+    """Images that wait or are declared, held to the nodes that their pods' models were given. `staging`: nodes that stage images:
+    what only comes along with its pods asks nothing of the others, where the kubelet pulls as ever."""
     places = defaultdict[tuple[str, Trust], set[str]](set)
     for one in models:
         if one.together and (verdict := made.verdicts.get(one.id)) is not None:
             places[one.together, one.trust] |= set(verdict.nodes)
     found = list[Demand]()
     for one in images:
-        there = places.get((one.together, one.trust), set()) & (one.feasible | one.at.keys())
-        if there and one.trust in (Trust.WAITING, Trust.DECLARED):
-            at = {name: count for name, count in one.at.items() if name in there}
-            one = replace(one, at=at, feasible=frozenset(there))
-        found.append(one)
+        if one.trust is Trust.STANDING:
+            found.append(one)
+            continue
+        there, count = frozenset(one.at), one.count
+        if one.trust is not Trust.BOUND:
+            there |= one.feasible
+            there = (there & places.get((one.together, one.trust), set())) or there
+        if one.source is not ToldBy.STAGING_SCHEDULE:
+            there &= staging
+            count = min(count, len(there)) if one.trust is Trust.DECLARED else count
+            if not there:
+                continue
+        found.append(_narrower(one, there, count))
     return found
+
+
+def _narrower(one: Demand, there: Collection[str], count: int) -> Demand:
+    at = {name: number for name, number in one.at.items() if name in there}
+    return replace(one, at=at, feasible=frozenset(there), count=count)
 
 
 def together(models: Plan, images: Plan) -> Plan:

@@ -94,6 +94,12 @@ def test_a_pod_on_its_node_needs_its_image_until_its_containers_run() -> None:
     assert set(of_images(collected(with_image(on="n1", phase="Running"), known()))) == {Trust.STANDING}
 
 
+def test_a_pod_that_was_put_where_it_would_not_fit_needs_its_image_there_too() -> None:
+    elsewhere = with_image(on="n1", nodeSelector={"no": "node"})
+    bound = of_images(collected(elsewhere, known()))[Trust.BOUND]
+    assert (bound.at, bound.feasible) == ({"n1": 1}, frozenset())
+
+
 def test_nothing_is_asked_of_what_is_never_pulled_nor_where_no_node_stages_images_nor_of_pods_without_models() -> None:
     assert asked(collected(with_image()))
     assert not asked(collected(with_image(policy="Never")))

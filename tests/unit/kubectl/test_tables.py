@@ -98,6 +98,12 @@ def test_models_are_staged_models_and_refs_of_annotations_each_once() -> None:
     assert made[1].message == "nobody has looked at it yet"
 
 
+def test_an_image_is_named_as_pods_name_it() -> None:
+    uses = ("image/arm64/00c0ffee", "oci://registry.example/vllm:0.33")
+    [row] = models.rows([], [artifact(ONE, uses)], [cache("n1", {"digest": ONE, "type": "Image", "state": "Warm"})])
+    assert (row.kind, row.name, row.source, row.warm) == ("Image", "registry.example/vllm:0.33", "linux/arm64", 1)
+
+
 def test_who_may_not_see_nodes_sees_no_counts_rather_than_zeros() -> None:
     [row] = models.rows([], [artifact(ONE, ("llama", "hf://org/name@main"))], None)
     assert (row.warm, row.wanted, row.ready) == (None, None, "-")

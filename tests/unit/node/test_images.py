@@ -29,6 +29,7 @@ from prestage.node.images.deciding import (
     Stop,
     decide,
     image_plan,
+    is_pressed,
     unnamed,
 )
 from prestage.node.images.reporting import ENTRIES_MAX, ImagesLook, Way, budget_of, news_of, status_of
@@ -105,6 +106,18 @@ def test_what_is_released_goes_and_what_is_named_no_more_goes_after_a_while() ->
     assert unnamed(plan(planned(A)), replace(here, unnamed_since=since), NOW) == {}
     assert unnamed(ImagePlan(), replace(here, unnamed_since=since), NOW) == {}
     assert deeds(ImagePlan(), replace(here, unnamed_since=since)) == [], "no plan evicts nothing"
+
+
+def test_above_the_mark_room_is_made_one_image_at_a_time_and_never_of_what_is_wanted() -> None:
+    here = replace(Scene(shelf("warm", A, B, C)), is_pressed=True)
+    kept = plan(planned(A), planned(B, Action.KEEP))
+    assert deeds(kept, here) == [Release(C)], "named no more goes first, though its time is not over"
+    assert deeds(kept, replace(here, shelf=shelf("warm", A, B))) == [Release(B)]
+    assert deeds(kept, replace(here, shelf=shelf("warm", A))) == []
+    assert deeds(ImagePlan(), replace(here, shelf=shelf("warm", A))) == [Release(A)], "without a plan too: pods come first"
+    assert deeds(kept, replace(here, shelf=shelf("warm", B), running=B)) == [Stop(B)]
+    assert [is_pressed(Disk(1000, free), 0.8) for free in (200, 185, 170)] == [False, False, True]
+    assert not is_pressed(None, 0.8)
 
 
 _ACTIONS = st.dictionaries(st.sampled_from([A, B, C]), st.tuples(st.sampled_from(Action), st.integers(0, 10**9)))

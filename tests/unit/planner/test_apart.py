@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from prestage.api.nodes import ENTRIES_MAX, Action, EntryType, State
+from prestage.calendar.windows import Opening, Openings
+from prestage.control.demand.collecting import Collected
+from prestage.control.demand.declared import Asked, Declaration, Due, Place, Want
+from prestage.control.demand.records import Line, Question
+from prestage.control.planning.outcomes import windows
+from prestage.kube.events import Subject
+from prestage.kube.resources import DEPLOYMENTS
 from prestage.planner.apart import plan_apart
-from prestage.planner.demands import Demand, Trust
+from prestage.planner.demands import Demand, ToldBy, Trust
 from prestage.planner.nodes import Held, NodeState
-from prestage.planner.plans import Outcome, Plan, Reason
+from prestage.planner.plans import Outcome, Plan, Reason, Verdict
 
 NOW = 1_000_000.0
 NAMES = ("n1", "n2", "n3")
@@ -52,7 +59,21 @@ def test_where_no_node_stages_images_models_are_planned_as_ever() -> None:
     nodes = [node(name, 1000) for name in NAMES]
     plan = plan_apart([wanted("model", 900), wanted("image", 700, image=True)], nodes, [], NOW)
     assert {one for rows in said(plan).values() for one in rows} == {("model", Action.STAGE, EntryType.MODEL)}
-    assert (plan.verdicts["image"].outcome, plan.verdicts["image"].reason) == (Outcome.IMPOSSIBLE, Reason.NO_NODE)
+    assert "image" not in plan.verdicts, "its pods do not miss it"
+    asked = wanted("image", 700, Trust.DECLARED, image=True, copies=1, source=ToldBy.STAGING_SCHEDULE)
+    said_so = plan_apart([asked], nodes, [], NOW).verdicts["image"]
+    assert (said_so.outcome, said_so.reason) == (Outcome.IMPOSSIBLE, Reason.NO_NODE), "somebody asked for it"
+
+
+def test_what_comes_along_asks_nothing_of_nodes_that_stage_no_images() -> None:
+    nodes = [node(name, 1000) for name in NAMES]
+    model = wanted("model", 900, Trust.DECLARED, count=2)
+    image = wanted("image", 700, Trust.DECLARED, image=True, count=2)
+    plan = plan_apart([model, image], nodes, [node("n1", 1000)], NOW)
+    assert {name for name, rows in said(plan).items() if ("image", Action.STAGE, EntryType.IMAGE) in rows} == {"n1"}
+    assert plan.verdicts["image"].missing == 0
+    bound = wanted("image", 700, Trust.BOUND, image=True, at={"n2": 1})
+    assert "image" not in plan_apart([bound], nodes, [node("n1", 1000)], NOW).verdicts
 
 
 def test_what_is_warm_is_kept_while_its_template_stands_and_not_named_after() -> None:
@@ -87,3 +108,23 @@ def test_a_node_is_told_no_more_entries_than_its_object_takes() -> None:
     rows = plan.nodes["n1"].assignments
     assert len(rows) == ENTRIES_MAX
     assert sum(one.kind is EntryType.IMAGE for one in rows) == 10
+
+
+def test_a_window_waits_for_the_images_that_somebody_stages_and_for_no_others() -> None:
+    made = Opening(NOW + 60, NOW + 3660)
+    openings = Openings(None, made, NOW + 60)
+
+    def due(name: str, source: ToldBy, architecture: str = "") -> Due:
+        asked = Asked(name, Question("team", Line("u", "h", name, "ref")), architecture)
+        declaration = Declaration(Subject(DEPLOYMENTS, "web", "team", "web-uid"), source)
+        return Due(name, declaration, Want("ready", openings, (asked,), Place(), 1), asked, made)
+
+    warm = {"model": Verdict(Outcome.ON_TIME, Reason.WARM)}
+    for source, verdicts, expected in (
+        (ToldBy.READY_SCHEDULE, warm, True),  # nobody stages it: the kubelet pulls
+        (ToldBy.READY_SCHEDULE, {**warm, "image": Verdict(Outcome.ON_TIME, Reason.STAGING)}, False),
+        (ToldBy.STAGING_SCHEDULE, warm, False),
+    ):
+        dues = {one.id: one for one in (due("model", source), due("image", source, "amd64"))}
+        [(_, _, is_warm)] = windows(Collected(dues=dues), Plan(verdicts=verdicts)).values()
+        assert is_warm is expected, (source, verdicts)

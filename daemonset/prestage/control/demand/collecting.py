@@ -230,7 +230,8 @@ class Collector:
         """An image is another one for each architecture."""
         facts, feasible = group.facts, self.sites.feasible(needs)
         fitting = self.sites.fitting(needs) if group.waiting else {}
-        for architecture, there in self.sites.by_architecture(feasible | group.starting.keys()).items():
+        names = feasible if group.starting.keys() <= feasible else feasible.union(group.starting)
+        for architecture, there in self.sites.by_architecture(names).items():
             for ref in facts.images.refs:
                 question = image_question(facts.namespace, template.uid, template.hash, ref, architecture, facts.images.secrets)
                 known = made.known.get(question.line)

@@ -62,7 +62,12 @@ def is_image(line: Line) -> bool:
 
 def platform_in(line: Line) -> str | None:
     """Of an image: linux/amd64."""
-    return f"linux/{line.alias.split('/')[1]}" if is_image(line) else None
+    return platform_of(line.alias)
+
+
+def platform_of(alias: str) -> str | None:
+    """The same of a record's alias; None: of a model."""
+    return f"linux/{alias.split('/')[1]}" if alias.startswith(_ALIAS) else None
 
 
 def shown(line: Line) -> str:

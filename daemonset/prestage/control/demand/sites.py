@@ -44,6 +44,7 @@ class Sites:
     _fitting: dict[Needs, dict[str, int]] = field(default_factory=dict)
     _asked: set[Needs] = field(default_factory=set)
     _selected: dict[bytes, Selected] = field(default_factory=dict)
+    _architectures: dict[frozenset[str] | None, dict[str, frozenset[str]]] = field(default_factory=dict)
 
     def look(self, nodes: Iterable[Object], pods: Iterable[PodFacts]) -> None:
         """Take in how the cluster is now. `pods`: all of them, whoever's."""
@@ -67,6 +68,7 @@ class Sites:
             self._where.clear()
             self._feasible.clear()
             self._selected.clear()
+            self._architectures.clear()
         fresh = {name: dict(site.allocatable) for name, site in self.by_name.items()}
         for pod in pods:
             if pod.takes_room_on is not None and (free := fresh.get(pod.takes_room_on)) is not None:
@@ -102,13 +104,19 @@ class Sites:
             found = self._selected[key] = Selected(there, bool(matching))
         return found
 
-    def by_architecture(self, names: Iterable[str] | None = None) -> dict[str, frozenset[str]]:
+    def by_architecture(self, names: frozenset[str] | None = None) -> dict[str, frozenset[str]]:
         """Nodes by what their kubelet says; `names` None: of all."""
-        found = defaultdict[str, set[str]](set)
-        for name in self.by_name if names is None else names:
-            if (site := self.by_name.get(name)) is not None:
-                found[site.labels.get(ARCHITECTURE, "amd64")].add(name)
-        return {architecture: frozenset(there) for architecture, there in sorted(found.items())}
+        made = self._architectures.get(names)
+        if made is None:
+            if len(self._architectures) > _REMEMBERED:
+                self._architectures.clear()
+            found = defaultdict[str, set[str]](set)
+            for name in self.by_name if names is None else names:
+                if (site := self.by_name.get(name)) is not None:
+                    found[site.labels.get(ARCHITECTURE, "amd64")].add(name)
+            made = {architecture: frozenset(there) for architecture, there in sorted(found.items())}
+            self._architectures[names] = made
+        return made
 
     def fitting(self, needs: Needs) -> dict[str, int]:
         """Where it fits now, and how often."""

@@ -94,6 +94,8 @@ def windows(collected: Collected, plan: Plan) -> Mapping[Key, tuple[ToldBy, floa
         if due.opening.ends == math.inf:
             continue
         verdict = plan.verdicts.get(name)
+        if verdict is None and due.asked.architecture and due.declaration.source is not ToldBy.STAGING_SCHEDULE:
+            continue  # an image that only comes along: where it is not staged the kubelet pulls it
         is_warm = verdict is not None and verdict.reason is Reason.WARM
         key = Key(due.declaration.subject.uid, due.opening.begins)
         _, _, others = found.get(key, (None, 0.0, True))

@@ -80,11 +80,11 @@ def state_of(
     )
 
 
-def image_state(state: NodeState, cache: NodeCache | None, *, sent: NodePlan | None = None) -> NodeState | None:
-    """The same node as images see it: containerd's room, what lies there. None: it stages none."""
+def image_state(state: NodeState, cache: NodeCache | None, told: NodePlan | None) -> NodeState | None:
+    """The same node as images see it: containerd's room, what lies there, what it was told. None: it stages none."""
     status = cache.status if cache is not None and cache.spec.node_uid == state.uid else None
     images = status.images if status is not None else None
-    if cache is None or status is None or images is None:
+    if status is None or images is None:
         return None
     rate = None if images.rate_p10 is None else float(quantity_bytes(images.rate_p10)) or None
     return replace(
@@ -93,7 +93,7 @@ def image_state(state: NodeState, cache: NodeCache | None, *, sent: NodePlan | N
         used_bytes=None if images.used is None else quantity_bytes(images.used),
         rate_bytes_per_s=rate if rate is not None else state.rate_bytes_per_s,
         held=_held(status, EntryType.IMAGE),
-        planned=_told(sent if sent is not None else plan_in(cache), EntryType.IMAGE),
+        planned=_told(told, EntryType.IMAGE),
     )
 
 
@@ -102,7 +102,7 @@ def image_states(states: Iterable[NodeState], caches: Mapping[str, SeenCache], s
     found = list[NodeState]()
     for state in states:
         seen = caches.get(state.name)
-        made = image_state(state, seen.cache, sent=sent.get(state.name)) if seen is not None else None
+        made = image_state(state, seen.cache, sent.get(state.name) or seen.plan) if seen is not None else None
         if made is not None:
             found.append(made)
     return found

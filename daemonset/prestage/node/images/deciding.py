@@ -5,7 +5,8 @@ one under way, a more urgent class waits     Stop (what came is kept), and it go
 under way, not to be staged any more         Stop
 staged or kept, its lease half over          Renew
 released, or named no more for LINGER_S      Release
-no NodeCache, an empty one, another Node's   Renew what is here, release nothing
+the disk above the mark                      Release one that is not to be staged, named no more before kept
+no NodeCache, an empty one, another Node's   Renew what is here, release nothing but above the mark
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final
 
 from prestage.api.nodes import Action, EntryType, ErrorClass, NodeCacheSpec, PlannedArtifact
 from prestage.cacher.digests import ArtifactId
+from prestage.images.room import Disk
 from prestage.images.shelf import ShelfRow
 from prestage.node.plan import Plan, priority_of
 
@@ -23,6 +25,9 @@ LINGER_S: Final = 300.0
 """A plan that does not name it may be of a moment: a pod that is made anew."""
 RENEW_AT: Final = 0.5
 """Of a lease's life."""
+ABOVE_MARK: Final = 0.02
+"""Of the disk: so far above the mark we make room, before the kubelet does (85 % where the mark is 80), which cannot let go of
+what we hold and would evict pods."""
 RETRY_S, RETRY_PASSING_S = 300.0, 20.0
 _PASSING: Final = frozenset({ErrorClass.BUSY, ErrorClass.UNAVAILABLE})
 
@@ -86,6 +91,13 @@ class Scene:
     failed: Mapping[ArtifactId, Failed] = field(default_factory=dict)
     unnamed_since: Mapping[ArtifactId, float] = field(default_factory=dict)
     planned_at: float = 0.0
+    is_pressed: bool = False
+    """The disk is above the mark."""
+
+
+def is_pressed(disk: Disk | None, high_water: float) -> bool:
+    """Whoever filled it."""
+    return disk is not None and disk.used > high_water + ABOVE_MARK
 
 
 def image_plan(spec: NodeCacheSpec, *, generation: int | None, node_uid: str | None) -> ImagePlan:
@@ -114,10 +126,11 @@ def decide(plan: ImagePlan, scene: Scene, *, lease_s: float, now: float) -> list
         deeds.append(Stop(running))
     elif running is None and first is not None:
         deeds.append(Stage(ArtifactId(first.digest)))
+    going = _first_to_go(plan, scene) if scene.is_pressed else None
     for artifact, row in scene.shelf.items():
         if artifact == running:
             continue
-        if _is_to_go(artifact, plan, scene, now):
+        if artifact == going or _is_to_go(artifact, plan, scene, now):
             deeds.append(Release(artifact))
         elif row.expires_at - now < RENEW_AT * lease_s and (plan.says_nothing or artifact in plan.entries):
             deeds.append(Renew(artifact))
@@ -138,6 +151,17 @@ def _gives_way(running: ArtifactId, wanted: Sequence[PlannedArtifact], first: Pl
     """It is wanted no more, or a more urgent class than its own waits."""
     own = next((one for one in wanted if one.digest == running), None)
     return own is None or (first is not None and first.digest != running and priority_of(first) < priority_of(own))
+
+
+def _first_to_go(plan: ImagePlan, scene: Scene) -> ArtifactId | None:
+    """Under pressure, one at a time: another look says whether that did. What is to be staged stays."""
+
+    def place(row: ShelfRow) -> tuple[bool, float, str]:
+        return row.artifact in plan.entries, row.expires_at, row.artifact
+
+    staged = {one.digest for one in Plan(plan.entries).to_stage}
+    free = [row for row in scene.shelf.values() if row.artifact not in staged and row.artifact != scene.running]
+    return min(free, key=place).artifact if free else None
 
 
 def _is_to_go(artifact: ArtifactId, plan: ImagePlan, scene: Scene, now: float) -> bool:

@@ -35,7 +35,19 @@ from prestage.kube.mirror import Appeared, Changed, Vanished
 from prestage.kube.ports import Api, Object, Selection
 from prestage.kube.resources import NODE_CACHES
 from prestage.node.identity import node_uid_of
-from prestage.node.images.deciding import Failed, ImagePlan, Release, Renew, Scene, Stage, Stop, decide, image_plan, unnamed
+from prestage.node.images.deciding import (
+    Failed,
+    ImagePlan,
+    Release,
+    Renew,
+    Scene,
+    Stage,
+    Stop,
+    decide,
+    image_plan,
+    is_pressed,
+    unnamed,
+)
 from prestage.node.images.reporting import ImagesLook, Way, news_of, status_of
 from prestage.node.images.staging import Staging
 from prestage.node.plan import priority_of
@@ -140,7 +152,9 @@ class ImagesSync:
                 return
             self._shelf_at = time.monotonic()
             self._scene = replace(self._scene, shelf=rows)
-        self._scene = replace(self._scene, unnamed_since=unnamed(self._plan, self._scene, time.time()))
+        staging = self._staging
+        pressed = is_pressed(disk_of(staging.containerd.setup.image_root), staging.terms.high_water)
+        self._scene = replace(self._scene, unnamed_since=unnamed(self._plan, self._scene, time.time()), is_pressed=pressed)
 
     def _ended(self, task: asyncio.Task[StagedImage]) -> None:
         artifact = self._scene.running

@@ -1,0 +1,125 @@
+"""An image on the node before its pod: a StagingSchedule names it, the kubelet's own pull finds it, and nobody else gets it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from layers import Made, Tar, image
+from story import Story
+
+from cluster.images import BUSYBOX
+from prestage.kubectl.cli import kubectl_prestage
+from servers.fixtures import require
+from servers.registry import PASSWORD, USER, Registry
+
+pytestmark = [pytest.mark.slow, pytest.mark.needs("kubernetes-node", "helm", "versitygw", "toxiproxy-server", "docker-registry")]
+ORIGIN = "guarded-registry"
+
+
+@pytest.fixture(scope="module")
+def registry(story: Story, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """With a password: the node is handed it, for its Origin says so. The namespace has the login."""
+    require("docker-registry")
+    kubectl = story.cluster.kubectl
+    with Registry(tmp_path_factory.mktemp("registry"), password=True, address=story.cluster.ip) as running:
+        story.node.mirror(running.host, f"http://{running.host}")
+        spec = {"type": "OCI", "endpoint": f"http://{running.host}", "allowedCIDRs": [f"{story.cluster.ip}/32"]}
+        origin = {"apiVersion": "prestage.dev/v1alpha1", "kind": "Origin", "metadata": {"name": ORIGIN}}
+        kubectl("apply", "-f", "-", stdin=json.dumps({**origin, "spec": {**spec, "handPasswords": True}}))
+        enabled = CliRunner().invoke(kubectl_prestage, ["enable", "demo", "--secret", "s3", "--secret", "regcred"]).output
+        kubectl("apply", "--server-side", "-f", "-", stdin=enabled)
+        login = (f"--docker-server={running.host}", f"--docker-username={USER}", f"--docker-password={PASSWORD}")
+        kubectl("create", "secret", "docker-registry", "regcred", "-n", "demo", *login)
+        yield running
+        kubectl("delete", "secret", "regcred", "-n", "demo")
+        kubectl("delete", "origin", ORIGIN)
+
+
+def engine(seed: int = 8) -> Made:
+    """It runs, and has something to move."""
+    system = Tar().folder("bin").file("bin/busybox", BUSYBOX.read_bytes(), mode=0o755).end()
+    weight = Tar().folder("opt").file("opt/weight", random.Random(seed).randbytes(6 << 20)).end()
+    return image([(system, "gzip"), (weight, "gzip")])
+
+
+def schedule(name: str) -> str:
+    spec = {
+        "artifacts": [{"name": "engine", "type": "Image", "image": name, "pullSecretRef": {"name": "regcred"}}],
+        "nodes": {"selector": {}},
+        "windows": [{"name": "always"}],
+    }
+    metadata = {"name": "engine", "namespace": "demo"}
+    return json.dumps({"apiVersion": "prestage.dev/v1alpha1", "kind": "StagingSchedule", "metadata": metadata, "spec": spec})
+
+
+def pod(name: str, reference: str, *secrets: str) -> str:
+    container = {"name": "c", "image": reference, "command": ["/bin/busybox", "sleep", "600"]}
+    spec = {"containers": [container], "terminationGracePeriodSeconds": 0, "imagePullSecrets": [{"name": one} for one in secrets]}
+    return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "demo"}, "spec": spec})
+
+
+def seen(story: Story, *what: str) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads(story.cluster.kubectl("get", *what, "-o", "json"))
+    return said
+
+
+def cache(story: Story) -> dict[str, Any]:
+    return seen(story, "nodecache", story.node.name)
+
+
+def images_of(story: Story) -> list[str]:
+    """States of the node's images."""
+    return [one["state"] for one in cache(story)["status"].get("artifacts", []) if one.get("type") == "Image"]
+
+
+def why_not(story: Story, name: str) -> str:
+    """Why a pod's container waits."""
+    [status, *_] = seen(story, "pod", name, "-n", "demo")["status"].get("containerStatuses") or [{}]
+    return str(status.get("state", {}).get("waiting", {}).get("message", ""))
+
+
+def test_a_scheduled_image_is_there_before_its_pod_and_for_nobody_without_the_secret(story: Story, registry: Registry) -> None:
+    kubectl, made = story.cluster.kubectl, engine()
+    name = registry.push("team/engine", "v1", made)
+    kubectl("apply", "-f", "-", stdin=schedule(name))
+    try:
+        story.told(lambda: images_of(story) == ["Warm"], "the image warm on its node", timeout_s=90)
+    except Exception as exc:
+        said = kubectl("get", "stagingschedule,nodecache", "-A", "-o", "yaml")
+        raise AssertionError(f"{said}\n{story.explained('none')}") from exc
+    status = cache(story)["status"]
+    assert status["images"]["snapshotter"] == "overlayfs"
+    assert status["storeID"], "the agent's own part is beside it"
+    assert not registry.asked(client="containerd"), "nobody has pulled"
+
+    kubectl("apply", "-f", "-", stdin=pod("uninvited", name))
+    story.told(
+        lambda: "401" in why_not(story, "uninvited") or "authoriz" in why_not(story, "uninvited"), "no pull without the secret"
+    )
+    kubectl("delete", "pod", "uninvited", "-n", "demo", "--timeout=60s")
+    assert not registry.asked(client="containerd"), "every request of its was refused"
+
+    kubectl("apply", "-f", "-", stdin=pod("invited", name, "regcred"))
+    kubectl("wait", "pod", "invited", "-n", "demo", "--for=condition=Ready", "--timeout=60s")
+    asked = registry.asked(client="containerd")
+    assert [(one.method, one.is_blob) for one in asked] == [("HEAD", False), ("GET", False)]
+    assert sum(one.bytes for one in asked if one.method == "GET") == len(made.top)
+    story.told(lambda: _ready(story) == "Warm", "the schedule says so")
+
+    told = json.dumps([cache(story), story.installed.words("daemonset/prestage-node")])
+    told += story.installed.words("deployment/prestage-broker") + story.installed.words("deployment/prestage-planner")
+    secrets = [made.digest, *made.layers, PASSWORD]
+    assert not [one for one in secrets if one in told], "OCI digests of a private image are nobody's"
+    assert registry.host not in json.dumps(cache(story))
+    kubectl("delete", "pod", "invited", "-n", "demo", "--timeout=60s")
+    kubectl("delete", "stagingschedule", "engine", "-n", "demo")
+
+
+def _ready(story: Story) -> str:
+    conditions = seen(story, "stagingschedule", "engine", "-n", "demo").get("status", {}).get("conditions", [])
+    return next((one["reason"] for one in conditions if one["type"] == "Ready"), "")
