@@ -17,7 +17,7 @@ from prestage.control.demand.collecting import Collector, is_enabled
 from prestage.control.demand.resolving import Resolutions
 from prestage.control.demand.walls import wall_of
 from prestage.control.demand.world import World
-from prestage.control.planning.access import allowed, blocked, evicting, released
+from prestage.control.planning.access import allowed, blocked, evicting, released, worthless
 from prestage.control.planning.board import Board, Posted
 from prestage.control.planning.policies import frozen, read_policies
 from prestage.control.planning.states import Caches, States
@@ -125,7 +125,7 @@ class Planning:
             now,
             walls=walls,
             rules=self._rules,
-            uses=self._uses.look(collected.demands, now),
+            uses=worthless(self._uses.look(collected.demands, now), collected.known, stopped, evicted),
             before=before,
         )
         self._again_at = min(collected.changes_at, math.inf if made.again_at is None else made.again_at)
