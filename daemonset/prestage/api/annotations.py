@@ -290,7 +290,8 @@ class _Reader:
         if request.layout is Layout.FLAT and len(request.models) > 1:
             self._wrong("layout", f"Flat is one model at the mount path, here are {len(request.models)}")
         if request.credentials and request.models and all(isinstance(one.source, StagedModelName) for one in request.models):
-            self._wrong("credentials", "every model here is a StagedModel, which carries its own")
+            wrong = "every model here is a StagedModel, which carries its own: remove it, or name a ref"
+            self.mistakes.append(Mistake(PREFIX + "credentials", wrong, _MODEL_EXAMPLE))
         if request.wait is not WaitFor.AUTO:
             for setting in ("gate-timeout", "on-timeout"):
                 if self._has(setting):

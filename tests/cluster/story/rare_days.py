@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.needs("kubernetes-node", "helm", "versitygw", "toxiproxy-server"),
     pytest.mark.timeout(600),
 ]
-REST_S = 120
+REST_S = 180
 TICKS_PER_S = 100
 
 

@@ -20,7 +20,7 @@ from prestage.api.values import ConditionStatus
 from prestage.control.demand.collecting import Collected
 from prestage.control.demand.records import Known
 from prestage.control.demand.schedules import model_line
-from prestage.control.planning.access import allowed, authorized, blocked, evicting, released, rows_in
+from prestage.control.planning.access import allowed, authorized, blocked, evicting, released, rows_in, worthless
 from prestage.control.planning.board import Posted
 from prestage.control.planning.explaining import complaints
 from prestage.control.planning.statuses import Spread, model_status
@@ -31,6 +31,7 @@ from prestage.planner.demands import Trust
 from prestage.planner.nodes import Held, NodeState
 from prestage.planner.plan import plan
 from prestage.planner.plans import Assignment, NodePlan, Plan
+from prestage.planner.values import Use
 
 AT = datetime.datetime(2026, 11, 26, tzinfo=datetime.UTC)
 GONE = SourceAccess(
@@ -117,6 +118,19 @@ def test_evict_keeps_nothing_for_it_and_nodes_let_go_of_it_first() -> None:
     assert after.nodes["n1"].assignments == (*kept, Assignment(A, Action.RELEASE))
     assert after.nodes["n2"].assignments == (), "an empty plan evicts nothing"
     assert after.nodes["n3"].assignments == kept
+
+
+@pytest.mark.parametrize(("policy", "action"), [("Evict", Action.RELEASE), ("BlockNewMounts", Action.KEEP)])
+def test_that_it_was_started_once_keeps_it_no_longer_where_it_is_to_be_evicted(policy: str, action: Action) -> None:
+    """Seen on a real cluster: what pods had started stayed `Keep` for its past uses."""
+    model = {**staged_model(), "spec": {"source": "hf://org/model", "onRevoked": policy}, "metadata": head("llama")}
+    stopped = {LINE: GONE, model_line(model): GONE}
+    known = {**KNOWN, model_line(model): KNOWN[LINE]}
+    evicted, other = evicting([model], stopped), digest("b")
+    nodes = [state("n1", 10_000, A, other)]
+    uses = worthless({A: Use(10.0, NOW, 1000)}, known, stopped, evicted)
+    made = released(plan((standing(other, "n1"),), nodes, NOW, uses=uses), nodes, known, stopped, evicted)
+    assert {one.artifact: one.action for one in made.nodes["n1"].assignments} == {other: Action.KEEP, A: action}
 
 
 def test_its_people_are_told_and_strangers_are_told_less() -> None:

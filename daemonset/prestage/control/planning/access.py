@@ -27,6 +27,7 @@ from prestage.kube.ports import Object, namespace_of
 from prestage.planner.demands import Demand, Trust
 from prestage.planner.nodes import NodeState
 from prestage.planner.plans import Assignment, Plan
+from prestage.planner.values import Use
 
 STALE: Final = datetime.timedelta(days=2)
 """Proved no more for so long, and not refused either: nobody can tell."""
@@ -98,6 +99,14 @@ def _is_allowed(
     return demand.trust is Trust.STANDING and (collected.known[line].namespace, row.source) not in evicted
 
 
+def worthless(
+    uses: Mapping[str, Use], known: Mapping[Line, Known], stopped: Mapping[Line, SourceAccess], evicted: set[tuple[str, str]]
+) -> Mapping[str, Use]:
+    """`uses` without what goes by onRevoked: that it was started once is no reason to keep it."""
+    going = _going(known, stopped, evicted)
+    return {artifact: use for artifact, use in uses.items() if artifact not in going} if going else uses
+
+
 def released(
     plan: Plan,
     nodes: Iterable[NodeState],
@@ -106,7 +115,7 @@ def released(
     evicted: set[tuple[str, str]],
 ) -> Plan:
     """What goes by onRevoked, first wherever the plan says something and wants it for nobody."""
-    going = {known[line].artifact for line, row in stopped.items() if (known[line].namespace, row.source) in evicted}
+    going = _going(known, stopped, evicted)
     if not going:
         return plan
     made = dict(plan.nodes)
@@ -118,6 +127,10 @@ def released(
         more = tuple(Assignment(artifact, Action.RELEASE) for artifact in sorted((going & node.held.keys()) - there))
         made[node.name] = replace(said, assignments=(*said.assignments, *more)) if more else said
     return replace(plan, nodes=made)
+
+
+def _going(known: Mapping[Line, Known], stopped: Mapping[Line, SourceAccess], evicted: set[tuple[str, str]]) -> set[str]:
+    return {known[line].artifact for line, row in stopped.items() if (known[line].namespace, row.source) in evicted}
 
 
 def _source(ref: str, owner: str) -> str:

@@ -17,7 +17,7 @@ from typing import Final
 
 from prestage.control.demand.resolving import Resolutions
 from prestage.control.demand.world import World
-from prestage.control.planning.access import released
+from prestage.control.planning.access import released, worthless
 from prestage.control.planning.board import Board, Posted
 from prestage.control.planning.policies import frozen
 from prestage.control.planning.seeing import Seeing
@@ -123,7 +123,7 @@ class Planning:
             now,
             walls=seen.walls,
             rules=self._rules,
-            uses=self._uses.look(collected.demands, now),
+            uses=worthless(self._uses.look(collected.demands, now), collected.known, seen.stopped, seen.evicted),
             before=before,
         )
         self._again_at = min(collected.changes_at, math.inf if made.again_at is None else made.again_at)
