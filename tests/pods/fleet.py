@@ -62,6 +62,11 @@ def main(nodes: int = 500, templates: int = 200, replicas: int = 10) -> None:
             told(found, there, memory=memory)
 
     print(f"what all are told {cpu_s(words):.3f}")
+    touched = there.touched()
+    put(there, node_cache("n0", {digest(0): "Warm"}))
+    concerned = touched.take()
+    assert concerned is not None
+    print(f"one model warm   {cpu_s(lambda: gates.steps(concerned)):.4f}, {len(concerned)} pods concerned")
     for template in range(templates):
         put(there, node_cache(f"n{template}", {digest(template): "Warm"}))
     print(f"all are released {cpu_s(gates.steps):.3f}")
