@@ -211,10 +211,10 @@ def _fields(namespace: str | None, name: str, **more: object) -> dict[str, objec
     return {"namespace": namespace, "buffer": name, **more}
 
 
-def asking(capacity: Capacity, rules: Rules) -> Service:
+def asking(capacity: Capacity, rules: Rules, now: Callable[[], float] = time.time) -> Service:
     """As a service of the planner's leader."""
 
     async def run(together: Together) -> None:
-        await Asking(together.api, together.world, together.board, capacity, rules=rules).run()
+        await Asking(together.api, together.world, together.board, capacity, rules=rules, now=now).run()
 
     return run
