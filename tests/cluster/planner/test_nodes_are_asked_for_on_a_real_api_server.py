@@ -129,6 +129,7 @@ async def live(server: ApiServer, namespace: str, folder: Path) -> None:
             assert kept is not None
             assert cast("dict[str, object]", kept["spec"])["replicas"] == 7
         assert "nodes_not_asked_for" not in await asyncio.to_thread(log.read_text)
+        await api.patch(NAMESPACES, namespace, {"metadata": {"labels": {"prestage.dev/enabled": None}}})  # others plan here too
 
 
 async def _gone(api: KubeApi, namespace: str) -> bool:
