@@ -154,12 +154,10 @@ class Planner:
             self.tally.is_leading = False
 
     def _services(self) -> tuple[Service, ...]:
-        services = self._config.services
-        return (
-            (*services, asking(self.capacity, self._config.rules, self._config.now))
-            if self._config.capacity_buffers
-            else services
-        )
+        config = self._config
+        if not config.capacity_buffers:
+            return config.services
+        return (*config.services, asking(self.capacity, config.rules, config.now, self.tally.writes))
 
     def _listen(self, resource: Resource, change: Change) -> None:
         if resource is NODE_CACHES and not isinstance(change, Synced):
