@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from planning.objects import RESOURCES, digest
 
@@ -95,10 +95,10 @@ class Cluster:
         said = {"budget": "1Mi", "originRateP10": "1000", **status}
         await self.api.apply(NODE_CACHES, {"metadata": {"name": node}, "status": said}, manager="agent", subresource="status")
 
-    def planner(self, me: str = "one", *, services: tuple[Service, ...] = (), capacity_buffers: bool = False) -> Planner:
+    def planner(self, me: str = "one", *, services: tuple[Service, ...] = (), **more: Any) -> Planner:
         """Not running yet."""
         settings = BrokerSettings("https://nowhere", Path("none"), Path("none"))  # the broker is another one
-        config = PlannerConfig("prestage", settings, terms=QUICK, services=services, capacity_buffers=capacity_buffers)
+        config = PlannerConfig("prestage", settings, terms=QUICK, services=services, **more)
         return Planner(self.api, self.broker, config, me=me)
 
 

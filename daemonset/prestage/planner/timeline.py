@@ -27,6 +27,8 @@ class Deed(StrEnum):
     """What a line says."""
 
     BEGINS = "begins"
+    STOPS = "stops"
+    """It is not wanted there any more, and was not all there."""
     WARM = "warm"
     GONE = "gone"
     WANTED = "wanted"
@@ -117,6 +119,7 @@ def _obey(site: _Site, made: Plan, at: float) -> list[Line]:
     site.node = dataclasses.replace(site.node, planned={one.artifact: one for one in said.assignments})
     wanted = [one.artifact for one in said.assignments if one.action is Action.STAGE and not site.node.is_warm(one.artifact)]
     if site.coming is not None and site.coming not in wanted:
+        lines.append(Line(at, site.node.name, Deed.STOPS, site.coming))
         site.node = _holding(site.node, site.coming, None)
         site.coming = None
     if site.coming is None and wanted:

@@ -18,7 +18,7 @@ from planning.real import account, digest_of, is_there, make_node, until
 from cluster.apiserver import ApiServer
 from prestage.kube.client import KubeApi
 from prestage.kube.ports import uid_of
-from prestage.kube.resources import ARTIFACTS, NAMESPACES, NODE_CACHES, STAGED_MODELS, STAGING_SCHEDULES
+from prestage.kube.resources import ARTIFACTS, NAMESPACES, NODE_CACHES, NODES, STAGED_MODELS, STAGING_SCHEDULES
 from prestage.kube.settings import KubeSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("kubernetes")]
@@ -44,6 +44,7 @@ async def declare(api: KubeApi, namespace: str) -> None:
     node = f"{namespace}-n1"
     await api.patch(NAMESPACES, namespace, {"metadata": {"labels": {"prestage.dev/enabled": "true"}}})
     made = await make_node(api, node)
+    await api.patch(NODES, node, {"metadata": {"labels": {"pool": namespace}}})
     head = {"apiVersion": OURS, "kind": "NodeCache", "metadata": {"name": node}}
     await api.apply(NODE_CACHES, {**head, "spec": {"nodeUID": uid_of(made)}}, manager="test")
     status = {"budget": "1Gi", "used": "0", "originRateP10": "1000"}
@@ -60,7 +61,7 @@ async def declare(api: KubeApi, namespace: str) -> None:
     windows = [{"name": "launch", "readyBy": begins.strftime("%Y-%m-%dT%H:%M:%SZ"), "duration": "1h"}]
     said = {
         "artifacts": [{"name": "weights", "modelRef": {"name": "llama"}}],
-        "nodes": {"selector": {}, "count": 1},
+        "nodes": {"selector": {"matchLabels": {"pool": namespace}}, "count": 1},
         "windows": windows,
     }
     await api.create(
@@ -104,3 +105,4 @@ def test_it_names_the_rights_that_are_missing_and_with_them_says_what_will_be_la
     assert 50 <= said["lateBySeconds"] <= 100
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert run(person).stdout.count(f"{namespace}/llama for stagingschedule {namespace}/day, window launch: Late") == 1
+    server.kubectl("label", "namespace", namespace, "prestage.dev/enabled-")  # others plan here too

@@ -51,14 +51,14 @@ PLANNER = Rules(peers=False)
 class Place:
     """A planner's board and a clock, both in the test's hands."""
 
-    def __init__(self, api: Api | None = None) -> None:
+    def __init__(self, api: Api | None = None, *, looking_s: float = 0.05) -> None:
         self.fake = FakeApi()
         self.api = api or self.fake
         self.now = time.time()
         self.board, self.capacity, self.mirrors = Board(), Capacity(), Mirrored()
         self.seeing, self.outcomes = Seeing(), Outcomes()
         self.asking = Asking(
-            self.api, self.mirrors, self.board, self.capacity, rules=PLANNER, now=lambda: self.now, looking_s=0.05
+            self.api, self.mirrors, self.board, self.capacity, rules=PLANNER, now=lambda: self.now, looking_s=looking_s
         )
 
     def post(self, *objects: Object) -> None:
@@ -239,6 +239,40 @@ def test_where_the_kind_is_not_served_that_is_said_and_it_is_asked_once_it_is() 
         tried(steps, place)
 
 
+class Refusing(FakeApi):
+    """An API server that lets nobody create what the planner asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    async def create(
+        self,
+        resource: Resource,
+        body: Object,
+        *,
+        namespace: str | None = None,
+        name: str | None = None,
+        subresource: str | None = None,
+    ) -> Object:
+        self.asked += 1
+        raise Forbidden("no right to create it")
+
+
+def test_what_failed_is_put_off_so_that_a_burst_of_plans_is_no_burst_of_requests() -> None:
+    api = Refusing()
+
+    async def steps(place: Place) -> None:
+        place.post(soon(place, 60))
+        await until(lambda: api.asked)
+        for _ in range(20):
+            place.post(soon(place, 60))
+            await asyncio.sleep(0.01)
+        assert api.asked == 1
+
+    tried(steps, Place(api, looking_s=5.0))
+
+
 def test_without_the_switch_a_schedule_says_so_and_nothing_is_asked() -> None:
     place = Place()
     day = soon(place)
@@ -314,5 +348,6 @@ def test_a_planner_with_the_switch_asks_and_its_schedule_says_so() -> None:
             [made] = (await cluster.api.page(BUFFERS)).items
             owners = cast("list[dict[str, object]]", metadata_of(made)["ownerReferences"])
             assert [(one["kind"], one["name"]) for one in owners] == [("StagingSchedule", "day")]
+            assert planner.tally.writes["capacitybuffer"] == 1
 
     asyncio.run(steps())

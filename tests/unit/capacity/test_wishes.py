@@ -78,7 +78,7 @@ def test_what_is_staged_is_warm_a_boot_and_a_stage_after_it_was_asked_for() -> N
     assert wish.ready_at(late, late - 900) == late + wish.stage_s  # it takes longer than others: at best from now on
 
 
-def test_of_a_workload_it_is_the_pods_that_have_no_node_yet() -> None:
+def test_of_a_workload_it_is_the_pods_that_are_not_there_yet() -> None:
     web = [deployment(size=0), asking("day", window(replicas=3), targetRef=TARGET)]
     [wish] = seen(*web)
     assert (wish.count, wish.shape.target is not None) == (3, True)
@@ -86,6 +86,8 @@ def test_of_a_workload_it_is_the_pods_that_have_no_node_yet() -> None:
     pods = [replica_set(), pod(owner=("ReplicaSet", "web-abc"), on="n1"), node("n1"), node_cache("n1"), known]
     [wish] = seen(*web, *pods)
     assert wish.count == 2
+    [wish] = seen(*web, *pods, pod("p2", owner=("ReplicaSet", "web-abc")))  # pending: the autoscaler sees it
+    assert wish.count == 1
 
 
 def test_a_schedule_that_does_not_ask_or_is_suspended_gets_none() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from planning.worlds import NOW, World, worlds
 
 from prestage.cacher.errors import Misconfigured
@@ -87,6 +87,7 @@ def test_of_too_many_nodes_the_late_ones_have_rows_and_the_rest_is_counted() -> 
     assert made.hidden == 20
 
 
+@settings(max_examples=50)
 @given(worlds())
 def test_every_bar_lies_in_its_chart_and_no_two_of_a_row_overlap(world: World) -> None:
     rehearsal = Rehearsal(tuple(world.demands), tuple(world.nodes), NOW, Rules(), walls=world.walls)

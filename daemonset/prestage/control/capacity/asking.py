@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 from prestage.api.texts import duration_s
@@ -61,12 +63,17 @@ class Asking:
         *,
         rules: Rules | None = None,
         now: Callable[[], float] = time.time,
+        writes: Counter[str] | None = None,
         looking_s: float = LOOKING_S,
     ) -> None:
         self._api, self._world, self._board, self._capacity = api, world, board, capacity
         self._rules, self._now, self._looking_s = rules or Rules(), now, looking_s
+        self._writes = Counter[str]() if writes is None else writes
         self._resource: Resource = VERSIONS[0]
         self._mirror: Mirror | None = None
+        self._put_off: dict[str, float] = {}
+        """UID of a schedule to when it is tried again, on the loop's clock."""
+        self._again_s = min(_AGAIN_S, looking_s)
         self._news = board.reader()
 
     async def run(self) -> None:
@@ -126,10 +133,14 @@ class Asking:
         asked = wanted(found, now)
         capacity.refused = {uid: why for uid, why in capacity.refused.items() if uid in asked}
         due = deeds(asked, there)
-        done = [await self._tried(self._delete(one)) for one in due.delete]
-        done += [await self._tried(self._resize(one, wish)) for one, wish in due.resize]
-        done += [await self._tried(self._make(wish)) for wish in due.make]
-        return min(next_at(found, now) - now, self._looking_s if all(done) else _AGAIN_S)
+        for one in due.delete:
+            await self._tried(one.owner, partial(self._delete, one))
+        for one, wish in due.resize:
+            await self._tried(one.owner, partial(self._resize, one, wish))
+        for wish in due.make:
+            await self._tried(wish.subject.uid, partial(self._make, wish))
+        self._put_off = {uid: until for uid, until in self._put_off.items() if until > self._clock()}
+        return min(next_at(found, now) - now, self._again_s if self._put_off else self._looking_s)
 
     def _recall(self) -> None:
         """What statuses say, for what began before this process did."""
@@ -168,31 +179,42 @@ class Asking:
                     f"there is another CapacityBuffer {buffer_name(subject)} in this namespace, which is not ours: "
                     "delete or rename it"
                 )
+                self._put_off[subject.uid] = self._clock() + self._again_s
             return
         self._capacity.refused.pop(subject.uid, None)
+        self._writes["capacitybuffer"] += 1
         log("nodes_asked_for", fields=_fields(subject.namespace, buffer_name(subject), replicas=wish.count))
 
     async def _resize(self, one: Standing, wish: Wish) -> None:
         with contextlib.suppress(Missing):
             await self._api.patch(self._resource, one.name, resize_of(wish, one.uid), namespace=one.namespace)
+            self._writes["capacitybuffer"] += 1
             log("nodes_asked_for", fields=_fields(one.namespace, one.name, replicas=wish.count))
 
     async def _delete(self, one: Standing) -> None:
         with contextlib.suppress(Missing, Conflict):
             await self._api.delete(self._resource, one.name, namespace=one.namespace, uid=one.uid)
+            self._writes["capacitybuffer"] += 1
         log("nodes_let_go", fields=_fields(one.namespace, one.name))
         ref = one.spec.get("podTemplateRef")
         if isinstance(ref, Mapping) and ref.get("name") == template_name(one.owner):
             with contextlib.suppress(Missing):
                 await self._api.delete(POD_TEMPLATES, template_name(one.owner), namespace=one.namespace)
 
-    async def _tried(self, deed: Awaitable[None]) -> bool:
+    async def _tried(self, schedule: str, deed: Callable[[], Awaitable[None]]) -> None:
+        """One that failed is put off, so that a burst of plans is no burst of requests."""
+        if self._put_off.get(schedule, 0.0) > self._clock():
+            return
         try:
-            await deed
+            await deed()
         except PrestageError as exc:
             log("nodes_not_asked_for", level=logging.WARNING, fields={"error": str(exc)})
-            return False
-        return True
+            self._writes["failed"] += 1
+            self._put_off[schedule] = self._clock() + self._again_s
+
+    @staticmethod
+    def _clock() -> float:
+        return asyncio.get_running_loop().time()
 
 
 def boots_in(schedule: Object) -> list[float]:
@@ -211,10 +233,10 @@ def _fields(namespace: str | None, name: str, **more: object) -> dict[str, objec
     return {"namespace": namespace, "buffer": name, **more}
 
 
-def asking(capacity: Capacity, rules: Rules) -> Service:
-    """As a service of the planner's leader."""
+def asking(capacity: Capacity, rules: Rules, now: Callable[[], float], writes: Counter[str]) -> Service:
+    """As a service of the planner's leader. `writes`: where they are counted."""
 
     async def run(together: Together) -> None:
-        await Asking(together.api, together.world, together.board, capacity, rules=rules).run()
+        await Asking(together.api, together.world, together.board, capacity, rules=rules, now=now, writes=writes).run()
 
     return run

@@ -108,7 +108,7 @@ class Capacity:
             return ConditionStatus.TRUE, "Waiting", f"nodes are asked for at {_text(wish.at)}: {how}"
         if wanted(found, now):
             return ConditionStatus.UNKNOWN, "Asking", "another schedule may ask for the same pods, or it is being written"
-        return ConditionStatus.TRUE, "Enough", "what is wanted now has its nodes"
+        return ConditionStatus.TRUE, "Enough", "what is wanted now is there"
 
     def _state(self, uid: str, found: Sequence[Wish], now: float) -> CapacityState | None:
         buffer, boots = self.standing.get(uid), self.boots.of(uid)

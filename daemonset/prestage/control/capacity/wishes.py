@@ -2,7 +2,7 @@
 
 asked for at    readyBy - (boot + stage)      boot: what nine of ten boots beat; stage: the window's bytes on one node
 warm at         asked for + boot + stage
-until           the window ends, or its pods have nodes
+until           the window ends, or its pods are there: for those that wait for a node the autoscaler sees to it anyway
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Wish:
     begins: float
     until: float
     count: int
-    """Pods that have no node yet; of a selector: nodes in all."""
+    """Pods that are not there yet; of a selector: nodes in all."""
     boot_s: float
     stage_s: float
     feasible: frozenset[str] = frozenset()
@@ -57,7 +57,7 @@ def wishes(collected: Collected, nodes: Sequence[NodeState], boots: Mapping[str,
     for due in collected.dues.values():
         if due.declaration.capacity is not None:
             windows[due.declaration.subject.uid, due.want.window, due.opening.begins].append(due)
-    running = _running(collected) if windows else {}
+    present = _present(collected) if windows else {}
     demands = {one.id: one for one in collected.demands} if windows else {}
     made = list[Wish]()
     for (uid, _, _), dues in windows.items():
@@ -66,7 +66,7 @@ def wishes(collected: Collected, nodes: Sequence[NodeState], boots: Mapping[str,
         assert shape is not None
         known = [demand for one in dues if (demand := demands.get(one.id)) is not None]
         feasible = frozenset[str]().union(*(one.feasible for one in known))
-        taken = running.get(due.want.place.uid, 0) if shape.target is not None else 0
+        taken = present.get(due.want.place.uid, 0) if shape.target is not None else 0
         made.append(
             Wish(
                 due.declaration.subject,
@@ -124,13 +124,13 @@ def _rank(wish: Wish) -> tuple[int, float, str]:
     return wish.count, wish.until, wish.subject.uid
 
 
-def _running(collected: Collected) -> dict[str, int]:
-    """Pods that have a node, by the UID of their workload. Each model of a pod counts it: the most of them."""
+def _present(collected: Collected) -> dict[str, int]:
+    """Pods that are there, by the UID of their workload. Each model of a pod counts it: the most of them."""
     counts = defaultdict[tuple[str, str], int](int)
     for one in collected.demands:
-        if one.trust is Trust.BOUND:
+        if one.trust in (Trust.BOUND, Trust.WAITING):
             line = collected.lines[one.id]
-            counts[line.uid, line.alias] += sum(one.at.values())
+            counts[line.uid, line.alias] += sum(one.at.values()) if one.trust is Trust.BOUND else one.count
     found: dict[str, int] = {}
     for (uid, _), count in counts.items():
         found[uid] = max(found.get(uid, 0), count)

@@ -9,8 +9,10 @@ A service that fails ends the process: the next one begins with what the API ser
 from __future__ import annotations
 
 import asyncio
+import datetime
 import signal
 import socket
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -76,6 +78,8 @@ class PlannerConfig:
     services: tuple[Service, ...] = field(default_factory=lambda: SERVICES)
     capacity_buffers: bool = False
     """Ask the autoscaler for nodes where a StagingSchedule says so."""
+    now: Callable[[], float] = time.time
+    """The clock of windows and deadlines, which may jump; leases and pauses go by another."""
 
 
 class Planner:
@@ -96,7 +100,7 @@ class Planner:
             reacted=self.meters.reacted("nodecache"),
         )
         self.resolutions = Resolutions(broker, told=lambda: self.planning.wake(), asking=self.tally.asking)
-        self.planning = Planning(self.world, self.writer, self.resolutions, self.board, rules=config.rules)
+        self.planning = Planning(self.world, self.writer, self.resolutions, self.board, rules=config.rules, now=config.now)
         self.planning.timings.told = self.meters.planned
         self.forgetting = Forgetting(self.world, broker)
         self.capacity = Capacity()
@@ -109,6 +113,7 @@ class Planner:
             settled=self.meters.settled,
             capacity=self.capacity,
             rules=config.rules,
+            now=lambda: datetime.datetime.fromtimestamp(config.now(), datetime.UTC),
         )
         self.world.listen(self._listen)
         self._leading_since_s = 0.0
@@ -150,8 +155,10 @@ class Planner:
             self.tally.is_leading = False
 
     def _services(self) -> tuple[Service, ...]:
-        services = self._config.services
-        return (*services, asking(self.capacity, self._config.rules)) if self._config.capacity_buffers else services
+        config = self._config
+        if not config.capacity_buffers:
+            return config.services
+        return (*config.services, asking(self.capacity, config.rules, config.now, self.tally.writes))
 
     def _listen(self, resource: Resource, change: Change) -> None:
         if resource is NODE_CACHES and not isinstance(change, Synced):

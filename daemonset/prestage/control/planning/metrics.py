@@ -55,7 +55,7 @@ class PlannerCollector(Collector):
             unsynced.add_metric([kind], 1.0)
         yield unsynced
         writes = CounterMetricFamily("prestage_planner_writes", "Requests that wrote, by what.", labels=["what"])
-        for what in ("nodecache", "status", "failed"):
+        for what in ("nodecache", "status", "capacitybuffer", "failed"):
             writes.add_metric([what], tally.writes[what])
         yield writes
         yield CounterMetricFamily("prestage_planner_resolves", "Questions to the broker.", value=tally.resolves)

@@ -66,9 +66,9 @@ def chart_of(played: Played) -> Chart:
     rehearsal = played.rehearsal
     judged = list(played.judged())
     bars = list(_bars(played.lines, played.until))
-    bars = [_with_lateness(bar, judged) for bar in bars]
-    warm = _warm(played, bars)
+    warm = _warm(played)
     marks = [mark for demand, verdict in judged for mark in _marks(played, demand, verdict, warm)]
+    bars = [_with_lateness(bar, judged, marks) for bar in bars]
     ends = max([rehearsal.now + _LEAST_S, *(bar.ends for bar in bars), *(mark.at for mark in marks)])
     ends += (ends - rehearsal.now) * 0.05
     names = {bar.row for bar in bars} | {mark.row for mark in marks}
@@ -89,10 +89,10 @@ def chart_of(played: Played) -> Chart:
 
 
 def _bars(lines: Iterable[Line], until: float) -> Iterator[Bar]:
-    """From `begins` to `warm`; one that another cut off ends there, one that goes on at the end of what was played there."""
+    """From `begins` to `warm` or `stops`; one that goes on at the end of what was played ends there."""
     going = dict[str, Line]()
     for line in lines:
-        if line.deed not in (Deed.BEGINS, Deed.WARM):
+        if line.deed not in (Deed.BEGINS, Deed.STOPS, Deed.WARM):
             continue
         begun = going.pop(line.node, None)
         if begun is not None and begun.at < line.at:
@@ -103,41 +103,60 @@ def _bars(lines: Iterable[Line], until: float) -> Iterator[Bar]:
         yield Bar(begun.node, begun.artifact, begun.at, until)
 
 
-def _with_lateness(bar: Bar, judged: Iterable[tuple[Demand, Verdict]]) -> Bar:
+def _with_lateness(bar: Bar, judged: Iterable[tuple[Demand, Verdict]], marks: Iterable[Mark]) -> Bar:
     """From the first deadline that it does not meet; pods that are there or wait have theirs now."""
-    passed = list[float]()
+    passed = [mark.at for mark in marks if (mark.row, mark.artifact) == (bar.row, bar.artifact) and mark.late_by_s]
     for demand, verdict in judged:
-        if demand.artifact != bar.artifact or bar.row not in verdict.nodes:
-            continue
-        deadline = -math.inf if demand.trust < Trust.DECLARED else demand.ready_by
-        if deadline is not None and deadline < bar.ends:
-            passed.append(max(bar.begins, deadline))
-    return bar if not passed else Bar(bar.row, bar.artifact, bar.begins, bar.ends, min(passed))
+        if demand.trust < Trust.DECLARED and demand.artifact == bar.artifact and bar.row in verdict.nodes:
+            passed.append(-math.inf)
+    late = [max(bar.begins, at) for at in passed if at < bar.ends]
+    return bar if not late else Bar(bar.row, bar.artifact, bar.begins, bar.ends, min(late))
 
 
-def _warm(played: Played, bars: Iterable[Bar]) -> Mapping[tuple[str, str], list[float]]:
-    """Node and artifact to when it is there: at once, or at the end of a transfer."""
-    found = defaultdict[tuple[str, str], list[float]](list)
-    for node in played.rehearsal.nodes:
-        for artifact in node.held:
-            if node.is_warm(artifact):
-                found[node.name, artifact].append(-math.inf)
-    for bar in bars:
-        if bar.ends < played.until:
-            found[bar.row, bar.artifact].append(bar.ends)
-    return found
+@dataclass(frozen=True, slots=True)
+class _Warm:
+    """Where an artifact is when: from a transfer's end, or from the beginning, until it has to go."""
+
+    spans: Mapping[tuple[str, str], list[tuple[float, float]]]
+
+    def is_at(self, node: str, artifact: str, moment: float) -> bool:
+        return any(begins <= moment < ends for begins, ends in self.spans.get((node, artifact), ()))
+
+    def next_at(self, node: str, artifact: str, moment: float) -> float:
+        """inf: it does not come any more."""
+        return min((begins for begins, _ in self.spans.get((node, artifact), ()) if begins > moment), default=math.inf)
 
 
-def _marks(played: Played, demand: Demand, verdict: Verdict, warm: Mapping[tuple[str, str], list[float]]) -> Iterator[Mark]:
+def _warm(played: Played) -> _Warm:
+    gone = defaultdict[tuple[str, str], list[float]](list)
+    for line in played.lines:
+        if line.deed is Deed.GONE:
+            gone[line.node, line.artifact].append(line.at)
+    begins = [(node.name, held, -math.inf) for node in played.rehearsal.nodes for held in node.held if node.is_warm(held)]
+    begins += [(line.node, line.artifact, line.at) for line in played.lines if line.deed is Deed.WARM]
+    spans = defaultdict[tuple[str, str], list[tuple[float, float]]](list)
+    for node, artifact, at in begins:
+        ends = min((moment for moment in gone[node, artifact] if moment >= at), default=math.inf)
+        spans[node, artifact].append((at, ends))
+    return _Warm(spans)
+
+
+def _marks(played: Played, demand: Demand, verdict: Verdict, warm: _Warm) -> Iterator[Mark]:
+    """Where it is at its deadline by what was played, nodes that were meant first; what lacks then, where it comes later."""
     at = demand.ready_by
     if at is None or not played.rehearsal.now <= at <= played.until:
         return
     until = math.inf if demand.until is None else demand.until
-    for node in verdict.nodes:
-        ready = min(warm.get((node, demand.artifact), ()), default=math.inf)
-        yield Mark(node, demand.artifact, at, until, max(0.0, ready - at))
+    artifact, meant = demand.artifact, verdict.nodes
+    nodes = [*meant, *sorted(demand.feasible - set(meant), key=_natural)]
+    there = [node for node in nodes if warm.is_at(node, artifact, at)][: len(meant)]
+    for node in there:
+        yield Mark(node, artifact, at, until)
+    later = sorted((warm.next_at(node, artifact, at), node not in meant, node) for node in nodes if node not in there)
+    for ready, _, node in later[: len(meant) - len(there)]:
+        yield Mark(node, artifact, at, until, ready - at)
     if verdict.outcome is Outcome.IMPOSSIBLE or verdict.missing:
-        yield Mark(NOWHERE, demand.artifact, at, until, math.inf)
+        yield Mark(NOWHERE, artifact, at, until, math.inf)
 
 
 def _title(judged: list[tuple[Demand, Verdict]]) -> str:

@@ -32,10 +32,12 @@ _NAMED_MAX: Final = 8
 
 def draw(chart: Chart, file: Path, *, name: Callable[[str], str], source: str) -> None:
     """Replaces `file` in one step. `name`: what people call an artifact. `source`: what was rehearsed."""
-    figure = new_figure(width=_WIDTH_IN, height=2.1 + _ROW_IN * max(2, len(chart.rows)) + 0.24 * len(chart.sentences))
-    foot = max(0.01, 0.24 * len(chart.sentences))
-    panel, words = figure.subplots(2, 1, height_ratios=(_ROW_IN * max(2, len(chart.rows)), foot))
     colours = _colours(chart)
+    columns = _columns([_short(name(artifact)) for artifact in colours])
+    rows, lines = max(2, len(chart.rows)), math.ceil((min(len(colours), _NAMED_MAX) + 2) / columns)
+    heights = (0.24 * max(1, lines), _ROW_IN * rows, max(0.05, 0.24 * len(chart.sentences)))
+    figure = new_figure(width=_WIDTH_IN, height=1.7 + sum(heights))
+    legend, panel, words = figure.subplots(3, 1, height_ratios=heights)
     for bar in chart.bars:
         _bar(panel, chart, bar, colours[bar.artifact], name(bar.artifact))
     for row in chart.rows:
@@ -46,7 +48,10 @@ def draw(chart: Chart, file: Path, *, name: Callable[[str], str], source: str) -
     _axes(panel, chart)
     _words(words, chart.sentences)
     _head(figure, chart, source)
-    _legend(panel, chart, colours, name)
+    legend.axis("off")
+    if handles := _handles(chart, colours, name):
+        placed = legend.legend(handles=handles, loc="lower left", ncols=columns, frameon=False, fontsize=9, borderaxespad=0)
+        placed.set_in_layout(False)
     _save(figure, file)
 
 
@@ -63,11 +68,13 @@ def _bar(panel: Axes, chart: Chart, bar: Bar, colour: str, label: str) -> None:
         panel.barh(place, bar.ends - split, left=split, height=_BAR, color="white", edgecolor=LATE, hatch="////", linewidth=1.0)
     share = (bar.ends - bar.begins) / (chart.ends - chart.begins)
     most = int(share / _LETTER) - 1
+    label = _label(label)
     if most >= min(len(label), 5):
         text = label if len(label) <= most else f"{label[: most - 1]}…"
         box = {"boxstyle": "round,pad=0.15", "facecolor": colour, "linewidth": 0}
         at = bar.begins + (chart.ends - chart.begins) * 0.004
-        panel.text(at, place, text, va="center", fontsize=8.5, color="white", bbox=box if late_from is not None else None)
+        said = panel.text(at, place, text, va="center", fontsize=8.5, color="white", bbox=box if late_from is not None else None)
+        said.set_in_layout(False)
     elif late_from is not None and not any(mark.row == bar.row and mark.artifact == bar.artifact for mark in chart.marks):
         _beside(panel, bar.ends, place, f"somebody waits for {label}")
 
@@ -85,18 +92,18 @@ def _mark(panel: Axes, chart: Chart, mark: Mark, colour: str, *, label: str, dep
     if not late:
         is_covered = any(bar.row == mark.row and bar.begins <= mark.at < bar.ends for bar in chart.bars)
         if not is_covered and (min(after, chart.ends) - mark.at) / span > len(label) * _LETTER:
-            _beside(panel, mark.at, place, _short(label), colour=colour)
+            _beside(panel, mark.at, place, _label(label), colour=colour)
         return
     never = mark.late_by_s == math.inf
     word = "nowhere to put it" if mark.row == NOWHERE else "never" if never else f"late by {human_seconds(mark.late_by_s)}"
-    text = f"{_short(label)}: {word}"
+    text = f"{_label(label)}: {word}"
     end = mark.at if never else min(chart.ends, mark.at + mark.late_by_s)
     fits = (chart.ends - end) / span > len(text) * _LETTER
     _beside(panel, end if fits else mark.at, place, text, is_left=not fits)
 
 
 def _beside(panel: Axes, at: float, place: int, text: str, *, colour: str = LATE, is_left: bool = False) -> None:
-    panel.annotate(
+    said = panel.annotate(
         text,
         (at, place),
         xytext=(-6 if is_left else 6, 0),
@@ -107,7 +114,9 @@ def _beside(panel: Axes, at: float, place: int, text: str, *, colour: str = LATE
         fontweight="bold" if colour == LATE else "normal",
         color=colour,
         bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "linewidth": 0, "alpha": 0.85},
+        annotation_clip=False,
     )
+    said.set_in_layout(False)
 
 
 def _axes(panel: Axes, chart: Chart) -> None:
@@ -142,7 +151,9 @@ def _words(panel: Axes, sentences: Sequence[str]) -> None:
     panel.axis("off")
     for place, sentence in enumerate(sentences):
         text = sentence if len(sentence) <= 165 else f"{sentence[:164]}…"
-        panel.text(0, 1 - place / max(1, len(sentences)), text, va="top", fontsize=8.5, color=INK, transform=panel.transAxes)
+        height = 1 - place / max(1, len(sentences))
+        said = panel.text(0, height, text, va="top", fontsize=8.5, color=INK, transform=panel.transAxes)
+        said.set_in_layout(False)
 
 
 def _head(figure: Figure, chart: Chart, source: str) -> None:
@@ -151,21 +162,27 @@ def _head(figure: Figure, chart: Chart, source: str) -> None:
     figure.supxlabel(f"{source}, rehearsed from {moment} on", x=0.012, ha="left", fontsize=8, color=FAINT)
 
 
-def _legend(panel: Axes, chart: Chart, colours: dict[str, str], name: Callable[[str], str]) -> None:
+def _handles(chart: Chart, colours: dict[str, str], name: Callable[[str], str]) -> list[object]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles: list[object] = [
-        Patch(facecolor=colour, label=_short(name(artifact))) for artifact, colour in list(colours.items())[:_NAMED_MAX]
-    ]
+    named = list(colours.items())[:_NAMED_MAX]
+    handles: list[object] = [Patch(facecolor=colour, label=_short(name(artifact))) for artifact, colour in named]
     if any(bar.late_from is not None for bar in chart.bars):
         handles.append(Patch(facecolor="white", edgecolor=LATE, hatch="////", label="somebody waits"))
     if chart.marks:
         handles.append(Line2D([], [], color=FAINT, marker="v", markersize=6, linestyle="none", label="must be ready"))
-    if handles:
-        panel.legend(
-            handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=min(6, len(handles)), frameon=False, fontsize=9
-        )
+    return handles
+
+
+def _columns(labels: Sequence[str]) -> int:
+    """Of the legend."""
+    return max(1, min(4, 100 // (max([14, *map(len, labels)]) + 9)))
+
+
+def _label(text: str) -> str:
+    """The end of a long ref, without its revision: it tells more than whose it is."""
+    return text if len(text) <= 20 else text.rpartition("/")[2].partition("@")[0]
 
 
 def _short(text: str) -> str:
