@@ -21,7 +21,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools cluster bench-control rare-days frameworks torch test-gpu fuzz demo bench check style types imports unit test test-all slow integrations on-torch conformance vllm soak cycles api wire chart fmt clean
+.PHONY: help setup lock tools cluster bench-control bench-plan rare-days frameworks torch test-gpu fuzz demo bench check style types imports unit test test-all slow integrations on-torch conformance vllm soak cycles api wire chart fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 14
@@ -108,6 +108,10 @@ soak: setup ## the agent under four clients and faults for two hours (SOAK_S=600
 
 bench-control: setup ## the control plane with 500 fake nodes and 2,000 pods (root; ARGS="--nodes 50 --pods 200"); prints the table of `prestage bench control`
 	PYTHONPATH=cacher:daemonset:bench:loader-lib:tests $(BIN)/python -m cluster.fleet $(ARGS)
+
+bench-plan: setup ## the planner on 5,000 simulated nodes and rates of your own (RATES=file; hours; ARGS="--nodes 450" for fewer); prints a table
+	$(BIN)/prestage bench plan --rates $(RATES) --nodes 5000 --gpus 8 --budget 2000000000000 --link 3000000000 --origin 40000000000 \
+	  --tick 300 --seeds 1 --announced 0.5 --schedulers steered --policies "LRU,cron only,prestage" $(ARGS)
 
 RARE := $(addprefix tests/cluster/story/,rare_days.py revoked.py replicas.py test_rough_days.py)
 rare-days: setup ## faults on an installed chart that take minutes: a full disk, a reboot with an empty one, a Node deleted, access that ends, a leader killed (root)

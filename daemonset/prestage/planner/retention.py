@@ -76,13 +76,17 @@ def _wanted(ledger: Ledger, copies: Copies, values: Values, worth: Worth, tight:
 
 
 def _once(ledger: Ledger, copies: Copies, values: Values, worth: Worth, tight: Set[str]) -> Iterator[_Offer]:
-    """What was started once and is wanted by nobody now."""
+    """What was started once and is wanted by nobody now; further copies are worth less here too."""
+    holders = dict[str, list[str]]()
     for name in tight:
         book = ledger.books[name]
         for artifact in book.node.held:
             if artifact in copies.wanted or (demand := _kept_for_once(ledger, book, artifact, values, worth)) is None:
                 continue
-            density = _stayed(book, artifact, worth) * values.density(artifact, demand.size_bytes, book)
+            if artifact not in holders:
+                holders[artifact] = sorted(one for one in ledger.near[artifact] if ledger.books[one].node.is_warm(artifact))
+            number = holders[artifact].index(name)
+            density = _stayed(book, artifact, worth) * values.density(artifact, demand.size_bytes, book, number=number)
             yield (1, -density, 0, Trust.STANDING + 1, 0, artifact, name), (demand,)
 
 

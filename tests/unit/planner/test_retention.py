@@ -91,6 +91,13 @@ def test_a_window_begins_the_sooner_the_cheaper_what_has_to_go() -> None:
     assert len(set(moments)) == 3
 
 
+def test_a_second_copy_of_what_nobody_wants_now_goes_before_an_only_one_that_is_worth_less() -> None:
+    counted = {"often": Use(3.0, NOW, 30), "less": Use(2.0, NOW, 30)}
+    nodes = [node("n1", 100, "often"), node("n2", 100, "often", "less")]
+    made = plan([bound("pod", "n2", size=50)], nodes, NOW, uses=counted)
+    assert (kept(made, "n1"), kept(made, "n2")) == ({"often"}, {"less"})
+
+
 def test_a_start_counts_half_after_its_half_life() -> None:
     use = used(None, at=0.0, size_bytes=10, gpus=1, half_life_s=100.0)
     use = used(use, at=100.0, size_bytes=10, gpus=2, half_life_s=100.0)

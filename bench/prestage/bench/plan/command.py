@@ -71,13 +71,13 @@ def run_one(setting: Setting) -> dict[str, float]:
     starts = _starts(setting)
     if not starts:
         raise Misconfigured("the trace has no starts", hint="write one start a line")
+    catalogue = sum({one.app: one.size_bytes for one in starts}.values())
     if setting.fault is Fault.RE_RELEASE:
         starts = released_anew(starts, setting.seed)
     if setting.share < 0:
         said = traces.told_ahead(starts)
     else:
         said = traces.announced(starts, setting.share, setting.seed) if setting.share > 0 else []
-    catalogue = sum({one.app: one.size_bytes for one in starts}.values())
     budget = setting.budget if setting.budget is not None else int(catalogue * setting.ssd)
     from_s = _WARM_UP * starts[-1].time_s
     cluster = cluster_of(

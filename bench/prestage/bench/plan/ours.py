@@ -60,10 +60,12 @@ class Ours:
             self._ask(run, run.now)
 
     def room(self, run: Run, node: Node, start: Start) -> bool:
-        """By the plan that counts this pod; what is listed goes last of all, for the agent would wait for the next plan."""
+        """By the plan that counts this pod, as the agent waits for it where all is listed; without a planner what is listed goes
+        last of all."""
         self._count(run, start)
         self._stale.add(node.name)
-        if self.tick_s == 0.0 and not self.is_down:
+        is_full = node.used_bytes + start.size_bytes > node.budget_bytes
+        if (self.tick_s == 0.0 or is_full) and not self.is_down:
             self._plan(run, bound=(node.name, start))
         return evict(run.cluster, node, start.size_bytes, [*self._order(node), *self._listed(node)])
 
