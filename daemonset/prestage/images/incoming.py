@@ -131,7 +131,7 @@ class Incoming:
             whole.give(piece)
             return
         source = PieceSource(self._source(blob), piece.start)
-        self._fetch(Transfer("layer", source, PieceSink(piece, self._came)), piece)
+        self._fetch(Transfer("layer", source, PieceSink(piece, self._came), is_hashed=False), piece)
 
     def _source(self, blob: Descriptor) -> OriginSource:
         if blob.digest not in self._sources:
@@ -166,7 +166,7 @@ class Incoming:
             self._pieces[blob.digest, number].end()
             self._pieces[blob.digest, number] = piece = Piece(blob, number, bytearray(PIECE_BYTES))
             sink.give(piece)
-        self._fetch(Transfer("layer", self._source(blob), sink), sink)
+        self._fetch(Transfer("layer", self._source(blob), sink, is_hashed=False), sink)
 
     def _came(self, size_bytes: int) -> None:
         """In a thread of the engine's."""
