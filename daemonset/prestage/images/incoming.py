@@ -65,7 +65,6 @@ class Incoming:
         self._running: set[asyncio.Future[None]] = set()
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
-        self._is_over = False
         self.received_bytes = 0
         """Over the wire; what had come of a piece that was then not wanted is counted too."""
 
@@ -74,7 +73,6 @@ class Incoming:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        self._is_over = True
         for piece in self._pieces.values():
             piece.end()
         for sink in self._whole.values():
