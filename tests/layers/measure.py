@@ -1,4 +1,4 @@
-"""`prestage bench image` on servers of its own, with and without a throttle.
+"""`prestage bench image` on servers of its own, with and without a throttle, through the socket and in place.
 
     PYTHONPATH=tests python -m layers.measure FOLDER [MB of a layer]
 
@@ -7,6 +7,7 @@ FOLDER keeps the registry: the second time nothing is pushed. Needs root, contai
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -27,9 +28,9 @@ def main(folder: Path, megabytes: int, *, throttles: tuple[str | None, ...] = ("
         if is_new:
             registry.push("bench/app", tag, simple(layers=LAYERS, size_bytes=megabytes * 1_000_000))
         with tempfile.TemporaryDirectory(prefix="ctrd-") as short, Containerd(Path(short)) as containerd:
-            for throttle in throttles:
+            for throttle, way in itertools.product(throttles, ((), ("--in-place",))):
                 argv = [sys.executable, "-m", "prestage.cacher.cli", "bench", "image", f"oci://{name}", "--rounds", str(rounds)]
-                argv += ["--containerd", str(containerd.socket), "--dir", str(folder)]
+                argv += ["--containerd", str(containerd.socket), "--dir", str(folder), *way]
                 subprocess.run([*argv, *(("--throttle", throttle) if throttle else ())], check=True, timeout=900)
 
 

@@ -1,7 +1,7 @@
 """A real containerd with its CRI plugin, in a mount namespace of its own, everything of it below one folder. Needs root.
 
 `kubelet` pulls as the kubelet does; the rest is what `prestage.images` talks to. Which one: `containerd` of the system, or
-another by PRESTAGE_CONTAINERD (a path).
+another by PRESTAGE_CONTAINERD (a path); `containerd-2`, which `make containerd` builds, where a test asks for it.
 """
 
 from __future__ import annotations
@@ -48,8 +48,11 @@ class Row(NamedTuple):
 class Containerd:
     """Ended by `close`."""
 
-    def __init__(self, folder: Path, *, discards_layers: bool = False, disk_bytes: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, program: str = "containerd", discards_layers: bool = False, disk_bytes: int | None = None
+    ) -> None:
         """`disk_bytes`: its root is a file system of its own, of that size."""
+        self._name = program
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.socket = folder / "c.sock"
@@ -75,8 +78,9 @@ class Containerd:
 
     def start(self) -> None:
         self.socket.unlink(missing_ok=True)
-        given = os.environ.get("PRESTAGE_CONTAINERD") or find("containerd")
-        argv: list[str | Path] = ["unshare", "--mount", "--propagation", "private", str(given), "--config", self._config]
+        given = os.environ.get("PRESTAGE_CONTAINERD") if self._name == "containerd" else None
+        given = given or str(find(self._name))
+        argv: list[str | Path] = ["unshare", "--mount", "--propagation", "private", given, "--config", self._config]
         self._program = _Daemon(argv, port=0, log=self.folder / "log", cwd=self.folder, host=str(self.socket))
         shared.add(self._program.pid)
 

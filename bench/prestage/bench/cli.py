@@ -246,10 +246,13 @@ def control(namespace: str, parts: Sequence[str], kubeconfig: Path | None, conte
 @click.option("--containerd", "socket", type=click.Path(path_type=Path), required=True, help="Of one that nobody else uses.")
 @_dir_option
 @click.option("--throttle", type=Size(), help="Bytes a second that a connection gets, e.g. 80M; registries on loopback only.")
+@click.option("--in-place", is_flag=True, help="Stage with layers' files put into containerd's content folder.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100))
 @click.option("--seed", default=1, show_default=True, help="Of the order in which pulls and stagings run.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def image(ref: str, socket: Path, directory: Path | None, throttle: int | None, rounds: int, seed: int, as_json: bool) -> None:
+def image(
+    ref: str, socket: Path, directory: Path | None, throttle: int | None, in_place: bool, rounds: int, seed: int, as_json: bool
+) -> None:
     """An image (oci://registry/repository:tag) staged by us and pulled by containerd, and pulled once it is staged.
 
     It is removed from that containerd before and after each of them.
@@ -262,7 +265,7 @@ def image(ref: str, socket: Path, directory: Path | None, throttle: int | None, 
 
     name = parse_oci(ref)
     with scratch_folder(directory or Path.cwd(), ".prestage-bench-") as scratch:
-        job = ImageJob(name, socket, scratch.absolute(), login_for(name, os.environ), rounds, seed, throttle)
+        job = ImageJob(name, socket, scratch.absolute(), login_for(name, os.environ), rounds, seed, throttle, in_place)
         result = measure(job, _tell)
     _show(result.to_json(), imaging.image_table(result), as_json=as_json)
 

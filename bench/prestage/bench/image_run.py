@@ -47,6 +47,8 @@ class ImageJob:
     rounds: int = 3
     seed: int = 1
     throttle: int | None = None
+    in_place: bool = False
+    """Stage with layers' files put into containerd's content folder."""
 
 
 def measure(job: ImageJob, tell: Callable[[str], None]) -> ImageResult:
@@ -146,7 +148,10 @@ class _Bench:
         net = NetConfig.from_environ(os.environ)
         with closing(HttpClient(net)) as client, Engine() as engine:
             async with await Containerd.connect(self._job.socket) as containerd:
-                yield Means(self._job.socket, engine, client, terms=StagingTerms(high_water=1.0)), containerd
+                yield (
+                    Means(self._job.socket, engine, client, terms=StagingTerms(high_water=1.0, in_place=self._job.in_place)),
+                    containerd,
+                )
 
 
 def _owner(path: Path) -> int:

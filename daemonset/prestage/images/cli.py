@@ -60,6 +60,7 @@ def _containerd_options(command: _Command) -> _Command:
 @click.option(
     "--high-water", type=click.IntRange(1, 100), default=80, show_default=True, help="Most per cent of containerd's disk."
 )
+@click.option("--in-place", is_flag=True, help="Put layers' files into containerd's content folder: half the CPU; needs it here.")
 @click.option("--plain-http/--tls", default=None, help="How the registry is spoken to; default: TLS, but for loopback.")
 @click.option("--rate", type=Rate(), help='Most bytes a second, by time of day too: "200M, 22:00-06:00=unlimited".')
 @json_option
@@ -70,6 +71,7 @@ def stage(
     lease_s: float,
     drop_blobs: bool,
     high_water: int,
+    in_place: bool,
     plain_http: bool | None,
     rate: Schedule | None,
     as_json: bool,
@@ -82,7 +84,7 @@ def stage(
     name, display = parse_oci(ref), JsonLines() if as_json else Bar(ref)
     net = NetConfig.from_environ(os.environ)
     with closing(HttpClient(net)) as client, Engine(rate=RateLimit(rate)) as engine:
-        means = Means(socket, engine, client, snapshotter, StagingTerms(lease_s, drop_blobs, high_water / 100))
+        means = Means(socket, engine, client, snapshotter, StagingTerms(lease_s, drop_blobs, high_water / 100, in_place))
 
         async def work() -> StagedImage:
             async with opened(name, means, login_for(name, os.environ), plain_http=plain_http) as it:

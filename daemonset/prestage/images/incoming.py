@@ -65,7 +65,6 @@ class Incoming:
         self._running: set[asyncio.Future[None]] = set()
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
-        self._is_over = False
         self.received_bytes = 0
         """Over the wire; what had come of a piece that was then not wanted is counted too."""
 
@@ -74,7 +73,6 @@ class Incoming:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        self._is_over = True
         for piece in self._pieces.values():
             piece.end()
         for sink in self._whole.values():
@@ -131,7 +129,7 @@ class Incoming:
             whole.give(piece)
             return
         source = PieceSource(self._source(blob), piece.start)
-        self._fetch(Transfer("layer", source, PieceSink(piece, self._came)), piece)
+        self._fetch(Transfer("layer", source, PieceSink(piece, self._came), is_hashed=False), piece)
 
     def _source(self, blob: Descriptor) -> OriginSource:
         if blob.digest not in self._sources:
@@ -166,7 +164,7 @@ class Incoming:
             self._pieces[blob.digest, number].end()
             self._pieces[blob.digest, number] = piece = Piece(blob, number, bytearray(PIECE_BYTES))
             sink.give(piece)
-        self._fetch(Transfer("layer", self._source(blob), sink), sink)
+        self._fetch(Transfer("layer", self._source(blob), sink, is_hashed=False), sink)
 
     def _came(self, size_bytes: int) -> None:
         """In a thread of the engine's."""

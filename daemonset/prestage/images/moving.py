@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from prestage.cacher.errors import Corrupt, NotFound
-from prestage.images.containerd.channel import Locked
-from prestage.images.containerd.content import Bytes, Starved, Writing
+from prestage.images.containerd.content import Writer, Writing
 from prestage.images.containerd.leases import CONTENT, Resource
+from prestage.images.containerd.waiting import write_at_last
 from prestage.images.descriptors import Descriptor
 from prestage.images.fetching import Fetcher
 from prestage.images.image import Image, Layer
@@ -20,7 +20,6 @@ from prestage.images.plan import Plan
 from prestage.images.progress import Progress
 from prestage.images.runtime import Containerd
 
-LOCKED_S, LOCKED_MOST_S = 0.3, 600.0
 _UNCOMPRESSED = "containerd.io/uncompressed"
 
 
@@ -42,6 +41,8 @@ class Moving:
     fetcher: Fetcher
     tell: Callable[[], None]
     progress: Progress
+    layers: Writer
+    """Of layers: `Content`, or what stands for it."""
     _in_content: dict[OciDigest, asyncio.Event] = field(default_factory=dict)
 
     async def run(self, todo: Plan, *, drop_blobs: bool) -> None:
@@ -97,7 +98,7 @@ class Moving:
 
         writing = Writing(blob, _ref(blob), self.lease, self._labels(), told, passed)
         try:
-            await self._write(writing, _Layer(incoming, blob))
+            await write_at_last(self.layers, writing, _Layer(incoming, blob))
         except Corrupt as exc:
             raise WrongBytes(blob, exc) from exc
         told(blob.size_bytes)
@@ -113,26 +114,11 @@ class Moving:
             self.progress.unpacked_one(layer.blob.size_bytes)
             self.tell()
 
-    async def _write(self, writing: Writing, source: Bytes) -> None:
-        """Waits while another client writes the same ref: when it is done, the blob is there."""
-        waited = 0.0
-        while True:
-            try:
-                await self.containerd.content.write(writing, source)
-                return
-            except Starved:
-                await source.arrival()
-            except Locked:
-                if waited >= LOCKED_MOST_S:
-                    raise
-                await asyncio.sleep(LOCKED_S)
-                waited += LOCKED_S
-
     async def _write_config(self) -> None:
         config, snapshots = self.image.config, self.containerd.snapshots
         keeps = {f"containerd.io/gc.ref.snapshot.{snapshots.snapshotter}": self.image.top}
         writing = Writing(config, f"config-{config.digest}", self.lease, {**self._labels(), **keeps})
-        await self._write(writing, _InMemory(memoryview(self.image.config_bytes)))
+        await write_at_last(self.containerd.content, writing, _InMemory(memoryview(self.image.config_bytes)))
         await self.containerd.content.label(config.digest, keeps)
 
     def _labels(self) -> dict[str, str]:

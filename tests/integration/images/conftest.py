@@ -1,4 +1,4 @@
-"""One containerd and one open registry for a module."""
+"""One containerd, of the system and, where it was built, of the second major version, and one open registry for a module."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from servers.fixtures import require
 from servers.registry import Registry
 
 
-@pytest.fixture(scope="module")
-def containerd() -> Iterator[Containerd]:
-    require(*NEEDS)
+@pytest.fixture(scope="module", params=["containerd", "containerd-2"])
+def containerd(request: pytest.FixtureRequest) -> Iterator[Containerd]:
+    require(*NEEDS, request.param)
     if platform.machine() != "x86_64":
         pytest.skip("the test images are for amd64")
     folder = Path(tempfile.mkdtemp(prefix="ctrd-"))  # a socket's path has 107 characters
     try:
-        with grpc_kept(), Containerd(folder) as running:
+        with grpc_kept(), Containerd(folder, program=request.param) as running:
             yield running
     finally:
         shutil.rmtree(folder, ignore_errors=True)

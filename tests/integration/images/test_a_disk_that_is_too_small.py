@@ -43,13 +43,14 @@ def test_what_will_not_fit_is_refused_before_its_first_byte(registry: Registry, 
     assert node.inventory() == NOTHING
 
 
+@pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("where", ["fill", "unpack"])
-def test_a_disk_that_fills_up_under_way_is_given_back(where: str, registry: Registry, node: Node) -> None:
+def test_a_disk_that_fills_up_under_way_is_given_back(where: str, in_place: bool, registry: Registry, node: Node) -> None:
     """With a mark that lets it begin. Zeros are a thousand times as large once they are unpacked."""
     zeros = [(Tar().file(f"zeros/{number}", bytes(30 * MB)).end(), "gzip") for number in range(2)]
     made = image(zeros) if where == "unpack" else simple(layers=5, size_bytes=10 * MB, kind="none")
     name = registry.push(f"t/{where}", "v1", made)
-    node.terms = StagingTerms(high_water=20.0)
+    node.terms = StagingTerms(high_water=20.0, in_place=in_place)
     with pytest.raises(Full):
         node.stage(name)
     assert node.inventory() == NOTHING

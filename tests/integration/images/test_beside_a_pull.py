@@ -9,7 +9,7 @@ import pytest
 from layers import simple
 from layers.node import NEEDS, Node
 
-from prestage.images.containerd.content import Writing
+from prestage.images.containerd.content import Starved, Writing
 from prestage.images.containerd.leases import Lease
 from prestage.images.descriptors import Descriptor
 from prestage.images.names import OciDigest
@@ -91,6 +91,39 @@ def test_a_pull_goes_on_from_where_we_closed_the_stream(registry: Registry, node
     asyncio.run(work())
     moved = sum(one.bytes for one in registry.asked(client="containerd")[asked:] if one.is_blob and one.method == "GET")
     assert 0 < moved < len(data) - 2 * MB, "the rest, not all of it"
+
+
+class Silent(Slowly):
+    """Four megabytes, then nothing more."""
+
+    async def read(self, offset: int, size_bytes: int) -> memoryview:
+        if offset >= 4 * MB:
+            await asyncio.Event().wait()
+        return await super().read(offset, min(size_bytes, 4 * MB - offset))
+
+
+def test_a_stream_without_bytes_is_closed_and_a_pull_of_another_image_goes_on_with_the_layer(
+    registry: Registry, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prestage.images.containerd.content.IDLE_S", 0.5)
+    made = simple(layers=1, size_bytes=12 * MB, seed=91)
+    name = registry.push("t/silent", "v1", made)
+    (layer,), data = made.layers, made.blobs[made.layers[0]]
+    blob = Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", OciDigest(layer), len(data))
+
+    async def work() -> None:
+        async with node.open(name) as it:
+            runtime = it.stager.containerd
+            await runtime.leases.create(Lease("prestage-by-hand", {}))
+            with pytest.raises(Starved):
+                await runtime.content.write(Writing(blob, f"layer-{layer}", "prestage-by-hand", {}), Silent(data))
+            assert [(one.ref, one.offset) for one in await runtime.content.ingests()] == [(f"layer-{layer}", 4 * MB)]
+            await node.containerd.kubelet().pull(name)
+
+    asked = len(registry.asked(client="containerd"))
+    asyncio.run(work())
+    moved = sum(one.bytes for one in registry.asked(client="containerd")[asked:] if one.is_blob and one.method == "GET")
+    assert 0 < moved < len(data) - 3 * MB
 
 
 def test_staging_can_be_paused_and_goes_on(registry: Registry, node: Node) -> None:

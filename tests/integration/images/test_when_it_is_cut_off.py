@@ -80,7 +80,11 @@ async def stage_and_die(node: Node, name: str, calls: int) -> bool:
     return False
 
 
-def test_whatever_was_the_last_thing_said_the_next_run_ends_as_the_first_would_have(registry: Registry, node: Node) -> None:
+@pytest.mark.parametrize("in_place", [False, True])
+def test_whatever_was_the_last_thing_said_the_next_run_ends_as_the_first_would_have(
+    in_place: bool, registry: Registry, node: Node
+) -> None:
+    node.terms = replace(node.terms, in_place=in_place)
     name = registry.push("t/cut", "v1", image([(tar, "gzip") for tar in curious()[:3]]))
     resolved = node.resolve(name)
     node.stage(name)
@@ -96,6 +100,7 @@ def test_whatever_was_the_last_thing_said_the_next_run_ends_as_the_first_would_h
         assert node.tree(resolved) == tree
         node.release(resolved.artifact)
         assert node.inventory() == NOTHING, f"after {calls} calls"
+        assert node.containerd.used_bytes() == 0, f"after {calls} calls"
         if not died:
             break
     print(f"died at {calls // EVERY} places")

@@ -84,6 +84,8 @@ class Flight:
             self._chunk_sums.clear()
 
     def _hash(self, view: memoryview) -> None:
+        if not self.transfer.is_hashed:
+            return
         self._hasher.update(view)
         if name := self.transfer.sink.checksum_algorithm:
             self._crc = algorithm(name).update(view, self._crc)

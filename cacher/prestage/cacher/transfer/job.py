@@ -14,12 +14,23 @@ from prestage.cacher.transfer.ports import PieceRecord, Proof, Sink, Source
 
 
 class Transfer:
-    """One file from a source to a sink. With a `proof` no piece counts, or reaches the journal, that it refuses."""
+    """One file from a source to a sink. With a `proof` no piece counts, or reaches the journal, that it refuses.
+
+    `is_hashed` false: its records carry no digests and sums, for a sink whose bytes are checked elsewhere.
+    """
 
     def __init__(
-        self, path: str, source: Source, sink: Sink, follower: Follower | None = None, proof: Proof | None = None
+        self,
+        path: str,
+        source: Source,
+        sink: Sink,
+        follower: Follower | None = None,
+        proof: Proof | None = None,
+        *,
+        is_hashed: bool = True,
     ) -> None:
         self.path, self.source, self.sink, self.follower, self.proof = path, source, sink, follower, proof
+        self.is_hashed = is_hashed
         have = set(sink.journaled())
         self.pending = deque(piece for piece in range(piece_count(sink.size_bytes)) if piece not in have)
         self.flying: set[Flight] = set()

@@ -101,6 +101,14 @@ class Writing:
     """It has all; what is left is to check and to sync it."""
 
 
+class Writer(Protocol):
+    """What makes blobs the content store's."""
+
+    async def write(self, writing: Writing, source: Bytes) -> Written:
+        """See `Content.write`."""
+        ...
+
+
 class Content:
     """See the module."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from prestage.cacher.errors import Misconfigured, PrestageError
 from prestage.images.containerd.channel import Channel
@@ -16,6 +16,7 @@ _STATUS, _FS = "/runtime.v1.RuntimeService/Status", "/runtime.v1.ImageService/Im
 SNAPSHOTTERS = "io.containerd.snapshotter.v1"
 DEFAULT = "overlayfs"
 _FOLDER = f"{SNAPSHOTTERS}."
+_CONTENT = "io.containerd.content.v1.content"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,12 @@ class Setup:
     """`discard_unpacked_layers`; None: it does not say (2.x)."""
     image_root: str
     """Where snapshots lie, as containerd sees it; empty: it does not say."""
+
+    @property
+    def content_folder(self) -> Path | None:
+        """Where its blobs lie, if that folder is here too."""
+        folder = Path(self.image_root).parent / _CONTENT
+        return folder if self.image_root and folder.is_dir() else None
 
 
 async def read_setup(channel: Channel, version: str, snapshotter: str | None) -> Setup:

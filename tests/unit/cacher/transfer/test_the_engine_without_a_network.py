@@ -148,6 +148,15 @@ def test_bytes_that_could_not_be_written_are_not_hashed() -> None:
     assert flight.record().digest == expected(3 * 4096, 0)[0]
 
 
+def test_what_is_checked_elsewhere_is_moved_without_being_hashed() -> None:
+    size = PIECE_BYTES + 5
+    source, sink = Scripted(lambda start, stop, _nth: Range(content(size), start, stop)), MemorySink(size)
+    with Engine(limits()) as engine:
+        engine.fetch([Transfer("model.bin", source, sink, is_hashed=False)])
+    assert sink.data == content(size)
+    assert {(record.digest, record.chunk_sums) for record in sink.durable.values()} == {(piece_hasher().digest(), b"")}
+
+
 def test_hedges_that_fail_do_not_end_a_piece_that_is_on_its_way() -> None:
     size = 2 * PIECE_BYTES
     released = threading.Event()

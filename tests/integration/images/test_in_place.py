@@ -1,0 +1,113 @@
+"""Layers put into containerd's content folder as files: the same image as ever, and nothing left, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from layers import curious, image, mixed, simple
+from layers.node import NEEDS, Node
+
+from prestage.cacher.errors import Misconfigured
+from prestage.images.containerd.placing import Placer
+from prestage.images.moving import WrongBytes
+from servers import faults
+from servers.hostile import Hostile
+from servers.registry import Registry
+
+pytestmark = [pytest.mark.slow, pytest.mark.needs(*NEEDS)]
+MB = 1_000_000
+NOTHING: dict[str, list[str]] = {"leases": [], "blobs": [], "ingests": [], "snapshots": []}
+
+
+@pytest.fixture(autouse=True)
+def in_place(node: Node) -> Iterator[None]:
+    node.terms = replace(node.terms, in_place=True)
+    yield
+    node.clean()
+    assert node.containerd.used_bytes() == 0
+
+
+def test_what_is_put_in_place_is_what_a_pull_makes(registry: Registry, node: Node) -> None:
+    name = registry.push("p/mixed", "v1", mixed())
+    resolved = node.resolve(name)
+    node.pull(name)
+    pulled, tree = node.inventory(), node.tree(resolved)
+    node.clean()
+    node.stage(name)
+    assert node.inventory()["snapshots"] == pulled["snapshots"]
+    assert node.tree(resolved) == tree
+    blobs = [path.stat() for path in (node.containerd.root / "io.containerd.content.v1.content/blobs/sha256").iterdir()]
+    assert {(one.st_nlink, one.st_mode & 0o777) for one in blobs} == {(1, 0o444)}
+    asked = len(registry.asked(client="containerd"))
+    node.pull(name)
+    assert len(registry.asked(client="containerd")) - asked == 2
+    asyncio.run(node.containerd.kubelet().remove(name))
+    node.release(resolved.artifact)
+    assert node.inventory() == NOTHING
+
+
+def test_a_file_that_containerd_has_removed_before_it_heard_of_it_is_written_to_it(
+    registry: Registry, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = Placer._named
+
+    def removed(self: Placer, fd: int, digest: str) -> None:
+        named(self, fd, digest)  # type: ignore[arg-type]  # a digest
+        (node.containerd.root / "io.containerd.content.v1.content/blobs/sha256" / digest.partition(":")[2]).unlink()
+
+    monkeypatch.setattr(Placer, "_named", removed)
+    node.stage(registry.push("p/removed", "v1", simple(layers=2, size_bytes=3 * MB, seed=61)))
+    assert [row.state for row in node.listed()] == ["warm"]
+
+
+def test_wrong_bytes_get_no_name(node: Node) -> None:
+    made = simple(layers=2, size_bytes=MB, seed=62)
+    with Hostile({"/v2/app/manifests/v1": made.top}) as server:
+        for digest, data in made.blobs.items():
+            server.put(f"/v2/app/blobs/{digest}", data)
+        server.choose = lambda request: faults.Flip(at=1000) if made.layers[1] in request.path else None
+        with pytest.raises(WrongBytes):
+            node.stage(f"{server.url('').removeprefix('http://')}/app:v1")
+    assert made.layers[1] not in node.inventory()["blobs"]
+
+
+def test_whoever_is_cut_off_leaves_nothing(registry: Registry, node: Node) -> None:
+    name = registry.push("p/cut", "v1", image([(tar, "gzip") for tar in (*curious()[:2], *curious()[3:5])]))
+    large = registry.push("p/large", "v1", simple(layers=1, size_bytes=12 * MB, seed=63))
+    node.rate_bytes_per_s = 8e6
+
+    async def cut() -> None:
+        async with node.open(large) as it:
+            half = asyncio.Event()
+            staging = asyncio.create_task(
+                it.stager.stage(it.image, it.fetcher, lambda progress: half.set() if progress.fetched > 4 * MB else None)
+            )
+            await half.wait()
+            staging.cancel()
+            await asyncio.wait([staging])
+
+    asyncio.run(cut())
+    (row,) = node.listed()
+    assert row.state == "staging"
+    node.release(row.artifact)
+    assert node.containerd.used_bytes() == 0
+    node.stage(name)
+    assert [one.state for one in node.listed()] == ["warm"]
+
+
+def test_where_the_folder_is_not_it_is_said(registry: Registry, node: Node) -> None:
+    name = registry.push("p/away", "v1", simple(layers=1))
+
+    async def work() -> None:
+        async with node.open(name) as it:
+            setup = replace(it.stager.containerd.setup, image_root=str(Path(os.devnull) / "snapshots"))
+            it.stager.containerd = replace(it.stager.containerd, setup=setup)
+            await it.stager.stage(it.image, it.fetcher)
+
+    with pytest.raises(Misconfigured, match="content folder is not here"):
+        asyncio.run(work())
