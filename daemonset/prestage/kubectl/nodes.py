@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from prestage.api import conditions
-from prestage.api.nodes import ImagesStatus, NodeCache, State
+from prestage.api.nodes import EntryType, NodeCache, NodeCacheStatus, State
 from prestage.api.texts import quantity_bytes
 from prestage.cacher.quantities import human_bytes, human_seconds
 from prestage.kube.client import KubeApi
@@ -63,7 +63,7 @@ def _row(cache: NodeCache, now: datetime.datetime) -> NodeRow:
     status = cache.status
     if status is None:
         return NodeRow(cache.metadata.name, "Unknown", 0, 0, 0, None, None, None, "its agent has not reported yet")
-    states = Counter(one.state for one in status.artifacts or ())
+    states = Counter(one.state for one in status.artifacts or () if one.type is EntryType.MODEL)
     ready = conditions.find(status.conditions, "Ready")
     heard_s = None if status.heartbeat_at is None else max(0.0, (now - status.heartbeat_at).total_seconds())
     said, message = (ready.status.value, ready.message) if ready else ("Unknown", "")
@@ -82,15 +82,16 @@ def _row(cache: NodeCache, now: datetime.datetime) -> NodeRow:
         budget_bytes=None if status.budget is None else quantity_bytes(status.budget),
         heard_s=heard_s,
         message=message,
-        images=_images(status.images),
+        images=_images(status),
     )
 
 
-def _images(said: ImagesStatus | None) -> str | None:
-    if said is None:
+def _images(status: NodeCacheStatus) -> str | None:
+    if (said := status.images) is None:
         return None
+    warm = sum(one.type is EntryType.IMAGE and one.state is State.WARM for one in status.artifacts or ())
     room = "no room is known" if said.budget is None else f"of {human_bytes(quantity_bytes(said.budget))}"
-    return f"{human_bytes(quantity_bytes(said.used or 0))} {room}"
+    return f"{warm} warm, {human_bytes(quantity_bytes(said.used or 0))} {room}"
 
 
 @click.command()

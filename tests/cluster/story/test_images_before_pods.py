@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import random
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from layers import Made, Tar, image
-from story import Story
+from story import REF, Story
 
 from cluster.images import BUSYBOX
 from prestage.kubectl.cli import kubectl_prestage
@@ -123,3 +124,30 @@ def test_a_scheduled_image_is_there_before_its_pod_and_for_nobody_without_the_se
 def _ready(story: Story) -> str:
     conditions = seen(story, "stagingschedule", "engine", "-n", "demo").get("status", {}).get("conditions", [])
     return next((one["reason"] for one in conditions if one["type"] == "Ready"), "")
+
+
+def sleeping(name: str, reference: str) -> str:
+    """A Deployment of no pods that says when it will have one: with a model, and an image of its own."""
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=2)
+    when = {"ready-schedule": f"{later.minute} {later.hour} * * *", "duration": "1h", "replicas": "1"}
+    container = {"name": "c", "image": reference, "command": ["/bin/busybox", "sleep", "600"]}
+    annotations = {"model.prestage.dev/llama": REF, "prestage.dev/credentials": "s3"}
+    pods = {"containers": [container], "terminationGracePeriodSeconds": 0, "imagePullSecrets": [{"name": "regcred"}]}
+    template = {"metadata": {"labels": {"app": name}, "annotations": annotations}, "spec": pods}
+    spec = {"replicas": 0, "selector": {"matchLabels": {"app": name}}, "template": template}
+    metadata = {"name": name, "namespace": "demo", "annotations": {f"prestage.dev/{key}": text for key, text in when.items()}}
+    return json.dumps({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
+
+
+def test_a_workload_that_sleeps_has_its_image_and_its_model_before_its_first_pod(story: Story, registry: Registry) -> None:
+    kubectl, made = story.cluster.kubectl, engine(seed=9)
+    name = registry.push("team/sleeper", "v1", made)
+    already, asked = images_of(story).count("Warm"), len(registry.asked(client="containerd"))
+    kubectl("apply", "-f", "-", stdin=sleeping("sleeper", name))
+    story.told(lambda: images_of(story).count("Warm") > already, "the image of what sleeps on its node", timeout_s=90)
+    assert story.pods("sleeper") == []
+    kubectl("scale", "deployment", "sleeper", "-n", "demo", "--replicas=1")
+    story.available("sleeper")
+    pulled = registry.asked(client="containerd")[asked:]
+    assert [(one.method, one.is_blob) for one in pulled] == [("HEAD", False), ("GET", False)]
+    story.gone("sleeper")

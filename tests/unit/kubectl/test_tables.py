@@ -40,11 +40,12 @@ def test_a_node_says_what_it_holds_and_how_much_room_it_has() -> None:
 
 
 def test_a_node_that_stages_images_says_how_much_room_containerd_has() -> None:
-    made = cache("n1")
+    made = cache("n1", {"digest": ONE, "type": "Image", "state": "Warm"}, {"digest": TWO, "state": "Warm"})
     assert made.status is not None
     images = ImagesStatus(runtime="2.1.9", snapshotter="overlayfs", used=10**9, budget=8 * 10**9)
     [row] = nodes.rows([msgspec.structs.replace(made, status=msgspec.structs.replace(made.status, images=images))], NOW)
-    assert row.images == "1 GB of 8 GB"
+    assert row.images == "1 warm, 1 GB of 8 GB"
+    assert row.warm == 1, "of models"
     assert nodes.rows([made], NOW)[0].images is None
 
 
