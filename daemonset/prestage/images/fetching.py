@@ -9,8 +9,6 @@ from typing import Protocol
 from prestage.cacher.net.ports import Client
 from prestage.cacher.origins.ports import Selection
 from prestage.cacher.origins.source import OriginSource
-from prestage.cacher.staging import Stager
-from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.limits import Priority
 from prestage.images.descriptors import Descriptor
@@ -41,13 +39,3 @@ class LayerFetcher:
         origin = LayerOrigin(self._registry, blob)
         manifest = origin.resolve(Selection())
         return OriginSource(origin, self._client, manifest, manifest.files[0], lane=self._registry.authority)
-
-
-class StoreFetcher(LayerFetcher):
-    """For who has a store and a stager at hand: the stager's engine fetches, the store is not touched."""
-
-    def __init__(
-        self, store: Store, stager: Stager, client: Client, registry: Registry, priority: Priority = Priority.DECLARED
-    ) -> None:
-        super().__init__(stager.engine, client, registry, priority)
-        self.store = store

@@ -143,7 +143,6 @@ def csi(
 
 
 @node.command()
-@root_option
 @click.option("--containerd", "socket", type=_FILE, required=True, help="containerd's socket: root on the node.")
 @click.option("--snapshotter", help="Default: the one that the kubelet's pulls use.")
 @click.option("--keep", "lease_s", type=Duration(), default="24h", show_default=True, help="How long it stays once we are gone.")
@@ -151,17 +150,14 @@ def csi(
 @click.option(
     "--high-water", type=click.IntRange(1, 100), default=80, show_default=True, help="Most per cent of containerd's disk."
 )
-@click.option("--budget", type=Size(), help="Most bytes of layers on their way in our store.")
 @click.option("--rate", type=Rate(), help='Most bytes a second in, by time of day too: "200M, 22:00-06:00=unlimited".')
 @_common
 def images(
-    root: Path | None,
     socket: Path,
     snapshotter: str | None,
     lease_s: float,
     drop_blobs: bool,
     high_water: int,
-    budget: int | None,
     rate: Schedule | None,
     node_name: str,
     broker: str,
@@ -172,7 +168,6 @@ def images(
 ) -> None:
     """Stage the images of the NodeCache into containerd, and report."""
     from prestage.cacher.agent import logs
-    from prestage.cacher.cli.session import checked_root
     from prestage.images.stager import StagingTerms
     from prestage.node.images.app import ImagesConfig, run
     from prestage.wire.broker_client import BrokerSettings
@@ -180,14 +175,12 @@ def images(
     logs.set_up(as_json=log_format == "json")
     run(
         ImagesConfig(
-            root=checked_root(root),
             socket=socket,
             node=node_name,
             broker=BrokerSettings(broker, broker_token, broker_ca),
             kubeconfig=kubeconfig,
             snapshotter=snapshotter,
             terms=StagingTerms(lease_s, drop_blobs, high_water / 100),
-            budget_bytes=budget,
             rate=rate,
         )
     )

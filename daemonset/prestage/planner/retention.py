@@ -17,8 +17,8 @@ from prestage.planner.values import Values
 
 _OFTEN = 2
 """What is larger than its share, and came less often than so, is not kept."""
-_Offer = tuple[tuple[int, float, int, int, int, str, str], tuple[Demand, ...]]
-"""Its place, and whose bytes it may be."""
+_Offer = tuple[tuple[int, float, int, int, int, bool, str, str], tuple[Demand, ...]]
+"""Its place, and whose bytes it may be: of what is worth the same, what stayed before goes on to stay."""
 
 
 def keep_copies(ledger: Ledger, copies: Copies, values: Values, worth: Worth) -> None:
@@ -71,7 +71,8 @@ def _wanted(ledger: Ledger, copies: Copies, values: Values, worth: Worth, tight:
             book = ledger.books[name]
             density = _stayed(book, artifact, worth) * values.density(artifact, demand.size_bytes, book, number=number)
             is_first = artifact in book.guarded
-            key = (0 if is_first else 1, -density, number, demand.trust, -demand.priority, artifact, name)
+            is_new = artifact not in book.node.planned
+            key = (0 if is_first else 1, -density, number, demand.trust, -demand.priority, is_new, artifact, name)
             yield key, tuple(copies.wanted[artifact])
 
 
@@ -87,7 +88,8 @@ def _once(ledger: Ledger, copies: Copies, values: Values, worth: Worth, tight: S
                 holders[artifact] = sorted(one for one in ledger.near[artifact] if ledger.books[one].node.is_warm(artifact))
             number = holders[artifact].index(name)
             density = _stayed(book, artifact, worth) * values.density(artifact, demand.size_bytes, book, number=number)
-            yield (1, -density, 0, Trust.STANDING + 1, 0, artifact, name), (demand,)
+            is_new = artifact not in book.node.planned
+            yield (1, -density, 0, Trust.STANDING + 1, 0, is_new, artifact, name), (demand,)
 
 
 def _kept_for_once(ledger: Ledger, book: Book, artifact: str, values: Values, worth: Worth) -> Demand | None:

@@ -85,7 +85,7 @@ def test_containerds_socket_goes_into_the_images_container_alone_and_only_when_a
     assert mounts["containerd-root"]["readOnly"] is True
     assert {"store", "pods", "plugin", "registration", "run"}.isdisjoint(mounts)
     paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["spec"]["volumes"] if "hostPath" in volume}
-    assert (paths["layers"], paths["containerd"]) == ("/mnt/prestage.images", "/run/containerd")
+    assert paths["containerd"] == "/run/containerd"
     assert "--containerd=/run/containerd/containerd.sock" in found["images"]["args"]
     assert "--beside-images" in found["agent"]["args"]
     assert "--beside-images" not in containers(Rendered().one("DaemonSet", "prestage-node")["spec"]["template"])["agent"]["args"]

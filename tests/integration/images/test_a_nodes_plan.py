@@ -19,7 +19,6 @@ from prestage.api.brokerage import ImageAnswer, ImageRequest
 from prestage.cacher.errors import Misconfigured
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.net.policy import AddressPolicy
-from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
 from prestage.images.names import parse_oci
 from prestage.images.runtime import Containerd as Runtime
@@ -101,11 +100,10 @@ async def running(node: Node, hands: Hands, api: FakeApi, *, lease_s: float = 36
     token.write_text("none")
     with (
         Engine() as engine,
-        Store.open(folder / "layers", own=True) as store,
         closing(Senders(NetConfig(), AddressPolicy.tenant(), folder)) as senders,
     ):
         async with await Runtime.connect(node.containerd.socket) as containerd:
-            staging = Staging(containerd, store, engine, hands, senders, StagingTerms(lease_s=lease_s, high_water=1.0))
+            staging = Staging(containerd, engine, hands, senders, StagingTerms(lease_s=lease_s, high_water=1.0))
             task = asyncio.create_task(ImagesSync(ImagesSettings("n1", token), staging).run(api))
             try:
                 yield World(api, hands, node)

@@ -103,9 +103,9 @@ def test_without_demand_nothing_is_said_so_that_nothing_is_evicted(world: World)
 
 @given(worlds(walls=False), st.sampled_from([State.STAGING, State.WARM]))
 def test_a_plan_that_is_carried_out_stands(world: World, state: State) -> None:
-    nodes, seen = world.nodes, list[object]()
+    nodes, seen, made = world.nodes, list[object](), None
     for _ in range(12):  # what waits for a move comes once the move is done, what begins early one after the other
-        made = plan(world.demands, nodes, NOW)
+        made = plan(world.demands, nodes, NOW, before=made)
         seen.append([one.assignments for one in made.nodes.values()])
         nodes = carried_out(nodes, made, state=state)
     assert seen[-1] == seen[-2]

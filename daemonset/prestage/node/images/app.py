@@ -1,4 +1,4 @@
-"""The images container's composition root: containerd, a small store for layers on their way, broker and API server."""
+"""The images container's composition root: containerd, the engine that brings layers, broker and API server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 from prestage.cacher.agent.logs import log
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.net.policy import PRIVATE, AddressPolicy
-from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.rate import RateLimit
 from prestage.cacher.transfer.schedule import Schedule
@@ -27,16 +26,11 @@ from prestage.node.images.staging import Staging
 from prestage.node.images.sync import ImagesSettings, ImagesSync
 from prestage.wire.broker_client import BrokerClient, BrokerSettings
 
-OWNER_S = 60.0
-"""For the store's owner before us to end."""
-
 
 @dataclass(frozen=True, slots=True)
 class ImagesConfig:
     """See the fields."""
 
-    root: Path
-    """Layers on their way; nothing stays in it."""
     socket: Path
     """containerd's."""
     node: str
@@ -45,7 +39,6 @@ class ImagesConfig:
     snapshotter: str | None = None
     """Default: the one that pulls use."""
     terms: StagingTerms = field(default_factory=StagingTerms)
-    budget_bytes: int | None = None
     rate: Schedule | None = None
 
 
@@ -60,10 +53,6 @@ async def _run(config: ImagesConfig) -> None:
         loop.add_signal_handler(number, ending.set)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prestage-images-")))
-        opening = lambda: Store.open(  # noqa: E731  in a thread: recovery reads the disk
-            config.root, own=True, wait_s=OWNER_S, budget_bytes=config.budget_bytes, purpose="prestage node images"
-        )
-        store = stack.enter_context(await asyncio.to_thread(opening))
         engine = stack.enter_context(Engine(rate=RateLimit(config.rate)))
         containerd = await stack.enter_async_context(await Containerd.connect(config.socket, config.snapshotter))
         for finding in findings(containerd.setup):
@@ -74,7 +63,7 @@ async def _run(config: ImagesConfig) -> None:
         policy = AddressPolicy.tenant_from_environ({PRIVATE: "refuse", **os.environ})
         senders = Senders(NetConfig.from_environ(os.environ), policy, folder)
         stack.callback(senders.close)
-        staging = Staging(containerd, store, engine, broker, senders, config.terms)
+        staging = Staging(containerd, engine, broker, senders, config.terms)
         sync = asyncio.create_task(ImagesSync(ImagesSettings(config.node, config.broker.token), staging).run(api))
         stack.push_async_callback(_ended, sync)
         log("images_ready", fields={"node": config.node, "containerd": containerd.setup.version})

@@ -11,12 +11,10 @@ from prestage.api.brokerage import ImageAnswer, ImageRequest
 from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import Corrupt, Full, PrestageError, Unavailable
 from prestage.cacher.origins.asking import Asker
-from prestage.cacher.staging import Stager
-from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.limits import Priority
 from prestage.images.descriptors import Platform, this_platform
-from prestage.images.fetching import StoreFetcher
+from prestage.images.fetching import LayerFetcher
 from prestage.images.progress import Progress
 from prestage.images.runtime import Containerd
 from prestage.images.stager import ImageStager, StagedImage, StagingTerms
@@ -41,7 +39,6 @@ class Staging:
     """What images are staged with; all of it stays its maker's to close."""
 
     containerd: Containerd
-    store: Store
     engine: Engine
     broker: Broker
     senders: Senders
@@ -88,7 +85,7 @@ class Staging:
         def progressed(progress: Progress) -> None:
             told(Way(progress.step, max(0, size_bytes - (progress.fetch_total - progress.fetched))))
 
-        fetcher = StoreFetcher(self.store, Stager(self.store, self.engine, client), client, registry, priority)
+        fetcher = LayerFetcher(self.engine, client, registry, priority)
         return await ImageStager(self.containerd, self.terms).stage(image, fetcher, progressed)
 
 
