@@ -44,7 +44,7 @@ def guard_copies(ledger: Ledger, copies: Copies) -> None:
                 for name in demand.at:
                     bound_bytes[name] += 0 if (artifact, name) in used else demand.size_bytes
                     used.add((artifact, name))
-    for artifact, warm in sorted(copies.warm.items()):
+    for artifact, warm in sorted(copies.warm.items(), key=lambda pair: (len(pair[1]), pair[0])):  # who has a choice comes last
         holders = [name for name in warm if not ledger.books[name].node.is_leaving]
         if not holders:
             continue

@@ -4,7 +4,7 @@ room; and what goes first."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 
 from prestage.api.nodes import Action, State
 from prestage.planner.copies import Copies
@@ -25,7 +25,9 @@ def keep_copies(ledger: Ledger, copies: Copies, values: Values, worth: Worth) ->
     """Guarded copies, then all others. Where a wall or the budget is in the way a copy is not listed: it stays until the node
     needs its room. On a node where all have room nothing is weighed."""
     tight = {name for name, book in ledger.books.items() if not _keeps_all(ledger, book, copies, values, worth)}
-    for key, demands in sorted([*_wanted(ledger, copies, values, worth, tight), *_once(ledger, copies, values, worth, tight)]):
+    offers = sorted([*_wanted(ledger, copies, values, worth, tight), *_once(ledger, copies, values, worth, tight)])
+    _let_go_of_what_has_no_room(ledger, offers)
+    for key, demands in offers:
         artifact, name = key[-2:]
         book = ledger.books[name]
         if artifact in book.promises and book.promises[artifact].not_before is None:
@@ -36,6 +38,14 @@ def keep_copies(ledger: Ledger, copies: Copies, values: Values, worth: Worth) ->
             if refused is None:
                 break
         if refused is not None:
+            book.let_go(artifact)
+
+
+def _let_go_of_what_has_no_room(ledger: Ledger, offers: Sequence[_Offer]) -> None:
+    """A node may hold more last copies than it may keep: the room of the worst is the others'."""
+    for (*_, artifact, name), _demands in reversed(offers):
+        book = ledger.books[name]
+        if artifact in book.guarded and book.free_bytes < 0:
             book.let_go(artifact)
 
 

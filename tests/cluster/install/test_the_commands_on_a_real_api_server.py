@@ -52,7 +52,7 @@ def test_tables_of_real_objects(api: ApiServer) -> None:
     assert [(row["name"], row["source"], row["ready"]) for row in rows] == [("m", "hf://org/name", "Unknown")]
     assert "m" in said(api, "models", "-n", "shown").splitlines()[1]
     lines = said(api, "nodes").splitlines()
-    assert lines[0].split() == ["NAME", "READY", "WARM", "STAGING", "FAILED", "USED", "BUDGET", "HEARD", "MESSAGE"]
+    assert lines[0].split() == ["NAME", "READY", "WARM", "STAGING", "FAILED", "USED", "BUDGET", "IMAGES", "HEARD", "MESSAGE"]
     assert lines[1].split()[:2] == ["n1", "Unknown"]
     assert json.loads(said(api, "status", "-n", "shown", "--json")) == {"parts": [], "pods": []}
 
