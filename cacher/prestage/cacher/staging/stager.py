@@ -199,6 +199,8 @@ class _Shared(Watcher):
         self._store = tools.store
         self._run = Run(tools, manifest, origin, self, self._abandoned, first.wish.priority)
         self._callers = [first]
+        self._wished = [first.wish]
+        """Also by those who have left: once it is whole, it is known by what they called it."""
         self._said: list[Callable[[Watcher], None]] = []
         """What a caller who joins later must hear first."""
         self._on_end = on_end
@@ -225,7 +227,7 @@ class _Shared(Watcher):
     def _wishes(self) -> list[Wish]:
         with self._lock:
             self._is_over = True
-            return [caller.wish for caller in self._callers]
+            return list(self._wished)
 
     def outcome(self) -> Staged:
         """What came of it, once it has ended."""
@@ -241,6 +243,8 @@ class _Shared(Watcher):
             if self._is_over or self._abandoned.is_set() or self.ended.is_set():
                 return False
             self._callers.append(caller)
+            if caller.wish not in self._wished:
+                self._wished.append(caller.wish)
             for event in self._said:
                 caller.tell(event)
         self._run.urge(caller.wish.priority)
