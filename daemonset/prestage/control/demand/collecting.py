@@ -262,7 +262,7 @@ class _Made:
     def say(self, line: Line, mark: str, known: Known, trust: Trust, **more: object) -> None:
         name = f"{line.uid}/{line.hash}/{line.alias}/{mark}/{trust.name.lower()}"
         source = ToldBy.TEMPLATE if trust is Trust.STANDING else ToldBy.POD
-        self.add(line, Demand(name, known.artifact, known.size_bytes, trust=trust, source=source, **more))  # type: ignore[arg-type]
+        self.add(line, Demand(name, known.artifact, known.size_bytes, trust=trust, source=source, **more))  # type: ignore[arg-type]  # fields of Demand by name
 
     def add(self, line: Line, demand: Demand) -> None:
         """One more."""

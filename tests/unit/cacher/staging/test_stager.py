@@ -21,6 +21,7 @@ from prestage.cacher.net.ports import HttpRequest, ResponseHead
 from prestage.cacher.origins.ports import FileRead, Next, Selection, Verdict
 from prestage.cacher.refs import parse_ref
 from prestage.cacher.staging import Staged, Stager, Watcher, Wish
+from prestage.cacher.staging.run import Run
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.job import Progress
@@ -177,6 +178,27 @@ def test_who_leaves_takes_nobody_with_him_and_the_last_one_ends_it(desk: Desk) -
     assert len(desk.server.requests) == requests
     desk.quickly()
     assert desk.ask(origin).result(60).bytes == len(WEIGHTS)
+
+
+def test_what_became_whole_while_the_last_one_left_is_known_by_his_name(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, is_whole = Run.stage, threading.Event()
+
+    def stage(self: Run) -> Staged:
+        staged = whole(self)
+        is_whole.set()
+        assert self.cancel.wait(30)  # he has left
+        return staged
+
+    monkeypatch.setattr(Run, "stage", stage)
+    leaves = threading.Event()
+    asked = desk.ask(Origin(desk.server, {"weights.bin": WEIGHTS}), cancel=leaves)
+    assert is_whole.wait(30)
+    leaves.set()
+    with pytest.raises(Cancelled):
+        asked.result(30)
+    [row] = desk.store.list()
+    assert row.state == "staged"
+    assert desk.store.lookup("file:///model") == row.artifact
 
 
 def test_a_watcher_that_raises_hurts_nobody_but_his_caller(desk: Desk) -> None:
