@@ -12,8 +12,7 @@ from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.ports import HttpRequest, ResponseHead
 from prestage.cacher.origins.ports import FileRead, Next, Selection, Verdict
 from prestage.cacher.origins.source import OriginSource
-from prestage.cacher.transfer.flight import BLOCK_BYTES
-from prestage.cacher.transfer.job import Transfer
+from prestage.cacher.transfer.flight import BLOCK_BYTES, Transfer
 from prestage.cacher.transfer.ports import PieceRecord
 
 

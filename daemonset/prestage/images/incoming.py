@@ -22,7 +22,7 @@ from prestage.cacher.digests import PIECE_BYTES, piece_count
 from prestage.cacher.errors import Corrupt, Unavailable
 from prestage.cacher.origins.source import OriginSource
 from prestage.cacher.transfer.engine import Engine
-from prestage.cacher.transfer.job import Transfer
+from prestage.cacher.transfer.flight import Transfer
 from prestage.cacher.transfer.limits import Priority
 from prestage.cacher.transfer.ports import Cancelled, Changed
 from prestage.images.descriptors import Descriptor

@@ -31,8 +31,9 @@ from prestage.cacher.errors import Corrupt, Denied, PrestageError, Unavailable
 from prestage.cacher.manifest import FileEntry, Manifest, parse_manifest
 from prestage.cacher.net.client import HttpBody, HttpClient
 from prestage.cacher.net.config import NetConfig
+from prestage.cacher.net.errors import NetError
 from prestage.cacher.net.policy import AddressPolicy
-from prestage.cacher.net.ports import HttpRequest, NetError, Reply, ResponseHead
+from prestage.cacher.net.ports import HttpRequest, Reply, ResponseHead
 from prestage.cacher.origins.answers import common_verdict, said
 from prestage.cacher.origins.ports import FileRead, Next, Selection, Verdict
 from prestage.cacher.refs import ArtifactRef

@@ -8,7 +8,8 @@ import pytest
 
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
-from prestage.cacher.net.ports import HttpRequest, NetError
+from prestage.cacher.net.errors import NetError
+from prestage.cacher.net.ports import HttpRequest
 from servers.certs import Authority
 from servers.hostile import Hostile
 from servers.proxy import Proxy

@@ -16,8 +16,9 @@ from prestage.cacher.errors import Denied
 from prestage.cacher.manifest import FileEntry, manifest_of
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
+from prestage.cacher.net.errors import AddressRefused
 from prestage.cacher.net.policy import AddressPolicy
-from prestage.cacher.net.ports import AddressRefused, HttpRequest
+from prestage.cacher.net.ports import HttpRequest
 from prestage.cacher.origins import open_origin
 from prestage.cacher.origins.ports import Selection
 from prestage.cacher.origins.source import OriginSource
@@ -145,7 +146,8 @@ exec {sys.executable} -c '
 import itertools, json
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.policy import AddressPolicy
-from prestage.cacher.net.ports import AddressRefused, HttpRequest
+from prestage.cacher.net.errors import AddressRefused
+from prestage.cacher.net.ports import HttpRequest
 from servers import faults
 from servers.hostile import Hostile
 from servers.names import Names

@@ -11,7 +11,8 @@ import pytest
 
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
-from prestage.cacher.net.ports import HttpRequest, NetError
+from prestage.cacher.net.errors import NetError
+from prestage.cacher.net.ports import HttpRequest
 from servers import faults
 from servers.answers import Served
 from servers.certs import Authority

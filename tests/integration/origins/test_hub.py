@@ -21,7 +21,7 @@ from prestage.cacher.origins.hub_answers import NoRepository
 from prestage.cacher.origins.ports import Selection
 from prestage.cacher.origins.source import OriginSource
 from prestage.cacher.transfer.engine import Engine
-from prestage.cacher.transfer.job import Transfer
+from prestage.cacher.transfer.flight import Transfer
 from prestage.cacher.transfer.limits import Limits
 from prestage.cacher.transfer.ports import Fatal, Retry
 from servers.hostile import Hostile

@@ -25,7 +25,8 @@ from prestage.cacher.store.ingest import Ingest
 from prestage.cacher.store.layout import Layout
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.engine import Engine
-from prestage.cacher.transfer.job import Job, Transfer
+from prestage.cacher.transfer.flight import Transfer
+from prestage.cacher.transfer.job import Job
 from prestage.cacher.transfer.limits import Limits
 from prestage.cacher.transfer.ports import Cancelled
 from servers.listening import Listening

@@ -16,7 +16,7 @@ from prestage.api.nodes import ErrorClass
 from prestage.api.policies import Origin, OriginType
 from prestage.api.reading import read
 from prestage.cacher import errors
-from prestage.cacher.net.ports import AddressRefused
+from prestage.cacher.net.errors import AddressRefused
 from prestage.cacher.origins.asking import AskedToWait
 from prestage.cacher.refs import parse_ref
 from prestage.control.broker.claims import STALE_S, Claims

@@ -18,8 +18,9 @@ from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import Corrupt, Denied, PrestageError, Unavailable
 from prestage.cacher.manifest import FileEntry, Manifest, manifest_of
 from prestage.cacher.net.config import NetConfig
+from prestage.cacher.net.errors import AddressRefused, NetError
 from prestage.cacher.net.policy import AddressPolicy
-from prestage.cacher.net.ports import AddressRefused, HttpRequest, NetError, ResponseHead
+from prestage.cacher.net.ports import HttpRequest, ResponseHead
 from prestage.cacher.origins.ports import FileRead, Next, Selection
 from prestage.cacher.refs import ArtifactRef
 from prestage.cacher.transfer.ports import Cancelled

@@ -16,9 +16,10 @@ import zlib
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.net.connection import Connection
 from prestage.cacher.net.dialing import Dialer, Endpoint
+from prestage.cacher.net.errors import NetError
 from prestage.cacher.net.head import END, MAX_HEAD_BYTES, MAX_HEADERS, Framing, chunk_size, parse_head
 from prestage.cacher.net.policy import ANYWHERE, AddressPolicy
-from prestage.cacher.net.ports import HttpRequest, NetError, Reply, ResponseHead
+from prestage.cacher.net.ports import HttpRequest, Reply, ResponseHead
 
 MAX_IDLE_PER_ENDPOINT = 32
 MAX_IDLE = 64

@@ -20,7 +20,7 @@ import threading
 import time
 from typing import cast
 
-from prestage.cacher.net.ports import NetError
+from prestage.cacher.net.errors import NetError
 
 TLS_READ_BYTES = 256 << 10
 LOOK_S = 0.1

@@ -24,9 +24,9 @@ from typing import TypeVar
 
 from prestage.cacher.net.config import NetConfig, Proxy
 from prestage.cacher.net.connection import LOOK_S, Connection, TlsConnection
+from prestage.cacher.net.errors import AddressRefused, NetError
 from prestage.cacher.net.head import END, MAX_HEAD_BYTES, parse_head
 from prestage.cacher.net.policy import ANYWHERE, AddressPolicy
-from prestage.cacher.net.ports import AddressRefused, NetError
 
 _Some = TypeVar("_Some", bound=Connection)
 _Found = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[object, ...]]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from prestage.cacher.net.ports import NetError, ResponseHead
+from prestage.cacher.net.errors import NetError
+from prestage.cacher.net.ports import ResponseHead
 
 MAX_HEAD_BYTES = 64 << 10
 """Room for signed redirects and cookies; nginx and S3 stay under 16 KiB."""

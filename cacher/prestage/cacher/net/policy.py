@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from prestage.cacher.errors import Misconfigured
-from prestage.cacher.net.ports import AddressRefused
+from prestage.cacher.net.errors import AddressRefused
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -1,14 +1,13 @@
-"""What is sent, what comes back, and how a request can fail. Blocking, thread-safe where said."""
+"""What is sent and what comes back; how it fails: errors.py. Blocking, thread-safe where said."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from prestage.cacher.net.policy import AddressPolicy
+from prestage.cacher.net.policy import AddressPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,27 +105,3 @@ class Client(Protocol):
             NetError: also for a body over `limit_bytes`, a redirect loop, or an answer not whole after `timeout_s`.
         """
         ...
-
-
-class NetError(Exception):
-    """The exchange failed below HTTP. `reason` is one of the words below; `retryable` says whether again may help.
-
-    Reasons: `dns`, `refused`, `connect-timeout`, `tls`, `proxy`, `reset`, `stalled`, `short` (ended before its length),
-    `garbage` (not HTTP), `too-large`, `redirects`, `forbidden` (AddressRefused), `aborted` (the caller's own wish).
-    """
-
-    def __init__(self, reason: str, detail: str, *, retryable: bool = True) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-        self.retryable = retryable
-
-
-class AddressRefused(NetError):
-    """The policy forbids this connection; nothing was sent. `hint`: what the operator may set."""
-
-    def __init__(self, host: str, kind: str, hint: str) -> None:
-        super().__init__("forbidden", f"{host!r} is at a {kind} address, which a ref like this may not reach", retryable=False)
-        self.host = host
-        self.kind = kind
-        self.hint = hint

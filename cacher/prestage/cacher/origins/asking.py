@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from prestage.cacher.errors import Denied, Misconfigured, Unavailable
 from prestage.cacher.net.client import redirected
-from prestage.cacher.net.ports import AddressRefused, Body, Client, HttpRequest, NetError, Reply, ResponseHead
+from prestage.cacher.net.errors import AddressRefused, NetError
+from prestage.cacher.net.ports import Body, Client, HttpRequest, Reply, ResponseHead
 from prestage.cacher.origins.answers import REDIRECTS, OurFault, said
 from prestage.cacher.origins.retry import GiveUp, RetryRules, after_failure, is_transient
 from prestage.cacher.transfer.ports import Cancelled

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
 
-from prestage.cacher.net.ports import NetError, ResponseHead
+from prestage.cacher.net.errors import NetError
+from prestage.cacher.net.ports import ResponseHead
 
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, 509, 520, 521, 522, 523, 524, 529, 598, 599})
 """Answers that pass: RFC 9110 and 6585, and what Cloudflare (52x), Azure (509) and overloaded gateways (529, 59x) add."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from prestage.cacher.errors import PrestageError, Unavailable
 from prestage.cacher.manifest import FileEntry, Manifest
+from prestage.cacher.net.errors import AddressRefused, NetError
 from prestage.cacher.net.head import content_range
-from prestage.cacher.net.ports import AddressRefused, Body, Client, HttpRequest, NetError, ResponseHead
+from prestage.cacher.net.ports import Body, Client, HttpRequest, ResponseHead
 from prestage.cacher.origins.asking import AskedToWait, refused
 from prestage.cacher.origins.ports import FileRead, Next, Origin
 from prestage.cacher.transfer.ports import Changed, Fatal, NoRanges, Retry, Stream

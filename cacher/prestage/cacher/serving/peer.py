@@ -23,8 +23,9 @@ from typing import NewType
 from prestage.cacher.digests import PIECE_BYTES, BlobId, chunk_count, piece_count, piece_span
 from prestage.cacher.errors import Corrupt, PrestageError, Unavailable
 from prestage.cacher.net.client import HttpBody, HttpClient
+from prestage.cacher.net.errors import NetError
 from prestage.cacher.net.head import content_range
-from prestage.cacher.net.ports import HttpRequest, NetError, ResponseHead
+from prestage.cacher.net.ports import HttpRequest, ResponseHead
 from prestage.cacher.serving.protocol import PIECE_HEADER, Meta, Progress, read_meta, read_progress
 from prestage.cacher.transfer.ports import Fatal, PieceRecord, Retry, Stream
 

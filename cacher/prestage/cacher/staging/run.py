@@ -17,12 +17,14 @@ from prestage.cacher.origins.ports import LocalOrigin, Origin
 from prestage.cacher.origins.source import OriginSource
 from prestage.cacher.staging.claims import Claims
 from prestage.cacher.staging.wishes import Staged, Watcher
+from prestage.cacher.store.in_place import InPlace
 from prestage.cacher.store.ingest import Ingest, finish_all, identity
-from prestage.cacher.store.sharing import InPlace, LocalFile, Sharing
+from prestage.cacher.store.sharing import LocalFile, Sharing
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer import checksums
 from prestage.cacher.transfer.engine import Engine
-from prestage.cacher.transfer.job import Job, Progress, Transfer
+from prestage.cacher.transfer.flight import Transfer
+from prestage.cacher.transfer.job import Job, Progress
 from prestage.cacher.transfer.limits import Priority
 from prestage.cacher.transfer.ordered import Follower, Followers
 from prestage.cacher.transfer.ports import Cancelled, Changed

@@ -5,29 +5,20 @@
     copy    neither is possible here: the engine reads the file as it reads any source
 
 Never a hardlink to what somebody else may still write: whoever gives a file away proves that nobody has it open for writing
-and takes its old name away in the end (`taking.py`). What is shared was read by nobody yet: `InPlace` is the engine's source and
-sink for it, which reads the ingest's own data, so that the clone is what is verified.
+and takes its old name away in the end (`taking.py`). What is shared was read by nobody yet: in_place.py.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from prestage.cacher.errors import PrestageError, Unavailable
+from prestage.cacher.errors import PrestageError
 from prestage.cacher.store.disk import Disk
-from prestage.cacher.transfer.ports import Changed, Fatal
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    from prestage.cacher.store.ingest import Ingest
-    from prestage.cacher.transfer.ports import PieceRecord
+from prestage.cacher.transfer.ports import Changed
 
 
 class Sharing(Enum):
@@ -110,52 +101,3 @@ def _check_unchanged(path: Path, local: LocalFile, *, is_source: bool) -> None:
         raise Changed(f"{local.path} is gone") from exc
     if status.st_size != local.size_bytes or (is_source and status.st_mtime_ns != local.modified_ns):
         raise Changed(f"{local.path} changed while it was taken in")
-
-
-@dataclass(slots=True)
-class _Reread:
-    """A range of an ingest's own data."""
-
-    ingest: Ingest
-    at: int
-    stop: int
-
-    def readinto(self, buffer: memoryview) -> int:
-        """See `transfer.ports.Stream`."""
-        view = buffer[: self.stop - self.at]
-        done = self.ingest.reread(view, self.at)
-        if done < len(view):
-            raise Fatal(Unavailable(f"{self.ingest.path} is shorter than it was", hint="check the disk: the kernel log"))
-        self.at += done
-        return done
-
-    def abort(self) -> None:
-        """A local read ends by itself."""
-        self.stop = self.at
-
-    def close(self) -> None:
-        """The ingest's descriptor stays open."""
-
-
-class InPlace:
-    """An ingest whose bytes are all there: source and sink of the engine, which only has to look at them."""
-
-    def __init__(self, ingest: Ingest, name: str) -> None:
-        self._ingest = ingest
-        self.name, self.lane = name, "disk"
-        self.size_bytes, self.checksum_algorithm = ingest.size_bytes, ingest.checksum_algorithm
-
-    def open(self, start: int, stop: int, leaving: threading.Event | None = None) -> _Reread:
-        """See `transfer.ports.Source`."""
-        return _Reread(self._ingest, start, stop)
-
-    def journaled(self) -> Collection[int]:
-        """See `transfer.ports.Sink`."""
-        return self._ingest.journaled()
-
-    def write(self, buffer: memoryview, offset: int) -> None:
-        """They are there."""
-
-    def journal(self, records: Sequence[PieceRecord]) -> None:
-        """See `transfer.ports.Sink`."""
-        self._ingest.journal(records)

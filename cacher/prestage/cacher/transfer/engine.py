@@ -18,8 +18,8 @@ from contextlib import suppress
 
 from prestage.cacher.digests import PIECE_BYTES
 from prestage.cacher.transfer.buffers import aligned_buffer
-from prestage.cacher.transfer.flight import BLOCK_BYTES
-from prestage.cacher.transfer.job import Job, Progress, Transfer
+from prestage.cacher.transfer.flight import BLOCK_BYTES, Transfer
+from prestage.cacher.transfer.job import Job, Progress
 from prestage.cacher.transfer.limits import Limits, Priority
 from prestage.cacher.transfer.ports import Cancelled, Fatal, NoRanges, PieceRecord, Retry, SourceError
 from prestage.cacher.transfer.queue import Attempt, Outcome, WorkQueue

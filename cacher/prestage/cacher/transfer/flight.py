@@ -1,4 +1,4 @@
-"""A piece on its way: one cursor, one hash state, whoever delivers the next bytes.
+"""A file to move, and its pieces on their way: each one cursor, one hash state, whoever delivers the next bytes.
 
 A retry goes on at the cursor. A hedge is a second connection on the same flight: both deliver, whoever brings the bytes at
 the cursor first is written and hashed, the other's copy is dropped. So no byte is written twice, and what was hashed is what
@@ -9,20 +9,59 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections import deque
 
 import xxhash
 
-from prestage.cacher.digests import CHUNK_BYTES, piece_hasher, piece_span
+from prestage.cacher.digests import CHUNK_BYTES, piece_count, piece_hasher, piece_span
 from prestage.cacher.transfer.checksums import algorithm
 from prestage.cacher.transfer.limits import Patience
-from prestage.cacher.transfer.ports import PieceRecord
-
-if TYPE_CHECKING:
-    from prestage.cacher.transfer.job import Transfer
+from prestage.cacher.transfer.ordered import Follower
+from prestage.cacher.transfer.ports import PieceRecord, Proof, Sink, Source
 
 BLOCK_BYTES = 4096
 """What a cursor inside a file is a multiple of: the unit of O_DIRECT."""
+
+
+class Transfer:
+    """One file from a source to a sink. With a `proof` no piece counts, or reaches the journal, that it refuses.
+
+    `is_hashed` false: its records carry no digests and sums, for a sink whose bytes are checked elsewhere.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        source: Source,
+        sink: Sink,
+        follower: Follower | None = None,
+        proof: Proof | None = None,
+        *,
+        is_hashed: bool = True,
+    ) -> None:
+        self.path, self.source, self.sink, self.follower, self.proof = path, source, sink, follower, proof
+        self.is_hashed = is_hashed
+        have = set(sink.journaled())
+        self.pending = deque(piece for piece in range(piece_count(sink.size_bytes)) if piece not in have)
+        self.flying: set[Flight] = set()
+        self.begun: dict[int, Flight] = {}
+        """Of `pending`, pieces that an attempt with ranges left at their cursor before the source said it has none."""
+        self.has_ranges = True
+        """False once the source said so: then one connection reads the file from its start."""
+        self.patience = Patience()
+        """Of a read without ranges."""
+        if follower is not None:
+            for piece in have:
+                follower.advance(piece)
+
+    def flight(self, piece: int) -> Flight:
+        """For the next attempt on `piece`: the one that was begun, or a fresh one."""
+        return self.begun.pop(piece, None) or Flight(self, piece)
+
+    @property
+    def left_bytes(self) -> int:
+        """Bytes of the pieces not begun."""
+        return sum(stop - start for start, stop in (piece_span(self.sink.size_bytes, piece) for piece in self.pending))
 
 
 class Flight:

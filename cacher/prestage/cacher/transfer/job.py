@@ -6,52 +6,9 @@ import threading
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from prestage.cacher.digests import piece_count, piece_span
-from prestage.cacher.transfer.flight import Flight
-from prestage.cacher.transfer.limits import Patience, Priority
-from prestage.cacher.transfer.ordered import Follower
-from prestage.cacher.transfer.ports import PieceRecord, Proof, Sink, Source
-
-
-class Transfer:
-    """One file from a source to a sink. With a `proof` no piece counts, or reaches the journal, that it refuses.
-
-    `is_hashed` false: its records carry no digests and sums, for a sink whose bytes are checked elsewhere.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        source: Source,
-        sink: Sink,
-        follower: Follower | None = None,
-        proof: Proof | None = None,
-        *,
-        is_hashed: bool = True,
-    ) -> None:
-        self.path, self.source, self.sink, self.follower, self.proof = path, source, sink, follower, proof
-        self.is_hashed = is_hashed
-        have = set(sink.journaled())
-        self.pending = deque(piece for piece in range(piece_count(sink.size_bytes)) if piece not in have)
-        self.flying: set[Flight] = set()
-        self.begun: dict[int, Flight] = {}
-        """Of `pending`, pieces that an attempt with ranges left at their cursor before the source said it has none."""
-        self.has_ranges = True
-        """False once the source said so: then one connection reads the file from its start."""
-        self.patience = Patience()
-        """Of a read without ranges."""
-        if follower is not None:
-            for piece in have:
-                follower.advance(piece)
-
-    def flight(self, piece: int) -> Flight:
-        """For the next attempt on `piece`: the one that was begun, or a fresh one."""
-        return self.begun.pop(piece, None) or Flight(self, piece)
-
-    @property
-    def left_bytes(self) -> int:
-        """Bytes of the pieces not begun."""
-        return sum(stop - start for start, stop in (piece_span(self.sink.size_bytes, piece) for piece in self.pending))
+from prestage.cacher.transfer.flight import Flight, Transfer
+from prestage.cacher.transfer.limits import Priority
+from prestage.cacher.transfer.ports import PieceRecord
 
 
 @dataclass(frozen=True, slots=True)

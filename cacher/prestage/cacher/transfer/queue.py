@@ -19,8 +19,8 @@ from enum import Enum
 
 from prestage.cacher.digests import PIECE_BYTES
 from prestage.cacher.errors import Unavailable
-from prestage.cacher.transfer.flight import Flight
-from prestage.cacher.transfer.job import Job, Transfer
+from prestage.cacher.transfer.flight import Flight, Transfer
+from prestage.cacher.transfer.job import Job
 from prestage.cacher.transfer.limits import LaneLimit, Limits, Priority, retry_delay_s
 from prestage.cacher.transfer.ports import Cancelled, PieceRecord, Retry, Stream
 

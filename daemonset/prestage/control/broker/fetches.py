@@ -13,7 +13,8 @@ from typing import Final
 from prestage.api.brokerage import Fetch
 from prestage.cacher.errors import Denied, Unavailable
 from prestage.cacher.manifest import FileEntry, Manifest
-from prestage.cacher.net.ports import HttpRequest, NetError
+from prestage.cacher.net.errors import NetError
+from prestage.cacher.net.ports import HttpRequest
 from prestage.cacher.origins.http import HttpOrigin
 from prestage.cacher.origins.huggingface import HubOrigin
 from prestage.cacher.origins.locations import lifetime_s

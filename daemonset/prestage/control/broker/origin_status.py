@@ -26,7 +26,8 @@ from prestage.api.reading import Invalid, read, written
 from prestage.api.values import API_VERSION, Condition, ConditionStatus, Metadata
 from prestage.cacher.agent.logs import log
 from prestage.cacher.errors import Misconfigured, PrestageError
-from prestage.cacher.net.ports import HttpRequest, NetError
+from prestage.cacher.net.errors import NetError
+from prestage.cacher.net.ports import HttpRequest
 from prestage.cacher.origins.huggingface import PUBLIC
 from prestage.control.broker.opening import Network, Place, client_of
 from prestage.control.broker.refusals import No

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prestage.cacher.errors import Misconfigured
+from prestage.cacher.net.errors import AddressRefused
 from prestage.cacher.net.policy import ANYWHERE, AddressClass, AddressPolicy, classify
-from prestage.cacher.net.ports import AddressRefused
 
 CLASSES = {
     "93.184.216.34": "public",

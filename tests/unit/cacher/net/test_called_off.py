@@ -12,7 +12,8 @@ import pytest
 
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
-from prestage.cacher.net.ports import HttpRequest, NetError
+from prestage.cacher.net.errors import NetError
+from prestage.cacher.net.ports import HttpRequest
 from prestage.cacher.origins.asking import Asker
 from prestage.cacher.origins.retry import RetryRules
 from prestage.cacher.transfer.ports import Cancelled

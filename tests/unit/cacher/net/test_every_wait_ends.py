@@ -18,7 +18,8 @@ from prestage.cacher.net.client import MAX_IDLE, HttpClient
 from prestage.cacher.net.config import NetConfig
 from prestage.cacher.net.connection import Connection
 from prestage.cacher.net.dialing import Dialer, Endpoint
-from prestage.cacher.net.ports import HttpRequest, NetError
+from prestage.cacher.net.errors import NetError
+from prestage.cacher.net.ports import HttpRequest
 from servers.certs import Authority
 from servers.listening import Listening
 

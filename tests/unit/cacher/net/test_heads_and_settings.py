@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from prestage.cacher.errors import Misconfigured
 from prestage.cacher.net.client import redirected
 from prestage.cacher.net.config import NetConfig, Proxy
+from prestage.cacher.net.errors import NetError
 from prestage.cacher.net.head import chunk_size, content_range, parse_head
-from prestage.cacher.net.ports import HttpRequest, NetError
+from prestage.cacher.net.ports import HttpRequest
 
 
 @given(st.binary(max_size=400) | st.binary(max_size=200).map(b"HTTP/1.1 200 OK\r\n".__add__))

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from prestage.cacher.errors import Misconfigured, Unavailable
+from prestage.cacher.net.errors import NetError
 from prestage.cacher.net.policy import ANYWHERE, AddressPolicy
-from prestage.cacher.net.ports import HttpRequest, NetError, Reply, ResponseHead
+from prestage.cacher.net.ports import HttpRequest, Reply, ResponseHead
 from prestage.cacher.origins.asking import AskedToWait, Asker
 from prestage.cacher.origins.retry import RetryRules
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prestage.cacher.net.ports import NetError, ResponseHead
+from prestage.cacher.net.errors import NetError
+from prestage.cacher.net.ports import ResponseHead
 from prestage.cacher.origins.retry import GiveUp, RetryRules, Wait, after_failure, is_transient, stated_delay_s
 
 RULES = RetryRules()

@@ -15,8 +15,7 @@ from transfers.simulated import Dice, Range, Scripted, StrictSink
 from prestage.cacher.digests import CHUNK_BYTES, PIECE_BYTES, chunk_sum, piece_hasher, piece_span
 from prestage.cacher.errors import Full, Unavailable
 from prestage.cacher.transfer.engine import Engine
-from prestage.cacher.transfer.flight import Flight
-from prestage.cacher.transfer.job import Transfer
+from prestage.cacher.transfer.flight import Flight, Transfer
 from prestage.cacher.transfer.limits import Limits, Priority
 from prestage.cacher.transfer.ports import Cancelled, Fatal, NoRanges, PieceRecord, Retry, Source, Stream
 from prestage.cacher.transfer.queue import Attempt, WorkQueue

@@ -12,7 +12,8 @@ from transfers import MemorySink
 from transfers.simulated import Range, Scripted
 
 from prestage.cacher.digests import PIECE_BYTES
-from prestage.cacher.transfer.job import Job, Transfer
+from prestage.cacher.transfer.flight import Transfer
+from prestage.cacher.transfer.job import Job
 from prestage.cacher.transfer.limits import LaneLimit, Limits, Priority, retry_delay_s
 from prestage.cacher.transfer.ports import Retry
 from prestage.cacher.transfer.queue import LANES_REMEMBERED, Attempt, Outcome, WorkQueue
