@@ -76,9 +76,9 @@ async def followed(folder: Path | None, blob: Descriptor, told: Callable[[int], 
     try:
         yield
     finally:
-        telling.cancel()
-        await asyncio.wait([telling])
+        telling.cancel()  # it waits, and reads no more
         reads.close()
+        await asyncio.wait([telling])
 
 
 async def _tell(reads: Reads, told: Callable[[int], None]) -> None:
