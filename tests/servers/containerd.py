@@ -11,8 +11,8 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,9 +92,27 @@ class Containerd:
 
     def kill(self) -> None:
         """kill -9; nothing is started again."""
-        assert self._program is not None
-        os.kill(self._program.pid, signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)
         self.close()
+
+    @contextmanager
+    def standing(self) -> Iterator[None]:
+        """It and what it started do nothing meanwhile."""
+        assert self._program is not None
+        self._program.pause()
+        try:
+            deadline_s = time.monotonic() + 10
+            while _state_of(self.pid) != "T" and time.monotonic() < deadline_s:
+                time.sleep(0.001)
+            yield
+        finally:
+            self._program.resume()
+
+    @property
+    def pid(self) -> int:
+        """While it runs."""
+        assert self._program is not None
+        return self._program.pid
 
     def kubelet(self) -> Kubelet:
         """Use it on one event loop."""
@@ -102,8 +120,7 @@ class Containerd:
 
     def mounts(self) -> list[str]:
         """Mount points in its namespace."""
-        assert self._program is not None
-        return [line.split(" ")[4] for line in Path(f"/proc/{self._program.pid}/mountinfo").read_text().splitlines()]
+        return [line.split(" ")[4] for line in Path(f"/proc/{self.pid}/mountinfo").read_text().splitlines()]
 
     def used_bytes(self) -> int:
         """Of content and snapshots, by what lies there; directories and the databases left out."""
@@ -180,6 +197,11 @@ def _listing(folder: Path) -> list[Row]:
         modified_ns = 0 if is_made_up else seen.st_mtime_ns
         rows.append(Row(name, seen.st_mode, (seen.st_uid, seen.st_gid), seen.st_rdev, content, xattrs, first, modified_ns))
     return rows
+
+
+def _state_of(pid: int) -> str:
+    """As `ps` shows it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def version(path: str | None = None) -> str:

@@ -116,6 +116,11 @@ class HeldArtifact(Value, frozen=True, kw_only=True):
     state: Annotated[State, about("Where it stands.")]
     step: Annotated[Step, about("While Staging.")] | None = None
     fetched: Annotated[int | str, quantity("Bytes of it that are here, while Staging; as of the last write.")] | None = None
+    unpacked: Annotated[int | str, quantity("Of an image: bytes of it that are unpacked too, while Staging.")] | None = None
+    wasted: (
+        Annotated[int | str, quantity("Of an image whose tag has moved: bytes of it that what was pulled instead has not.")]
+        | None
+    ) = None
     error_class: Annotated[ErrorClass, about("Of Failed.")] | None = None
     error_code: Annotated[str, text("One word.", max_length=63, pattern=WORD_PATTERN)] | None = None
 
@@ -131,6 +136,9 @@ class ImagesStatus(Value, frozen=True, kw_only=True):
     ) = None
     budget: Annotated[int | str, quantity("Most bytes of images below the mark on containerd's disk.")] | None = None
     used: Annotated[int | str, quantity("Bytes of images that are held.")] | None = None
+    wasted: (
+        Annotated[int | str, quantity("Of those, for nothing: their tag was another image by the time of its pull.")] | None
+    ) = None
     rate_p10: Annotated[int | str, quantity("Bytes a second, unpacked, that nine of ten stages beat.")] | None = msgspec.field(
         name="rateP10", default=None
     )

@@ -29,8 +29,9 @@ from prestage.images.logins import Login, Logins, parse_logins
 from prestage.images.names import ImageName, parse_oci
 from prestage.images.opening import Means, opened
 from prestage.images.runtime import Containerd
-from prestage.images.shelf import listed
+from prestage.images.shelf import ShelfRow, listed
 from prestage.images.stager import ImageStager, StagedImage, StagingTerms
+from prestage.images.use import Use
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 _T = TypeVar("_T")
@@ -115,7 +116,8 @@ def list_(socket: Path, snapshotter: str | None, as_json: bool) -> None:
                     click.echo(json.dumps(asdict(one)))
                 else:
                     left = human_seconds(max(0.0, one.expires_at - time.time()))
-                    click.echo(f"{one.artifact}  {one.state:8}  {human_bytes(one.size_bytes):>9}  {left:>7}  {one.name}")
+                    size, use = human_bytes(one.size_bytes), _use(one)
+                    click.echo(f"{one.artifact}  {one.state:8}  {size:>9}  {left:>7}  {use:10}  {one.name}")
 
     _run(work())
 
@@ -178,6 +180,12 @@ def _run(work: Coroutine[object, object, _T]) -> _T:
         return asyncio.run(watched())
     except asyncio.CancelledError:
         raise click.Abort from None
+
+
+def _use(row: ShelfRow) -> str:
+    if row.state != "warm":
+        return ""
+    return f"moved, {human_bytes(row.wasted_bytes)} wasted" if row.use is Use.MOVED else row.use
 
 
 def _told(staged: StagedImage) -> str:

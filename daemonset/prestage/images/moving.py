@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from prestage.cacher.errors import Corrupt, NotFound
 from prestage.images.containerd.content import Writer, Writing
 from prestage.images.containerd.leases import CONTENT, Resource
+from prestage.images.containerd.reads import followed
 from prestage.images.containerd.waiting import write_at_last
 from prestage.images.descriptors import Descriptor
 from prestage.images.fetching import Fetcher
@@ -108,11 +109,16 @@ class Moving:
     async def _unpack(self, layers: tuple[Layer, ...]) -> None:
         for layer in layers:
             await self._in_content[layer.blob.digest].wait()
-            await self.containerd.snapshots.unpack(self.lease, layer)
+            async with followed(self.containerd.setup.content_folder, layer.blob, self._read):
+                await self.containerd.snapshots.unpack(self.lease, layer)
             with suppress(NotFound):  # a pull that has ended may have dropped it: discard_unpacked_layers
                 await self.containerd.content.label(layer.blob.digest, {_UNCOMPRESSED: layer.diff_id})
             self.progress.unpacked_one(layer.blob.size_bytes)
             self.tell()
+
+    def _read(self, so_far: int) -> None:
+        self.progress.unpacking(so_far)
+        self.tell()
 
     async def _write_config(self) -> None:
         config, snapshots = self.image.config, self.containerd.snapshots

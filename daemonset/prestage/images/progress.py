@@ -10,15 +10,17 @@ from prestage.images.plan import Plan
 
 @dataclass(slots=True)
 class Progress:
-    """Counts compressed bytes throughout: a manifest states those. A layer is unpacked once it is committed."""
+    """Counts compressed bytes throughout: a manifest states those."""
 
     step: str = "resolve"
     """`resolve`, `download`, `unpack`, `done`, or why it stands still: `pull`, `pause`, `renewal`."""
     fetch_total: int = 0
     unpack_total: int = 0
-    unpacked: int = 0
     fetched_bytes: int = 0
     """Over the wire, of blobs that came whole; earlier attempts of this stage included."""
+    _committed: int = 0
+    _current: int = 0
+    """Of the layer that is being unpacked."""
     _coming: dict[OciDigest, int] = field(default_factory=dict)
     _sizes: dict[OciDigest, int] = field(default_factory=dict)
 
@@ -29,7 +31,7 @@ class Progress:
         self._coming = {digest: 0 if digest in missing else size for digest, size in self._sizes.items()}
         self.fetch_total = sum(self._sizes.values())
         self.unpack_total = max(self.unpack_total, todo.unpack_bytes)
-        self.unpacked = self.unpack_total - todo.unpack_bytes
+        self._committed, self._current = self.unpack_total - todo.unpack_bytes, 0
         self.step = "download" if todo.fetches else "unpack"
 
     def came(self, digest: OciDigest, so_far: int) -> None:
@@ -39,9 +41,13 @@ class Progress:
         if self.fetched == self.fetch_total:
             self.step = "unpack"
 
+    def unpacking(self, so_far: int) -> None:
+        """So many bytes of a layer's blob are unpacked."""
+        self._current = max(self._current, so_far)
+
     def unpacked_one(self, size_bytes: int) -> None:
         """A layer is committed."""
-        self.unpacked += size_bytes
+        self._committed, self._current = self._committed + size_bytes, 0
 
     def stopped(self, why: str) -> None:
         """It stands still."""
@@ -51,6 +57,11 @@ class Progress:
     def fetched(self) -> int:
         """Of `fetch_total`."""
         return sum(self._coming.values())
+
+    @property
+    def unpacked(self) -> int:
+        """Of `unpack_total`."""
+        return self._committed + self._current
 
     def to_json(self) -> dict[str, object]:
         """The event of the command line."""

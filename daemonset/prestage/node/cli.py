@@ -150,6 +150,10 @@ def csi(
 @click.option(
     "--high-water", type=click.IntRange(1, 100), default=80, show_default=True, help="Most per cent of containerd's disk."
 )
+@click.option(
+    "--in-place", is_flag=True, help="Put layers' files into containerd's folder, which must be writable here: half the CPU."
+)
+@click.option("--listen", default="127.0.0.1:9465", show_default=True, help="HOST:PORT of metrics and health, or none.")
 @click.option("--rate", type=Rate(), help='Most bytes a second in, by time of day too: "200M, 22:00-06:00=unlimited".')
 @_common
 def images(
@@ -158,6 +162,8 @@ def images(
     lease_s: float,
     drop_blobs: bool,
     high_water: int,
+    in_place: bool,
+    listen: str,
     rate: Schedule | None,
     node_name: str,
     broker: str,
@@ -180,7 +186,8 @@ def images(
             broker=BrokerSettings(broker, broker_token, broker_ca),
             kubeconfig=kubeconfig,
             snapshotter=snapshotter,
-            terms=StagingTerms(lease_s, drop_blobs, high_water / 100),
+            terms=StagingTerms(lease_s, drop_blobs, high_water / 100, in_place),
             rate=rate,
+            listen=Address().convert(listen, None, None),
         )
     )

@@ -77,17 +77,20 @@ def test_a_node_shows_a_pod_its_metrics_and_nothing_else(story: Story, tenant: d
     table = story.cluster.kubectl(*words, "/bin/busybox", "cat", "/proc/net/tcp", "/proc/net/tcp6")
     rows = [line.split() for line in table.splitlines() if ":" in line and "local_address" not in line]
     listening = {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
-    assert listening == {9464}
+    assert listening == {9464, 9465}
     at = f"http://{node['status']['podIP']}:9464"
     paths = ("v1/artifacts", "v1/stages", "v1/trees", "v1/blobs/x", "../etc/passwd")
     questions: list[tuple[str, object, str]] = [(f"{at}/{path}", None, "GET") for path in paths]
     questions += [(f"{at}/v1/stages", {"ref": REF}, "POST"), (f"{at}/healthz", None, "DELETE")]
     refused = asked(story, tenant, *questions)
     assert {status for row in refused for status, _ in row} <= {401, 403, 404, 405}, refused
-    [[told, *_]] = asked(story, tenant, (f"{at}/metrics", None, "GET"))
-    assert told[0] == 200
-    with urllib.request.urlopen(f"{at}/metrics", timeout=10) as answer:
-        shown = answer.read().decode()
+    images = at.replace(":9464", ":9465")
+    [[told, *_], [of_images, *_]] = asked(story, tenant, *((f"{one}/metrics", None, "GET") for one in (at, images)))
+    assert (told[0], of_images[0]) == (200, 200)
+    shown = ""
+    for one in (at, images):
+        with urllib.request.urlopen(f"{one}/metrics", timeout=10) as answer:
+            shown += answer.read().decode()
     assert not [word for word in ("llama", "sha256:", '"demo"') if word in shown], "metrics name no tenant and no model"
 
 

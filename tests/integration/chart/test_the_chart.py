@@ -91,6 +91,35 @@ def test_containerds_socket_goes_into_the_images_container_alone_and_only_when_a
     assert "--beside-images" not in containers(Rendered().one("DaemonSet", "prestage-node")["spec"]["template"])["agent"]["args"]
 
 
+def test_layers_are_put_in_place_only_where_that_is_asked_for_and_containerds_folder_is_writable_only_then() -> None:
+    for said, is_in_place in (("false", False), ("true", True)):
+        rendered = Rendered("images.enabled=true", f"images.inPlace={said}").one("DaemonSet", "prestage-node")
+        one = containers(rendered["spec"]["template"])["images"]
+        mounts = {mount["name"]: mount for mount in one["volumeMounts"]}
+        assert ("--in-place" in one["args"], mounts["containerd-root"]["readOnly"]) == (is_in_place, not is_in_place)
+        assert mounts["containerd-root"]["mountPath"] == "/var/lib/containerd", "as containerd itself sees it"
+
+
+def test_metrics_of_the_images_container_are_found_where_those_of_others_are() -> None:
+    """Its port has a name of its own: they share the pod."""
+    words = ("metrics.podMonitor=true",)
+    for enabled, ports in (((), ["metrics"]), (("images.enabled=true",), ["metrics", "images-metrics"])):
+        rendered = Rendered(*words, *enabled)
+        monitor, service = rendered.one("PodMonitor", "prestage")["spec"], rendered.one("Service", "prestage-metrics")["spec"]
+        assert [one["port"] for one in monitor["podMetricsEndpoints"]] == ports
+        assert [one["targetPort"] for one in service["ports"]] == ports
+        open_ = [
+            port["port"] for rule in rendered.one("NetworkPolicy", "prestage-node")["spec"]["ingress"] for port in rule["ports"]
+        ]
+        assert open_ == ports
+        named = [
+            port["name"]
+            for one in containers(rendered.one("DaemonSet", "prestage-node")["spec"]["template"]).values()
+            for port in one.get("ports", ())
+        ]
+        assert named == ports
+
+
 def test_an_unmounted_disk_stops_the_pod_before_the_agent(chart: Rendered) -> None:
     pod = chart.one("DaemonSet", "prestage-node")["spec"]["template"]
     assert containers(pod)["mountpoint"]["args"] == ["node", "mountpoint", "--root=/mnt/prestage"]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,6 +29,7 @@ NEEDED = (
     "timeout",
     "sed",
     "sha256sum",
+    "grep",
 )
 GO = """
 case "$3" in
@@ -98,3 +100,18 @@ def test_without_go_and_root_everything_is_lacking_with_a_reason(machine: Path) 
     _, _, lacking = tools(machine).partition("not to be had here")
     assert "versitygw          no Go toolchain on PATH" in lacking
     assert "busybox            not installed, and only root may: apt-get install busybox-static" in lacking
+
+
+def test_containerd_2_is_taken_where_it_was_built_before_if_it_is_what_is_known_and_never_built_for_the_tests(
+    machine: Path,
+) -> None:
+    program(machine, "go", GO)
+    program(machine, "xz", 'cat "$2"')
+    cached = machine / "shared" / "bin" / "containerd-2.xz"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"#!/bin/sh\n")
+    _, _, lacking = tools(machine).partition("not to be had here")
+    assert "containerd-2       not built yet: make containerd (2 minutes)" in lacking
+    with (machine / "house" / ".ci" / "known").open("a") as known:
+        known.write(f"{hashlib.sha256(cached.read_bytes()).hexdigest()}  containerd-2 v2.3.4\n")
+    assert "containerd-2       v2.3.4, built before" in tools(machine)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
-from dataclasses import replace
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prestage.api.nodes import Action, EntryType, ErrorClass, NodeCacheSpec, PlannedArtifact, State, Step
+from prestage.api.nodes import Action, EntryType, ErrorClass, NodeCacheSpec, NodeCacheStatus, PlannedArtifact, State, Step
 from prestage.cacher.digests import ArtifactId
+from prestage.cacher.errors import Misconfigured
 from prestage.images.containerd.setup import Setup
 from prestage.images.room import Disk
 from prestage.images.shelf import ShelfRow
 from prestage.images.shelf import State as Shelved
+from prestage.images.stager import StagedImage
+from prestage.images.use import Use
 from prestage.node.images.deciding import (
     LINGER_S,
     RETRY_PASSING_S,
@@ -32,7 +38,9 @@ from prestage.node.images.deciding import (
     is_pressed,
     unnamed,
 )
+from prestage.node.images.metrics import ImagesCollector, application, serve
 from prestage.node.images.reporting import ENTRIES_MAX, ImagesLook, Way, budget_of, news_of, status_of
+from prestage.node.images.tally import Tally
 from prestage.node.plan import plan_of
 
 A, B, C = (ArtifactId("sha256:" + letter * 64) for letter in "abc")
@@ -143,6 +151,97 @@ def test_whatever_the_plan_nothing_wanted_is_released_and_one_stage_runs(
 
 def look(scene: Scene, way: Way | None = None) -> ImagesLook:
     return ImagesLook(SETUP, scene, way, Disk(1000 << 20, 500 << 20), rates=(5.0, 3.0))
+
+
+@dataclass
+class Observed:
+    """An images container that stands still."""
+
+    plan: ImagePlan
+    now: ImagesLook
+    tally: Tally = field(default_factory=Tally)
+
+    def look(self) -> ImagesLook:
+        return self.now
+
+    def status(self) -> NodeCacheStatus:
+        return status_of(self.plan, self.now, datetime.datetime.now(datetime.UTC))
+
+
+def shown(observed: Observed) -> dict[str, float]:
+    """What Prometheus reads, by name and labels."""
+    samples = [sample for metric in ImagesCollector(observed).collect() for sample in metric.samples]
+    return {" ".join((one.name, *one.labels.values())): one.value for one in samples}
+
+
+def test_metrics_say_what_is_here_and_what_was_done_and_name_no_image() -> None:
+    moved = replace(shelf("warm", A)[A], use=Use.MOVED, wasted_bytes=400)
+    scene = Scene({A: moved} | shelf("staging", B), B, {C: Failed(ErrorClass.DENIED, "PasswordsOnly", NOW)})
+    observed = Observed(plan(planned(A), planned(B), planned(C)), look(scene, Way("unpack", 700, 300, 1000)))
+    observed.tally.staged(StagedImage(A, "r/app:1", "prestage-1", 3, 1000, 900, 1.0, 2))
+    observed.tally.failed("denied")
+    said = shown(observed)
+    expected = {
+        "prestage_images Warm": 1,
+        "prestage_images Staging": 1,
+        "prestage_images Failed": 1,
+        "prestage_images_bytes used": 1000,
+        "prestage_images_bytes wasted": 400,
+        "prestage_images_disk_bytes free": 500 << 20,
+        "prestage_image_staging_bytes fetched": 700,
+        "prestage_image_staging_bytes unpacked": 300,
+        "prestage_image_stages_ended_total done": 1,
+        "prestage_image_stages_ended_total denied": 1,
+        "prestage_images_fetched_bytes_total": 900,
+        "prestage_images_yielded_total": 2,
+        "prestage_images_runtime 2.1.9 overlayfs": 1,
+    }
+    assert {name: said.get(name) for name in expected} == expected
+    text = "".join(said)
+    assert "sha256" not in text
+    assert "r/app" not in text
+
+
+def test_metrics_and_health_are_served_and_an_address_that_is_taken_is_refused_by_its_name() -> None:
+    observed = Observed(plan(planned(A)), look(Scene(shelf("warm", A))))
+
+    async def test() -> None:
+        async with TestClient(TestServer(application(observed))) as client:
+            assert (await client.get("/healthz")).status == 200
+            assert 'prestage_images{state="Warm"} 1.0' in await (await client.get("/metrics")).text()
+            assert client.port is not None
+            async with AsyncExitStack() as stack:
+                with pytest.raises(Misconfigured, match=str(client.port)):
+                    await serve(stack, observed, ("127.0.0.1", client.port))
+
+    asyncio.run(test())
+
+
+def test_what_is_gone_was_wasted_if_nobody_had_used_it() -> None:
+    tally, row = Tally(), shelf("warm", A)[A]
+    for one in (
+        row,
+        replace(row, use=Use.USED),
+        replace(row, use=Use.MOVED, wasted_bytes=300),
+        replace(row, state="staging"),
+        None,
+    ):
+        tally.let_go(one)
+    assert tally.released == 5
+    assert tally.wasted_bytes == {Use.UNUSED: 1000, Use.MOVED: 300}
+
+
+def test_an_image_whose_tag_has_moved_says_what_was_for_nothing_and_that_is_news() -> None:
+    wanted, here = plan(planned(A)), shelf("warm", A)
+    now = datetime.datetime(2026, 11, 27, tzinfo=datetime.UTC)
+    before = status_of(wanted, look(Scene(here)), now)
+    after = status_of(wanted, look(Scene({A: replace(here[A], use=Use.MOVED, wasted_bytes=400)})), now)
+    assert [one.wasted for one in before.artifacts or ()] == [None]
+    assert [one.wasted for one in after.artifacts or ()] == [400]
+    assert before.images is not None
+    assert after.images is not None
+    assert (before.images.wasted, after.images.wasted) == (None, 400)
+    assert news_of(before) != news_of(after)
 
 
 def test_each_image_is_told_as_it_stands_and_nothing_of_its_registry() -> None:

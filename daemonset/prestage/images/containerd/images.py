@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from prestage.images.containerd.channel import Channel
 from prestage.images.names import OciDigest
+from prestage.images.use import Record, Records
 from prestage.wire.containerd_pb2 import Image, ImageListAnswer, ImageListRequest
 
 _LIST = "/containerd.services.images.v1.Images/List"
@@ -21,3 +22,12 @@ class Images:
         """The records whose target is one of `roots`."""
         request = ImageListRequest(filters=[f"target.digest=={root}" for root in roots])
         return (await self._channel.ask(_LIST, request, ImageListAnswer)).images
+
+    async def records(self) -> Records:
+        """All of them."""
+        found = (await self._channel.ask(_LIST, ImageListRequest(), ImageListAnswer)).images
+        return Records({one.name: Record(one.name, OciDigest(one.target.digest), _changed(one)) for one in found})
+
+
+def _changed(image: Image) -> float:
+    return image.updated_at.ToNanoseconds() / 1e9

@@ -22,6 +22,7 @@ from prestage.images.stager import StagingTerms
 from prestage.kube.client import KubeApi
 from prestage.kube.settings import KubeSettings
 from prestage.node.broker_origin import Senders
+from prestage.node.images.metrics import serve
 from prestage.node.images.staging import Staging
 from prestage.node.images.sync import ImagesSettings, ImagesSync
 from prestage.wire.broker_client import BrokerClient, BrokerSettings
@@ -40,6 +41,8 @@ class ImagesConfig:
     """Default: the one that pulls use."""
     terms: StagingTerms = field(default_factory=StagingTerms)
     rate: Schedule | None = None
+    listen: tuple[str, int] | None = None
+    """Of metrics and health."""
 
 
 def run(config: ImagesConfig) -> None:
@@ -64,7 +67,10 @@ async def _run(config: ImagesConfig) -> None:
         senders = Senders(NetConfig.from_environ(os.environ), policy, folder)
         stack.callback(senders.close)
         staging = Staging(containerd, engine, broker, senders, config.terms)
-        sync = asyncio.create_task(ImagesSync(ImagesSettings(config.node, config.broker.token), staging).run(api))
+        syncing = ImagesSync(ImagesSettings(config.node, config.broker.token), staging)
+        if config.listen is not None:
+            await serve(stack, syncing, config.listen)
+        sync = asyncio.create_task(syncing.run(api))
         stack.push_async_callback(_ended, sync)
         log("images_ready", fields={"node": config.node, "containerd": containerd.setup.version})
         waiting = asyncio.create_task(ending.wait())

@@ -23,10 +23,12 @@ _UNITS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How far the one under way is. `fetched`: None where its size is not known yet."""
+    """How far the one under way is, of all of its bytes. None: its size is not known yet."""
 
     step: str
     fetched: int | None = None
+    unpacked: int | None = None
+    size_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,10 @@ def entry_of(artifact: ArtifactId, plan: ImagePlan, look: ImagesLook) -> HeldArt
     held = partial(HeldArtifact, digest=artifact, type=EntryType.IMAGE)
     if row is not None and row.state == "warm":
         is_leaving = planned is not None and planned.action is Action.RELEASE
-        return held(state=State.RELEASING if is_leaving else State.WARM)
+        return held(state=State.RELEASING if is_leaving else State.WARM, wasted=row.wasted_bytes or None)
     if artifact == scene.running:
         way = look.way or Way("resolve")
-        return held(state=State.STAGING, step=_STEPS.get(way.step, Step.DOWNLOAD), fetched=way.fetched)
+        return held(state=State.STAGING, step=_STEPS.get(way.step, Step.DOWNLOAD), fetched=way.fetched, unpacked=way.unpacked)
     if failed is not None:
         return held(state=State.FAILED, error_class=failed.error_class, error_code=failed.code)
     return held(state=State.PENDING)
@@ -81,6 +83,7 @@ def status_of(plan: ImagePlan, look: ImagesLook, now: datetime.datetime) -> Node
         remote_snapshotters=[name[:63] for name in setup.proxied[:16]] or None,
         budget=None if look.disk is None else budget_of(look.disk, used, high_water=look.high_water, drop_blobs=look.drop_blobs),
         used=used,
+        wasted=sum(row.wasted_bytes for row in scene.shelf.values()) or None,
         rate_p10=int(rates[len(rates) // 10]) if rates else None,
         heartbeat_at=now.replace(microsecond=0),
     )
@@ -95,5 +98,5 @@ def _is_told(artifact: ArtifactId, plan: ImagePlan) -> bool:
 
 def news_of(status: NodeCacheStatus) -> Mapping[str, object]:
     """What somebody waits for; heartbeats and a few bytes are not."""
-    entries = {one.digest: (one.state, one.step, one.error_class, one.error_code) for one in status.artifacts or ()}
+    entries = {one.digest: (one.state, one.step, one.error_class, one.error_code, one.wasted) for one in status.artifacts or ()}
     return {**entries, "has_budget": status.images is not None and status.images.budget is not None}

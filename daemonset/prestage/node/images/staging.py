@@ -83,7 +83,9 @@ class Staging:
         size_bytes = image.size_bytes
 
         def progressed(progress: Progress) -> None:
-            told(Way(progress.step, max(0, size_bytes - (progress.fetch_total - progress.fetched))))
+            fetched = max(0, size_bytes - (progress.fetch_total - progress.fetched))
+            unpacked = max(0, size_bytes - (progress.unpack_total - progress.unpacked))
+            told(Way(progress.step, fetched, unpacked, size_bytes))
 
         fetcher = LayerFetcher(self.engine, client, registry, priority)
         return await ImageStager(self.containerd, self.terms).stage(image, fetcher, progressed)

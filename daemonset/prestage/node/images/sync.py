@@ -50,6 +50,7 @@ from prestage.node.images.deciding import (
 )
 from prestage.node.images.reporting import ImagesLook, Way, news_of, status_of
 from prestage.node.images.staging import Staging
+from prestage.node.images.tally import Tally
 from prestage.node.plan import priority_of
 from prestage.node.reporting import CLASSES, HEARTBEAT_S, IMAGES_MANAGER, RATES_MAX, SOONEST_S
 from prestage.wire.broker_client import refusal_of
@@ -83,6 +84,7 @@ class ImagesSync:
         self._way: Way | None = None
         self._rates: deque[float] = deque(maxlen=RATES_MAX)
         self._shelf_at = float("-inf")
+        self.tally = Tally()
         self._written: NodeCacheStatus | None = None
         self._written_at = float("-inf")
 
@@ -168,9 +170,11 @@ class ImagesSync:
         except PrestageError as exc:
             refusal = refusal_of(exc)
             code = refusal.code if refusal is not None else type(exc).__name__
+            self.tally.failed(exc.kind)
             failed[artifact] = Failed(CLASSES.get(exc.kind, ErrorClass.BUG), code, time.time())
             log("image_not_staged", level=logging.WARNING, fields={"artifact": artifact, "kind": exc.kind, "code": code})
         else:
+            self.tally.staged(staged)
             if staged.seconds > 0 and staged.fetched_bytes * 2 > staged.size_bytes:
                 self._rates.append(staged.size_bytes / staged.seconds)
             log("image_staged", fields={"artifact": artifact, "bytes": staged.fetched_bytes, "seconds": round(staged.seconds, 3)})
@@ -217,16 +221,29 @@ class ImagesSync:
             log("image_step_failed", level=logging.WARNING, fields={"verb": verb, "artifact": artifact, "kind": exc.kind})
             return
         self._shelf_at = float("-inf")
-        log(_DONE[verb], fields={"artifact": artifact})
+        row = self._scene.shelf.get(artifact)
+        if verb == "release":
+            self.tally.let_go(row)
+        fields = {"artifact": artifact, **({"use": row.use, "wasted_bytes": row.wasted_bytes} if row is not None else {})}
+        log(_DONE[verb], fields=fields)
+
+    # -- what is said
+
+    def look(self) -> ImagesLook:
+        """How things are."""
+        terms, setup = self._staging.terms, self._staging.containerd.setup
+        return ImagesLook(
+            setup, self._scene, self._way, disk_of(setup.image_root), terms.high_water, terms.drop_blobs, tuple(self._rates)
+        )
+
+    def status(self) -> NodeCacheStatus:
+        """As the NodeCache is told it."""
+        return status_of(self._plan, self.look(), datetime.datetime.now(datetime.UTC))
 
     async def _say(self, api: Api) -> None:
         if not self._has_object:
             return
-        terms, setup = self._staging.terms, self._staging.containerd.setup
-        look = ImagesLook(
-            setup, self._scene, self._way, disk_of(setup.image_root), terms.high_water, terms.drop_blobs, tuple(self._rates)
-        )
-        status = status_of(self._plan, look, datetime.datetime.now(datetime.UTC))
+        status = self.status()
         is_news = self._written is None or news_of(status) != news_of(self._written)
         if time.monotonic() < self._written_at + (SOONEST_S if is_news else HEARTBEAT_S):
             return
