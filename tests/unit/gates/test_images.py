@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pods.objects import DIGEST, ENGINE, GATE, IMAGE, artifact, container, image_artifact, node, node_cache, pod, staging_images
-from pods.worlds import Clock, put, world
+from pods.worlds import Clock, drop, put, world
 
 from prestage.api.annotations import parse
 from prestage.control.admission.mistakes import models_of
@@ -92,6 +92,21 @@ def test_an_image_that_the_broker_has_not_resolved_or_refused_holds_no_pod() -> 
     foreign = image_artifact()
     put(there, {**foreign, "metadata": {**part(foreign, "metadata"), "namespace": "team-b"}})
     assert reason(there, pod(gpus=1)) is Reason.WARM_NODE, "another namespace's record says nothing"
+
+
+def test_an_image_that_is_being_resolved_is_waited_for_a_moment_where_its_repository_is_known() -> None:
+    there = world(node("a"), artifact(), held("a", told=False))
+    asked = image_of(None, "registry.test/app:2")
+    assert reason(there, asked) is Reason.WARM_NODE
+    put(there, image_artifact())
+    assert reason(there, asked) is Reason.PLANNING
+    assert reason(there, asked, waited_s=3.0) is Reason.IMAGE_PULLED
+    assert reason(there, image_of(None, "registry.test/other:2")) is Reason.WARM_NODE
+    put(there, node_cache("a", {DIGEST: "Warm"}))
+    assert reason(there, asked) is Reason.WARM_NODE, "the node stages none"
+    put(there, held("a", told=False))
+    drop(there, image_artifact())
+    assert reason(there, asked) is Reason.WARM_NODE, "no record is left of it"
 
 
 def test_an_image_whose_staging_failed_or_whose_container_is_silent_holds_no_pod() -> None:

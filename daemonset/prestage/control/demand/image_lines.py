@@ -75,6 +75,13 @@ def image_line(uid: str, hash_: str, ref: str, architecture: str) -> Line:
     return Line(uid, hash_, f"{_ALIAS}{architecture[:16]}/{zlib.crc32(ref.encode()):08x}", ref)
 
 
+def repository_of(ref: str) -> str:
+    """Without tag and digest."""
+    body = ref.partition("@")[0]
+    head, colon, tag = body.rpartition(":")
+    return head if colon and "/" not in tag else body
+
+
 def plain(ref: str) -> str:
     """As it stands in a pod."""
     return ref.removeprefix(SCHEME)

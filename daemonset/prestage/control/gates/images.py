@@ -1,8 +1,8 @@
 """Images beside models: which of a pod's are known, and whether a node has them, will have them, or leaves them. Pure.
 
-A pod is held for an image only where somebody is at it, or could be told to be in a moment. Never for one that no record names
-(the broker has not answered, or refused: the kubelet pulls it), on a node that stages none, where staging it failed, where it has
-no room, or whose `images` container does not take its plan in.
+A pod is held for an image only where somebody is at it, or could be told to be in a moment. Never for one that the broker refuses
+(one that it has not resolved yet counts only where the namespace has had images of that repository), on a node that stages none,
+where staging it failed, where it has no room, or whose `images` container does not take its plan in.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ _BUSY: Final = (State.STAGING, State.PENDING)
 
 @dataclass(frozen=True, slots=True)
 class PodImages:
-    """Of one pod, as far as they are resolved: (architecture, ref, artifact) each."""
+    """Of one pod, as far as they are resolved: (architecture, ref, artifact) each. `is_awaited`: the broker has yet to answer
+    about one, of a repository of which the namespace has had images."""
 
     rows: tuple[tuple[str, str, str], ...] = ()
+    is_awaited: bool = False
 
     @property
     def artifacts(self) -> frozenset[str]:
@@ -63,6 +65,12 @@ class ImageOutlook:
     def is_settled(self) -> bool:
         """A pod that comes there waits for no image that we know of."""
         return self.standing in (Standing.NONE, Standing.WARM)
+
+
+def with_awaited(found: ImageOutlook, node: Holding | None, *, is_awaited: bool) -> ImageOutlook:
+    """Where one is not resolved yet that may be planned in a moment."""
+    stages = node is not None and node.images is not None
+    return ImageOutlook(Standing.POSSIBLE) if is_awaited and stages and found.is_settled else found
 
 
 def image_outlook(wanted: Sequence[str], node: Holding | None, sizes: Mapping[str, int], now_s: float) -> ImageOutlook:

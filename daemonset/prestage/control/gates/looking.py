@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from prestage.control.demand.amounts import requests_of
 from prestage.control.demand.feasibility import Needs, misfit, suits
-from prestage.control.gates.images import NO_IMAGES, ImageOutlook, PodImages, Standing, image_outlook
+from prestage.control.gates.images import NO_IMAGES, ImageOutlook, PodImages, Standing, image_outlook, with_awaited
 from prestage.control.gates.prediction import Backlog, Outlook, backlog_of, outlook
 from prestage.control.gates.preference import PLACES_MAX, place_of
 from prestage.control.gates.world import World
@@ -113,7 +113,8 @@ class Look:
     def _one(self, name: str, digests: Sequence[str], images: PodImages) -> _One:
         world, node, now_s = self.world, self.world.holding(name), self.world.clock()
         needed = tuple(images.on(world.architecture(name))) if images.rows else ()
-        return _One(outlook(digests, node, world.sizes, now_s), image_outlook(needed, node, world.sizes, now_s))
+        found = image_outlook(needed, node, world.sizes, now_s)
+        return _One(outlook(digests, node, world.sizes, now_s), with_awaited(found, node, is_awaited=images.is_awaited))
 
     def _prospect(self, fit: Fit, digests: tuple[str, ...], images: PodImages) -> Prospect:
         world = self.world

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import datetime
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from prestage.api.annotations import PREFIX, ModelRequest, StagedModelName
@@ -21,7 +22,7 @@ from prestage.api.nodes import NodeCache, State
 from prestage.api.reading import Invalid, read
 from prestage.control.demand.amounts import requests_of
 from prestage.control.demand.feasibility import Site, site_of, takes_room
-from prestage.control.demand.image_lines import ARCHITECTURE, image_line
+from prestage.control.demand.image_lines import ARCHITECTURE, image_line, platform_of, repository_of
 from prestage.control.gates.followed import FOLLOWED
 from prestage.control.gates.images import ARCHITECTURES, NO_IMAGES, PodImages
 from prestage.control.gates.prediction import Holding, holding, told_anew, told_images
@@ -84,6 +85,8 @@ class World:
     _told_s: dict[str, dict[str, float]] = field(default_factory=dict)
     _stagers: set[str] = field(default_factory=set)
     """Nodes that stage images."""
+    _repositories: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Namespace and repository of the images that were resolved: how many records."""
     _records: dict[Use, list[_Record]] = field(default_factory=dict)
     _named: dict[Key, list[Use]] = field(default_factory=dict)
     _uses: dict[str, dict[Key, list[Use]]] = field(default_factory=dict)
@@ -231,7 +234,13 @@ class World:
 
     def images(self, pod: Object) -> PodImages:
         """Images of the pod that somebody may wait for; none where no node stages any."""
-        return self.recorded_images(pod, self.wishes.of(pod).images.awaited) if self._stagers else NO_IMAGES
+        if not self._stagers:
+            return NO_IMAGES
+        refs, namespace = self.wishes.of(pod).images.awaited, namespace_of(pod) or ""
+        found = self.recorded_images(pod, refs)
+        known = {ref for _, ref, _ in found.rows}
+        is_awaited = any(ref not in known and self._repositories[namespace, repository_of(ref)] > 0 for ref in refs)
+        return replace(found, is_awaited=True) if is_awaited else found
 
     def recorded_images(self, pod: Object, refs: Iterable[str]) -> PodImages:
         """Which artifacts its template got for these, for each architecture."""
@@ -386,7 +395,17 @@ class World:
             self._uses.pop(digest, None)
         if isinstance(change, Vanished):
             self._owned.pop((namespace, digest), None)
+        self._count_repositories(namespace, before, after)
         return self._askers.of({*before, *after})
+
+    def _count_repositories(self, namespace: str, before: Iterable[Use], after: Iterable[Use]) -> None:
+        for uses, count in ((before, -1), (after, 1)):
+            for use in uses:
+                if platform_of(use[2]) is not None:
+                    named = namespace, repository_of(use[3])
+                    self._repositories[named] += count
+                    if not self._repositories[named]:
+                        del self._repositories[named]
 
     def _recorded(self, key: Key, seen: Object) -> list[Use]:
         try:

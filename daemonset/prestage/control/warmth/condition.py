@@ -139,7 +139,7 @@ def told(pod: Object, world: World, sources: Sources | None = None, memory: Memo
     if not known.complete:
         missing = [one for one in models if (one.alias, one.text) not in known.artifacts]
         return _unresolved(pod, missing, world, more)
-    images = NO_IMAGES if _runs(pod) else world.images(pod)
+    images = NO_IMAGES if _runs(pod) else PodImages(world.images(pod).rows)
     if asked := _asked(pod, images, world, more):
         return Told(Reason.NOT_RESOLVED, f"Resolving {', '.join(map(plain, asked))}")
     wanted = Wanted(tuple(sorted(set(known.artifacts.values()))), images)
