@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 
+from prestage.control.demand.image_lines import image_line
 from prestage.control.gates.preference import PLACE_LABEL, place
 from prestage.control.podspec import part
 from prestage.kube.ports import Object
@@ -12,6 +13,9 @@ from prestage.kube.ports import Object
 LLAMA = "hf://org/llama@main"
 DIGEST = "sha256:" + "a" * 64
 OTHER = "sha256:" + "b" * 64
+ENGINE = "registry.test/app:1"
+"""The image of every container here."""
+IMAGE = "sha256:" + "e" * 64
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 JOB = "5f8f0000-job"
 GATE: Object = {"name": "prestage.dev/warm"}
@@ -20,7 +24,7 @@ KUEUE: Object = {"name": "kueue.x-k8s.io/admission"}
 
 def container(name: str = "server", *, gpus: int = 0, **more: object) -> dict[str, object]:
     limits = {"resources": {"limits": {"nvidia.com/gpu": str(gpus)}, "requests": {"nvidia.com/gpu": str(gpus)}}} if gpus else {}
-    return {"name": name, "image": "registry.test/app:1", **limits, **more}
+    return {"name": name, "image": ENGINE, **limits, **more}
 
 
 def pod(
@@ -72,6 +76,30 @@ def node_cache(
         "spec": spec,
         "status": status,
     }
+
+
+def staging_images(
+    cache: Mapping[str, object], state: str | None = None, *, told: bool = True, rate: int = 100_000_000, **more: object
+) -> dict[str, object]:
+    """`cache` of a node that stages images: IMAGE is in `state`, and, where it is told to, in its plan. `more`: of its entry, but
+    for `room`, `snapshotter` and `remote`."""
+    said: dict[str, object] = {"runtime": "2.3.4", "snapshotter": str(more.pop("snapshotter", "overlayfs")), "rateP10": rate}
+    said |= {"budget": more.pop("room", "100G")} | ({"remoteSnapshotters": more.pop("remote")} if "remote" in more else {})
+    entry = {"digest": IMAGE, "type": "Image"}
+    spec, status = part(cache, "spec"), part(cache, "status")
+    planned = [*_list(spec.get("artifacts")), *([{**entry, "action": "Stage"}] if told else [])]
+    held = [*_list(status.get("artifacts")), *([{**entry, "state": state, **more}] if state is not None else [])]
+    return {**cache, "spec": {**spec, "artifacts": planned}, "status": {**status, "artifacts": held, "images": said}}
+
+
+def _list(given: object) -> list[object]:
+    return given if isinstance(given, list) else []
+
+
+def image_artifact(digest: str = IMAGE, *, image: str = ENGINE, architecture: str = "amd64", size: int = 500_000_000) -> Object:
+    """Of the template of `pod`."""
+    line = image_line(JOB, "-", f"oci://{image}", architecture)
+    return artifact(digest, size=size, alias=line.alias, ref=line.ref)
 
 
 def artifact(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from prestage.api.annotations import ModelRequest
-from prestage.api.brokerage import Refusal, Template
+from prestage.api.brokerage import Refusal
 from prestage.control.demand.records import Line
 from prestage.control.gates.followed import FOLLOWED
 from prestage.control.gates.loop import Gates
@@ -62,9 +61,9 @@ async def steering(together: Together) -> None:
 
 
 def _refusals(board: Board) -> Refusals:
-    def refused(template: Template, model: ModelRequest) -> Refusal | None:
+    def refused(line: Line) -> Refusal | None:
         posted = board.last
-        found = posted.failures.get(Line(template.uid, template.hash, model.alias, model.text)) if posted else None
+        found = posted.failures.get(line) if posted else None
         if found is None:
             return None
         return Refusal(error_class=found.error_class, code=found.code, message=found.message, hint=found.hint)

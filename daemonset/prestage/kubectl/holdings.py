@@ -16,11 +16,14 @@ from prestage.api.reading import Invalid, read
 from prestage.api.schedules import StagingSchedule
 from prestage.api.values import Stored
 from prestage.control.admission.mistakes import examined, models_of
+from prestage.control.demand.image_lines import plain, ref_of
 from prestage.control.planning.recalling import SAY_IT, Recall, clock, cold, holds, returns, stays, went
 from prestage.control.podspec import node_of
 from prestage.control.warmth.reporting import condition_of
 from prestage.kube.ports import Object, metadata_of, namespace_of
-from prestage.kubectl.reasons import Evidence, Finding, Level, world_of
+from prestage.kubectl.finding import Finding, Level
+from prestage.kubectl.images import how_far
+from prestage.kubectl.reasons import Evidence, world_of
 from prestage.node.starting import made_at, most_s, others
 from prestage.planner.decisions import Decided, Decision
 
@@ -66,13 +69,13 @@ def about_pod(seen: Evidence, decisions: Sequence[Decision] | None, now: float) 
     if not node:
         return []
     recall = Recall(decisions, namespace_of(seen.pod) or "", now)
-    known = world_of(seen).known(seen.pod, models).artifacts
-    found = list[Finding]()
-    for model in models:
-        digest = known.get((model.alias, model.text))
-        if digest is not None:
-            found += [Finding("cold", Level.NOTE, f"{model.alias}: {says}") for says in cold(recall, digest, node, made)]
-    return found
+    world = world_of(seen)
+    known = world.known(seen.pod, models).artifacts
+    asked = [(one.alias, digest) for one in models if (digest := known.get((one.alias, one.text))) is not None]
+    if world.stages_images(node):
+        images = world.recorded_images(seen.pod, world.wishes.of(seen.pod).images.refs).on(world.architecture(node))
+        asked += [(f"image {plain(ref)}", digest) for digest, ref in images.items()]
+    return [Finding("cold", Level.NOTE, f"{name}: {says}") for name, digest in asked for says in cold(recall, digest, node, made)]
 
 
 def _waited(pod: Object, made: float, now: float) -> float | None:
@@ -96,7 +99,7 @@ def about_model(name: str, seen: Holdings) -> list[Finding] | None:
     found = list[Finding]()
     for digest, size_bytes in digests.items():
         found.append(Finding("artifact", Level.OK, f"{digest[:19]}, {size_bytes / 1e9:.1f} GB"))
-        found += _where(digest, seen)
+        found += _where(digest, size_bytes, seen)
     found += _wanted(name, seen)
     if seen.decisions is None:
         return [*found, Finding("decisions", Level.NOTE, _NO_LOG)]
@@ -106,7 +109,7 @@ def about_model(name: str, seen: Holdings) -> list[Finding] | None:
 def digests_of(name: str, seen: Holdings) -> dict[str, int] | None:
     """With their sizes; what the namespace has never had is not told apart from what does not exist."""
     found: dict[str, int] = {}
-    is_known = False
+    is_known, names = False, _refs(name)
     for model in _read(StagedModel, seen.models):
         if name in (model.metadata.name, f"ref:{model.metadata.name}", model.spec.source):
             is_known = True
@@ -115,12 +118,18 @@ def digests_of(name: str, seen: Holdings) -> dict[str, int] | None:
                 found[resolved.digest] = resolved.size
     for artifact in _read(Artifact, seen.artifacts):
         uses = (artifact.status.templates if artifact.status is not None else None) or ()
-        if name == artifact.spec.digest or any(name in (use.alias, use.ref) for use in uses):
+        if name == artifact.spec.digest or any(use.alias == name or use.ref in names for use in uses):
             found[artifact.spec.digest] = artifact.spec.size
     return found if found or is_known else None
 
 
-def _where(digest: str, seen: Holdings) -> Iterator[Finding]:
+def _refs(name: str) -> set[str]:
+    """As users write it, and an image also as a pod names it."""
+    image = ref_of(name)
+    return {name} if image is None else {name, image}
+
+
+def _where(digest: str, size_bytes: int, seen: Holdings) -> Iterator[Finding]:
     if seen.caches is None:
         yield Finding("nodes", Level.NOTE, "you may not read NodeCaches: on which nodes it is, an operator can tell")
         return
@@ -131,7 +140,7 @@ def _where(digest: str, seen: Holdings) -> Iterator[Finding]:
     for cache in caches:
         for one in (cache.status.artifacts if cache.status is not None else None) or ():
             if one.digest == digest and one.state in (State.STAGING, State.PENDING):
-                yield Finding("coming", Level.WAIT, f"it is {one.state} on {cache.metadata.name}")
+                yield Finding("coming", Level.WAIT, f"it is {how_far(one, size_bytes)} on {cache.metadata.name}")
             elif one.digest == digest and one.state is State.FAILED:
                 why = "/".join(filter(None, (str(one.error_class or ""), one.error_code)))
                 yield Finding("failed", Level.ACT, f"staging it failed on {cache.metadata.name}: {why}")
@@ -142,9 +151,12 @@ def _where(digest: str, seen: Holdings) -> Iterator[Finding]:
 
 
 def _wanted(name: str, seen: Holdings) -> Iterator[Finding]:
-    """What StagingSchedules say that name the StagedModel."""
+    """What StagingSchedules say that name the StagedModel or image."""
+    names = _refs(name)
     for schedule in _read(StagingSchedule, seen.schedules):
-        if not any(one.model_ref is not None and one.model_ref.name == name for one in schedule.spec.artifacts):
+        models = {one.model_ref.name for one in schedule.spec.artifacts if one.model_ref is not None}
+        images = {ref_of(one.image) for one in schedule.spec.artifacts if one.image is not None}
+        if name not in models and not names & images:
             continue
         coming = schedule.status.next if schedule.status is not None else None
         if coming is None or coming.ready_by is None:
@@ -180,11 +192,12 @@ def about_node(
     except Invalid as exc:
         return [Finding("node", Level.ACT, f"its NodeCache cannot be read: {exc}")]
     recall, names = Recall(decisions or (), None, now), _names(artifacts or ())
+    sizes = {one.spec.digest: one.spec.size for one in _read(Artifact, artifacts or ())}
     held = (cache.status.artifacts if cache.status is not None else None) or ()
     found = [_held(recall, cache, one.digest, names) for one in held if holds(cache, one.digest)]
     for one in held:
         if one.state in (State.STAGING, State.PENDING):
-            found.append(Finding("coming", Level.WAIT, f"{_named(one.digest, names)} is {one.state}"))
+            found.append(Finding("coming", Level.WAIT, f"{_named(one.digest, names)} is {how_far(one, sizes.get(one.digest))}"))
         elif one.state is State.FAILED:
             why = "/".join(filter(None, (str(one.error_class or ""), one.error_code)))
             found.append(Finding("failed", Level.ACT, f"{_named(one.digest, names)}: {why}"))

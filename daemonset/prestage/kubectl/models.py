@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from prestage.kube.client import KubeApi
 from prestage.kube.ports import Selection
 from prestage.kube.resources import ARTIFACTS, NODE_CACHES, STAGED_MODELS
 from prestage.kubectl.asking import ask, cluster_options, kinds, namespace_options, show
+from prestage.kubectl.images import how_far
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,15 @@ def _of_annotation(artifact: Artifact, alias: str, ref: str, caches: Sequence[No
         warm=warm,
         wanted=wanted,
         ready="-" if warm is None else str(bool(warm)),
-        message="",
+        message=_coming(artifact.spec.digest, artifact.spec.size, caches or ()),
     )
+
+
+def _coming(digest: str, size_bytes: int, caches: Iterable[NodeCache]) -> str:
+    """How far it is, where it is on its way."""
+    held = [one for cache in caches if cache.status for one in cache.status.artifacts or () if one.digest == digest]
+    words = [how_far(one, size_bytes) for one in held if one.state in (State.STAGING, State.PENDING)]
+    return ", ".join(f"{count} x {word}" if count > 1 else word for word, count in sorted(Counter(words).items())[:3])
 
 
 def _counts(digest: str, caches: Sequence[NodeCache] | None) -> tuple[int | None, int | None]:

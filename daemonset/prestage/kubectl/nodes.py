@@ -17,6 +17,7 @@ from prestage.cacher.quantities import human_bytes, human_seconds
 from prestage.kube.client import KubeApi
 from prestage.kube.resources import NODE_CACHES
 from prestage.kubectl.asking import ask, cluster_options, kinds, show
+from prestage.kubectl.images import coming
 
 SILENT_S = 180.0
 """An agent that said nothing for three heartbeats is not there."""
@@ -89,9 +90,10 @@ def _row(cache: NodeCache, now: datetime.datetime) -> NodeRow:
 def _images(status: NodeCacheStatus) -> str | None:
     if (said := status.images) is None:
         return None
-    warm = sum(one.type is EntryType.IMAGE and one.state is State.WARM for one in status.artifacts or ())
+    images = [one for one in status.artifacts or () if one.type is EntryType.IMAGE]
+    warm = sum(one.state is State.WARM for one in images)
     room = "no room is known" if said.budget is None else f"of {human_bytes(quantity_bytes(said.budget))}"
-    return f"{warm} warm, {human_bytes(quantity_bytes(said.used or 0))} {room}"
+    return f"{warm} warm{coming(images)}, {human_bytes(quantity_bytes(said.used or 0))} {room}"
 
 
 @click.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from prestage.api.annotations import ENABLED_LABEL, Mistakes, ModelRequest, Request, WaitFor
 from prestage.api.nodes import State
@@ -15,25 +14,9 @@ from prestage.control.podspec import gates_of, is_gated, is_ours, node_of, part,
 from prestage.control.warmth.reporting import condition_of
 from prestage.kube.mirror import Appeared, Synced
 from prestage.kube.ports import Object, Resource, metadata_of, name_of, namespace_of
-from prestage.kube.resources import ARTIFACTS, NODE_CACHES, REPLICA_SETS
-
-
-class Level(StrEnum):
-    """OK: as it should be. WAIT: it passes by itself. ACT: somebody has to do something. NOTE: worth knowing."""
-
-    OK = "ok"
-    WAIT = "wait"
-    ACT = "act"
-    NOTE = "note"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One sentence about one thing."""
-
-    about: str
-    level: Level
-    says: str
+from prestage.kube.resources import ARTIFACTS, NODE_CACHES, NODES, REPLICA_SETS
+from prestage.kubectl.finding import Finding, Level, some
+from prestage.kubectl.images import about_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +29,7 @@ class Evidence:
     caches: Sequence[Object] | None = None
     replica_sets: Sequence[Object] | None = None
     events: Sequence[Object] | None = None
+    nodes: Sequence[Object] | None = None
 
 
 def findings(seen: Evidence) -> list[Finding]:
@@ -69,13 +53,15 @@ def findings(seen: Evidence) -> list[Finding]:
     found += _artifacts(pod, models, world, seen)
     found += _gate(pod)
     found += _nodes(pod, models, world, seen)
+    found += about_images(pod, world, sees_nodes=seen.caches is not None)
     return found + _told(pod) + list(_events(seen))
 
 
 def world_of(seen: Evidence) -> World:
     """The same mirrors as the control plane's, filled once."""
     world = World("")
-    for resource, listed in ((ARTIFACTS, seen.artifacts), (NODE_CACHES, seen.caches), (REPLICA_SETS, seen.replica_sets)):
+    known = ((ARTIFACTS, seen.artifacts), (NODE_CACHES, seen.caches), (REPLICA_SETS, seen.replica_sets), (NODES, seen.nodes))
+    for resource, listed in known:
         _fill(world, resource, listed or ())
     return world
 
@@ -134,23 +120,19 @@ def _nodes(pod: Object, models: Sequence[ModelRequest], world: World, seen: Evid
             by_state.setdefault(node.states.get(digest) if node else None, []).append(name)
         warm = by_state.pop(State.WARM, [])
         if warm:
-            yield Finding("nodes", Level.OK, f"{digest[:19]} is warm on {_some(warm)}")
-        for state, some in by_state.items():
+            yield Finding("nodes", Level.OK, f"{digest[:19]} is warm on {some(warm)}")
+        for state, those in by_state.items():
             if state is State.FAILED:
-                node = world.holding(some[0])
+                node = world.holding(those[0])
                 failure = node.errors[digest] if node else None
                 code = f" ({failure.kind}, {failure.code})" if failure else ""
-                yield Finding("nodes", Level.ACT if where else Level.NOTE, f"{digest[:19]} failed on {_some(some)}{code}")
+                yield Finding("nodes", Level.ACT if where else Level.NOTE, f"{digest[:19]} failed on {some(those)}{code}")
             elif state is not None:
-                yield Finding("nodes", Level.WAIT, f"{digest[:19]} is {state} on {_some(some)}")
+                yield Finding("nodes", Level.WAIT, f"{digest[:19]} is {state} on {some(those)}")
             elif where:
                 yield Finding("nodes", Level.WAIT, f"{digest[:19]} is not on {where}, and nothing says that it stages it")
     if not names:
         yield Finding("nodes", Level.ACT, "no node has a NodeCache: is the DaemonSet running? (kubectl prestage doctor)")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _told(pod: Object) -> list[Finding]:

@@ -31,13 +31,15 @@ from prestage.kube.resources import (
     STORE_POOLS,
 )
 from prestage.kubectl.asking import allowed, ask, cluster_options
+from prestage.kubectl.finding import Finding, Level
 from prestage.kubectl.holdings import Holdings, about_model, about_node, about_pod, about_start
-from prestage.kubectl.reasons import Evidence, Finding, Level, findings
+from prestage.kubectl.reasons import Evidence, findings
 from prestage.planner.decisions import Decision
 
 _MARKS: Final = {Level.OK: " ", Level.WAIT: "…", Level.ACT: "!", Level.NOTE: "·"}
 _KINDS: Final = {"pod": "pod", "pods": "pod", "po": "pod", "model": "model", "models": "model", "stagedmodel": "model"}
 _KINDS_TOO: Final = {"stagedmodels": "model", "smodel": "model", "node": "node", "nodes": "node", "no": "node"}
+_IMAGES: Final = {"image": "model", "images": "model"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +51,14 @@ class Asked:
 
 
 def asked_for(text: str) -> Asked:
-    """`pod/NAME`, `model/NAME`, `node/NAME` or NAME; a ref has slashes of its own."""
+    """`pod/NAME`, `model/NAME`, `image/NAME`, `node/NAME` or NAME; a ref has slashes of its own."""
     kind, slash, name = text.partition("/")
-    known = _KINDS | _KINDS_TOO
+    known = _KINDS | _KINDS_TOO | _IMAGES
     return Asked(known[kind.lower()], name) if slash and name and kind.lower() in known else Asked("", text)
 
 
 @click.command()
-@click.argument("what", metavar="POD|MODEL|NODE")
+@click.argument("what", metavar="POD|MODEL|IMAGE|NODE")
 @click.option("-n", "--namespace", default="default", show_default=True, help="Of this namespace.")
 @click.option("--control-namespace", default="prestage", show_default=True, help="Where the chart is installed.")
 @cluster_options
@@ -64,8 +66,8 @@ def why(what: str, namespace: str, control_namespace: str, kubeconfig: Path | No
     """Why POD waits or was cold; why MODEL is still here, or went, and when it comes back; what NODE holds, and why.
 
     \b
-    POD, pod/POD        annotations, artifact, gate, nodes, condition, events, why it was not there
-    MODEL, model/MODEL  a StagedModel, an alias or a ref of an annotation, sha256:…
+    POD, pod/POD        annotations, artifact, gate, nodes, images, condition, events, why it was not there
+    MODEL, model/MODEL  a StagedModel, an alias or a ref of an annotation, sha256:…; image/IMAGE as a pod names it
     NODE, node/NODE     all that it holds and lately held
     \b
     !  somebody has to do something     …  it passes by itself
@@ -120,6 +122,7 @@ async def evidence(api: Api, namespace: str, pod: Object) -> Evidence:
         caches=await allowed(api, NODE_CACHES),
         replica_sets=await allowed(api, REPLICA_SETS, here),
         events=await allowed(api, EVENTS, here),
+        nodes=await allowed(api, NODES),
     )
 
 

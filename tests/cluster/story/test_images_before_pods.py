@@ -148,6 +148,7 @@ def test_a_workload_that_sleeps_has_its_image_and_its_model_before_its_first_pod
     assert story.pods("sleeper") == []
     kubectl("scale", "deployment", "sleeper", "-n", "demo", "--replicas=1")
     story.available("sleeper")
+    kubectl("wait", "pod", "-l", "app=sleeper", "-n", "demo", "--for=condition=prestage.dev/Warm", "--timeout=60s")
     pulled = registry.asked(client="containerd")[asked:]
     assert [(one.method, one.is_blob) for one in pulled] == [("HEAD", False), ("GET", False)]
     story.gone("sleeper")

@@ -61,7 +61,59 @@ def test_what_will_be_late_is_said_with_what_would_fix_it_and_by_the_exit_code(t
     said = json.loads(text)
     assert said["demand"][2]["lateBySeconds"] == 512.0
     assert said["demand"][2]["fix"] == {"remedy": "Rate", "amount": 812e9 / 300}
-    assert {"at": "2026-11-27T06:13:32Z", "node": "n1", "what": "warm", "model": "big", "note": None} in said["timeline"]
+    line = {"at": "2026-11-27T06:13:32Z", "node": "n1", "what": "warm", "type": "Model", "model": "big", "note": None}
+    assert line in said["timeline"]
+
+
+IMAGES = """
+now: 2026-11-27T06:00:00Z
+models: {llama: 120G}
+images: {llama: 6G, other: 90G}
+nodes:
+- {name: n1, budget: 1T, rate: 1G, images: {budget: 100G, rate: 100M, warm: [other]}}
+- {name: n2, budget: 1T, rate: 1G}
+demand:
+- {model: llama, readyBy: +1h, duration: 1h, copies: 2}
+- {image: llama, readyBy: +1h, duration: 1h}
+- {image: other, readyBy: +30s, duration: 1h}
+"""
+
+
+def test_images_are_played_in_their_own_room_beside_models_and_are_told_apart(tmp_path: Path) -> None:
+    code, text = run(tmp_path, IMAGES)
+    assert code == 0
+    assert text.splitlines()[1:6] == [
+        "2026-11-27T06:00:00  n1            begins   llama",
+        "2026-11-27T06:00:00  n1            begins   image llama",
+        "2026-11-27T06:00:00  n2            begins   llama",
+        "2026-11-27T06:00:30  -             wanted   image other  warm on 1 of 1: n1",
+        "2026-11-27T06:01:00  n1            warm     image llama",
+    ]
+    said = json.loads(run(tmp_path, IMAGES, "--json")[1])
+    assert [(one["type"], one["model"], one["nodes"]) for one in said["demand"]][1:] == [
+        ("Image", "image llama", ["n1"]),
+        ("Image", "image other", ["n1"]),
+    ]
+    assert {one["type"] for one in said["timeline"] if one["model"] == "llama"} == {"Model"}
+    late = IMAGES.replace("budget: 100G", "budget: 95G")
+    code, text = run(tmp_path, late)
+    assert code == 1
+    assert "image llama in default: OnTime" not in text
+
+
+def test_images_have_a_row_of_their_own_in_a_picture() -> None:
+    chart = chart_of(read_rehearsal(IMAGES, "f", 0.0).play(86_400))
+    assert chart.rows == ("n1", "n1 images", "n2")
+    assert {(bar.row, bar.artifact) for bar in chart.bars} == {
+        ("n1", "llama"),
+        ("n1 images", "image llama"),
+        ("n2", "llama"),
+    }
+    assert {(mark.row, mark.artifact, mark.late_by_s) for mark in chart.marks if mark.row == "n1 images"} == {
+        ("n1 images", "image llama", 0.0),
+        ("n1 images", "image other", 0.0),
+    }
+    assert chart.idle == 0
 
 
 def test_what_costs_an_eviction_begins_late_and_the_timeline_names_what_goes() -> None:
@@ -96,6 +148,10 @@ demand:
         "models: {a: 1G}\nnodes: []\ndemand: [{model: a, readyBy: tomorrow}]",
         "models: {a: 1G}\nnodes: []\ndemand: [{model: a, readyBy: 2026-11-27T08:00:00}]",
         "models: {a: 1G}\nnodes: []\ndemand: [{model: a, colour: red}]",
+        "images: {a: 1G}\nnodes: [{name: n, budget: 1G}]\ndemand: [{image: a, nodes: [n]}]",
+        "images: {a: 1G}\nnodes: [{name: n, budget: 1G, images: {budget: 1G, warm: [b]}}]\ndemand: []",
+        "models: {a: 1G}\nimages: {a: 1G}\nnodes: []\ndemand: [{model: a, image: a}]",
+        "models: {a: 1G}\nnodes: []\ndemand: [{readyBy: +5m}]",
         "models: {a: [",
         "models: [{ref: s3://models/base/, windows: [{name: base}]}]",
     ],

@@ -26,9 +26,11 @@ from planning.objects import (
     replica_set,
     schedule,
     staged_model,
+    template,
 )
 
 from prestage.cacher.errors import NotFound
+from prestage.control.demand.image_lines import image_line
 from prestage.control.demand.world import KEPT
 from prestage.control.planning.seeing import Seeing
 from prestage.control.rehearsal.cluster import Gathered, gathered, rehearsal_of
@@ -85,6 +87,23 @@ def test_pods_are_told_apart_from_schedules_and_what_is_only_kept_is_no_demand()
     assert [one["for"] for one in cast("list[dict[str, object]]", as_json(rehearsed(mirrors))["demand"])] == [
         "pods of deployment team/web"
     ]
+
+
+def test_images_are_played_where_nodes_stage_them_by_the_names_that_their_people_gave_them() -> None:
+    image = image_line("web-uid", "abc", "oci://registry.example/vllm:0.33", "amd64")
+    room = {"runtime": "2.3.4", "snapshotter": "overlayfs", "budget": "1Mi", "rateP10": "100"}
+    made = template()
+    spec = cast("dict[str, list[dict[str, object]]]", made["spec"])
+    spec["containers"][0]["image"] = "registry.example/vllm:0.33"
+    web = [deployment(made=made), replica_set(made=made), pod(owner=("ReplicaSet", "web-abc"), on="n1", made=made)]
+    caches = [node_cache("n1", images=room), node_cache("n2")]
+    known = [artifact("model", line()), artifact("image", image, size=500)]
+    played = rehearsed(Mirrored(namespace(), node("n1"), node("n2"), *caches, *web, *known))
+    text = list(shown(played))
+    assert "2027-01-15T08:00:05  n1            warm     oci://registry.example/vllm:0.33" in text
+    assert any(one.startswith("oci://registry.example/vllm:0.33 for pods of deployment team/web: ") for one in text)
+    none = rehearsed(Mirrored(namespace(), node("n1"), node("n2"), node_cache("n1"), node_cache("n2"), *web, *known))
+    assert not any("oci://" in one for one in shown(none))
 
 
 def test_what_is_not_resolved_or_wrong_is_said_and_not_passed_over() -> None:

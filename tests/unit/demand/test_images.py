@@ -24,7 +24,15 @@ from planning.objects import (
 
 from prestage.api.nodes import EntryType
 from prestage.control.demand.collecting import Collected, Collector
-from prestage.control.demand.image_lines import image_question, is_image, platform_in, pulled_images, ref_of, shown
+from prestage.control.demand.image_lines import (
+    image_question,
+    is_image,
+    platform_in,
+    pulled_images,
+    ref_of,
+    repository_of,
+    shown,
+)
 from prestage.control.demand.records import Line
 from prestage.kube.ports import Object
 from prestage.planner.demands import Demand, Trust
@@ -120,6 +128,28 @@ def test_images_are_those_of_volumes_init_containers_and_containers_in_the_order
     found = pulled_images(spec)
     assert found.refs == ("oci://r.example/data:1", "oci://docker.io/library/busybox:latest", REF)
     assert found.secrets == ("one",)
+
+
+@pytest.mark.parametrize(
+    ("ref", "repository"),
+    [
+        (REF, "oci://registry.example/vllm"),
+        (f"oci://registry.example:5000/team/app@sha256:{'a' * 64}", "oci://registry.example:5000/team/app"),
+        (f"oci://registry.example/app:1@sha256:{'a' * 64}", "oci://registry.example/app"),
+        ("oci://registry.example:5000/app", "oci://registry.example:5000/app"),
+    ],
+)
+def test_a_repository_is_an_image_without_its_tag(ref: str, repository: str) -> None:
+    assert repository_of(ref) == repository
+
+
+def test_a_tag_that_is_looked_up_at_every_start_is_staged_and_awaited_by_nobody() -> None:
+    pinned = f"registry.example/vllm@sha256:{'a' * 64}"
+    images = [(ENGINE, "IfNotPresent"), ("registry.example/x:1", "Always"), ("registry.example/y", None), (pinned, "Always")]
+    spec = {"containers": [{"name": "c", "image": image, "imagePullPolicy": policy} for image, policy in images]}
+    found = pulled_images(spec)
+    assert len(found.refs) == 4
+    assert found.awaited == (REF, f"oci://{pinned}")
 
 
 _JSON = st.recursive(

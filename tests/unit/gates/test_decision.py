@@ -32,6 +32,43 @@ EXPECTED: list[tuple[str, Situation, Decision, Reason]] = [
     ("waited long enough", replace(SOON, waited_s=150.0), Decision.FREE, Reason.TIMED_OUT),
     ("waited long enough, fail", replace(SOON, waited_s=150.0, on_timeout=OnTimeout.FAIL), Decision.FAIL, Reason.TIMED_OUT),
     (
+        "waited long enough, only the image is missing",
+        replace(SOON, waited_s=150.0, on_timeout=OnTimeout.FAIL, models_with_room=1, images_coming=True),
+        Decision.FREE,
+        Reason.TIMED_OUT,
+    ),
+    (
+        "image on its way beside the model",
+        replace(SOON, models_with_room=1, images_coming=True),
+        Decision.GATE,
+        Reason.READY_SOON,
+    ),
+    (
+        "image on its way, too late",
+        replace(SOON, models_with_room=1, images_coming=True, ready_in_s=151.0),
+        Decision.FREE,
+        Reason.TOO_LATE,
+    ),
+    (
+        "image too late, and to fail: nothing fails for an image",
+        replace(SOON, gated=True, on_timeout=OnTimeout.FAIL, models_with_room=1, images_coming=True, ready_in_s=151.0),
+        Decision.FREE,
+        Reason.TOO_LATE,
+    ),
+    (
+        "image to be planned",
+        replace(SOON, models_with_room=1, images_possible=True, ready_in_s=None),
+        Decision.GATE,
+        Reason.PLANNING,
+    ),
+    (
+        "image planned by nobody",
+        replace(SOON, models_with_room=1, images_possible=True, ready_in_s=None, waited_s=3.0),
+        Decision.FREE,
+        Reason.IMAGE_PULLED,
+    ),
+    ("image left to the kubelet", replace(SOON, models_with_room=1, ready_in_s=None), Decision.FREE, Reason.IMAGE_PULLED),
+    (
         "warm at the last moment",
         replace(SOON, waited_s=150.0, on_timeout=OnTimeout.FAIL, warm_with_room=1),
         Decision.FREE,
@@ -82,6 +119,9 @@ situations = st.builds(
     fitting=st.integers(0, 3),
     with_room=st.integers(0, 3),
     warm_with_room=st.integers(0, 3),
+    models_with_room=st.integers(0, 3),
+    images_coming=st.booleans(),
+    images_possible=st.booleans(),
     failed=st.booleans(),
     resolved=st.booleans(),
     ready_in_s=st.none() | st.floats(0, 5000),
@@ -102,5 +142,9 @@ def test_a_gate_is_never_kept_where_it_could_not_be_taken_off_or_does_not_help(s
             assert seen.fitting
             assert seen.with_room
             assert seen.waited_s < seen.gate_timeout_s
+            if seen.models_with_room and not seen.images_coming:
+                assert seen.images_possible
+                assert seen.waited_s < 3
     if verdict.decision is Decision.FAIL:
         assert seen.on_timeout is OnTimeout.FAIL
+        assert not seen.models_with_room, "an image that is late fails no pod"

@@ -14,7 +14,8 @@ from prestage.control.admission.mistakes import examined
 from prestage.control.admission.mutation import mutated
 from prestage.kube.ports import Object
 from prestage.kubectl.cli import kubectl_prestage
-from prestage.kubectl.reasons import Evidence, Finding, Level, findings
+from prestage.kubectl.finding import Finding, Level
+from prestage.kubectl.reasons import Evidence, findings
 from prestage.kubectl.rendering import rendered
 
 

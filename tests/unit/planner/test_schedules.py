@@ -30,7 +30,7 @@ from planning.objects import (
 )
 
 from prestage.api.conditions import find
-from prestage.api.nodes import ErrorClass
+from prestage.api.nodes import EntryType, ErrorClass
 from prestage.api.policies import StorePool
 from prestage.api.reading import read, written
 from prestage.api.schedules import PastWindow, StagingSchedule, StagingScheduleStatus
@@ -300,6 +300,7 @@ def test_every_remedy_has_words_with_and_without_an_amount(kind: Remedy) -> None
     assert remedy(Fix(kind))
     assert remedy(Fix(kind, 3e9, "n1"))
     assert "n1" not in remedy(Fix(kind, 3e9, "n1"))
+    assert "StorePool" not in remedy(Fix(kind, 3e9, "n1"), EntryType.IMAGE), "an image has another room"
 
 
 def test_outcomes_are_counted_by_source() -> None:

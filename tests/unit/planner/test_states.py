@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 from collections.abc import Mapping
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from planning.cluster import Cluster, running, until
 from planning.objects import OURS, digest, head, namespace, node, node_cache, pod
 from planning.worlds import NOW, bound
 from planning.worlds import node as state
 
 from prestage.api.models import StagedModel
-from prestage.api.nodes import Action, ErrorClass, SourceType, State
+from prestage.api.nodes import Action, EntryType, ErrorClass, SourceType, State, Step
 from prestage.api.policies import StorePool
 from prestage.api.reading import read
 from prestage.api.values import ConditionStatus
 from prestage.control.demand.collecting import Collected
+from prestage.control.demand.image_lines import image_line
 from prestage.control.demand.records import Known, Line, Question
 from prestage.control.demand.resolving import Failure
 from prestage.control.planning.app import Planner, run
@@ -26,9 +30,11 @@ from prestage.control.planning.board import Posted
 from prestage.control.planning.explaining import complaints
 from prestage.control.planning.states import Caches, cache_of, is_ours, plan_in, state_of
 from prestage.control.planning.statuses import Spread, model_status, spreads
+from prestage.control.planning.steps import with_steps
 from prestage.control.planning.together import Together
 from prestage.control.planning.writing import body_of, writes
 from prestage.kube.events import Subject
+from prestage.kube.mirror import Mirror
 from prestage.kube.ports import Object
 from prestage.kube.resources import DEPLOYMENTS
 from prestage.planner.demands import Demand, Trust
@@ -205,6 +211,48 @@ def test_whatever_keeps_a_model_away_is_told_with_a_next_step(reason: Reason) ->
     assert said.note.startswith("model llama (ref:llama)")
     assert "; " in said.note
     assert digest("a") not in said.note
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        one
+        for one in Reason
+        if one not in {Reason.WARM, Reason.STAGING, Reason.RETRYING, Reason.KEPT, Reason.NO_NODE, *OF_WINDOWS}
+    ],
+)
+def test_whatever_keeps_an_image_away_is_told_as_of_an_image_by_the_name_that_its_pod_has_for_it(reason: Reason) -> None:
+    subject = Subject(DEPLOYMENTS, "web", "team", "web-uid")
+    demand = Demand("d", digest("a"), 1, "team", Trust.BOUND, kind=EntryType.IMAGE)
+    line = image_line("web-uid", "abc", "oci://registry.example/vllm:0.33", "amd64")
+    error = ("Denied", "OriginRefused") if reason is Reason.STAGE_FAILED else None
+    collected = Collected((demand,), lines={"d": line}, subjects={"web-uid": subject})
+    [said] = complaints(Posted(collected, plan=Plan(verdicts={"d": Verdict(Outcome.IMPOSSIBLE, reason, error=error)})), {})
+    assert said.note.startswith("image (oci://registry.example/vllm:0.33)")
+    assert not any(word in said.note for word in ("StorePool", "another model", "whole store", digest("a")))
+
+
+_RAW = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["Download", "Unpack", "Dance", digest("a")]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["digest", "step", "artifacts"]), inner, max_size=3)
+    ),
+    max_leaves=10,
+)
+
+
+@given(_RAW, st.sampled_from(["Download", "Unpack"]))
+def test_steps_are_read_between_plans_whatever_else_stands_in_a_node_cache(raw: object, step: str) -> None:
+    busy = dataclasses.replace(
+        state("n1"), held={digest("a"): Held(State.STAGING, step=Step.RESOLVE), digest("b"): Held(State.WARM)}
+    )
+    mirror = Mirror()
+    mirror.replace([{"metadata": {"name": "n1"}, "status": raw}])
+    assert with_steps([busy], mirror)[0].held.keys() == busy.held.keys()
+    said = [{"digest": digest("a"), "step": step}, {"digest": digest("b"), "step": step}, {"digest": digest("c"), "step": step}]
+    mirror.replace([{"metadata": {"name": "n1"}, "status": {"artifacts": said}}])
+    [after] = with_steps([busy], mirror)
+    assert {one: held.step for one, held in after.held.items()} == {digest("a"): Step(step), digest("b"): None}
 
 
 def test_what_comes_in_its_time_is_no_complaint() -> None:

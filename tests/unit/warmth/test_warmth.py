@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pods.objects import DIGEST, NOW, OTHER, artifact, node, node_cache, pod
 from pods.worlds import Clock, put, world
 
-from prestage.api.annotations import ModelRequest
-from prestage.api.brokerage import Refusal, Template
+from prestage.api.brokerage import Refusal
 from prestage.api.nodes import ErrorClass
+from prestage.control.demand.records import Line
 from prestage.control.gates.world import World
 from prestage.control.podspec import part
 from prestage.control.warmth.condition import Reason, Sources, told
@@ -125,8 +125,8 @@ def test_failures_say_class_code_and_what_to_do() -> None:
 
 
 def test_what_the_broker_refused_is_told_in_its_words() -> None:
-    def refusals(template: Template, model: ModelRequest) -> Refusal | None:
-        assert (template.hash, model.alias) == ("-", "llama")
+    def refusals(line: Line) -> Refusal | None:
+        assert (line.hash, line.alias) == ("-", "llama")
         return Refusal(error_class=ErrorClass.DENIED, code="NoGrant", message="no access to org/llama", hint="ask for it")
 
     assert said(world(), aged(1), Sources(refusals=refusals)) == (Reason.DENIED, "llama: no access to org/llama; ask for it")

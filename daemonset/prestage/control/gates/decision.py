@@ -19,6 +19,8 @@ ROLLOUT_MARGIN_S: Final = 60.0
 """What a rollout needs beyond our files before its progress deadline: image, start, readiness."""
 RESOLVE_S: Final = 10.0
 """For so long a ref may be on its way to its manifest: until then its size, hence when it is ready, is not known."""
+PLAN_S: Final = 3.0
+"""For so long a plan may be on its way that has a node stage an image (docs/planning.md: at most a second or two)."""
 
 
 class Decision(StrEnum):
@@ -42,6 +44,8 @@ class Reason(StrEnum):
     TIMED_OUT = "TimedOut"
     ROLLOUT_DUE = "RolloutDue"
     CANNOT_BE_WARM = "CannotBeWarm"
+    PLANNING = "Planning"
+    IMAGE_PULLED = "ImagePulled"
     RESOLVING = "Resolving"
     UNKNOWN = "Unknown"
     LAST_CHANCE = "LastChance"
@@ -54,7 +58,9 @@ class Situation:
     """What is known of one pod. Seconds; None: not known.
 
     `fitting`: existing nodes that could take it if they were empty. `with_room`: of those, nodes that have the resources free
-    now. `warm_with_room`: of those, nodes that hold all its models. `ready_in_s`: when the soonest of the nodes with room will.
+    now. `models_with_room`: of those, nodes that hold all its models; `warm_with_room`: of these, nodes that hold its images too,
+    or stage none. `images_coming`: one of those that hold its models is at its images, or told to be; `images_possible`: or could
+    be told. `ready_in_s`: when the soonest of the nodes with room holds what it is told to; where some hold its models, of these.
     `waited_s`: since ours is the only gate. `lease_age_s`: since the leader renewed; None: nobody leads.
     """
 
@@ -67,7 +73,10 @@ class Situation:
     other_gates: bool = False
     fitting: int = 0
     with_room: int = 0
+    models_with_room: int = 0
     warm_with_room: int = 0
+    images_coming: bool = False
+    images_possible: bool = False
     failed: bool = False
     resolved: bool = True
     ready_in_s: float | None = None
@@ -103,6 +112,15 @@ def _left_s(seen: Situation) -> float:
     return seen.gate_timeout_s - seen.waited_s
 
 
+def _is_late(seen: Situation) -> bool:
+    return seen.ready_in_s is not None and seen.ready_in_s > _left_s(seen)
+
+
+def _images_left(seen: Situation) -> bool:
+    """Its models are there, and nobody is at its images."""
+    return seen.models_with_room > 0 and not seen.images_coming
+
+
 def _rollout_due(seen: Situation) -> bool:
     return seen.rollout_left_s is not None and seen.rollout_left_s < (seen.ready_in_s or 0.0) + ROLLOUT_MARGIN_S
 
@@ -134,7 +152,7 @@ ROWS: Final = (
     Row(
         _F,
         Reason.WARM_NODE,
-        "a fitting node with room holds all its models",
+        "a fitting node with room holds all its models, and its images where it stages images",
         "it is preferred; nothing is to be waited for",
         lambda s: s.warm_with_room > 0,
     ),
@@ -155,15 +173,15 @@ ROWS: Final = (
     Row(
         _X,
         Reason.TIMED_OUT,
-        "it waited for `gate-timeout`, and `on-timeout` is `Fail`",
+        "it waited for `gate-timeout`, `on-timeout` is `Fail`, and no node with room holds its models",
         "the user said so",
-        lambda s: _left_s(s) <= 0 and s.on_timeout is OnTimeout.FAIL,
+        lambda s: _left_s(s) <= 0 and s.on_timeout is OnTimeout.FAIL and not s.models_with_room,
     ),
     Row(
         _F,
         Reason.TIMED_OUT,
-        "it waited for `gate-timeout`, and `on-timeout` is `Mount`",
-        "the mount waits, at top priority",
+        "it waited for `gate-timeout`, and `on-timeout` is `Mount`, or only its images are missing",
+        "the mount waits, at top priority; images are pulled by the kubelet",
         lambda s: _left_s(s) <= 0,
     ),
     Row(
@@ -179,6 +197,20 @@ ROWS: Final = (
         "staging failed on every node with room",
         "the mount tells why, where people look",
         lambda s: s.failed,
+    ),
+    Row(
+        _G,
+        Reason.PLANNING,
+        "nodes with room hold its models, one could stage its images, and for less than 3 s no plan says so",
+        "the plan is made in a moment",
+        lambda s: _images_left(s) and s.images_possible and s.waited_s < PLAN_S,
+    ),
+    Row(
+        _F,
+        Reason.IMAGE_PULLED,
+        "nodes with room hold its models, and none of them is at its images",
+        "the kubelet's own pull begins at once",
+        _images_left,
     ),
     Row(
         _G,
@@ -199,14 +231,14 @@ ROWS: Final = (
         Reason.LAST_CHANCE,
         "it is gated, would be late, and `on-timeout` is `Fail`",
         "it fails at its timeout, as the user said",
-        lambda s: s.gated and s.on_timeout is OnTimeout.FAIL and s.ready_in_s is not None and s.ready_in_s > _left_s(s),
+        lambda s: s.gated and s.on_timeout is OnTimeout.FAIL and not s.models_with_room and _is_late(s),
     ),
     Row(
         _F,
         Reason.TOO_LATE,
         "it would be ready after `gate-timeout`",
-        "the mount waits as well, and meanwhile others may help",
-        lambda s: s.ready_in_s is not None and s.ready_in_s > _left_s(s),
+        "mount and pull wait as well, and meanwhile others may help",
+        _is_late,
     ),
     Row(
         _G,

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from prestage.control.demand.amounts import requests_of
 from prestage.control.demand.feasibility import Needs, misfit, suits
-from prestage.control.gates.prediction import Backlog, backlog_of, outlook
+from prestage.control.gates.images import NO_IMAGES, ImageOutlook, PodImages, Standing, image_outlook, with_awaited
+from prestage.control.gates.prediction import Backlog, Outlook, backlog_of, outlook
 from prestage.control.gates.preference import PLACES_MAX, place_of
 from prestage.control.gates.world import World
 from prestage.control.podspec import part
@@ -28,16 +29,41 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """Of some artifacts, for pods that need the same of a node."""
+    """Of some models and images, for pods that need the same of a node."""
 
     warm: tuple[str, ...] = ()
-    """Names of warm nodes with room."""
+    """Names of nodes with room that hold the models, and the images or stage none."""
+    bare: tuple[str, ...] = ()
+    """Names of nodes with room that hold the models only."""
     places: tuple[str, ...] = ()
-    """Of warm nodes that fit, those with room first."""
+    """Of warm nodes that fit, those with room first; where none is warm, of those that hold the models."""
     failed: bool = False
-    """There are nodes with room that have a NodeCache, and staging failed on all of them."""
+    """There are nodes with room that have a NodeCache, and staging models failed on all of them."""
     ready_in_s: float | None = None
-    """On the node with room that has them first; None: on none."""
+    """On the node with room that has what it is told to first, of those that hold the models where some do; None: on none."""
+    images_coming: bool = False
+    """To one of `bare`."""
+    images_possible: bool = False
+    """The same, once a plan says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class _One:
+    """What one node promises."""
+
+    models: Outlook
+    images: ImageOutlook
+
+    @property
+    def ready_in_s(self) -> float | None:
+        """With what it is told to; images that are left to the kubelet are pulled beside."""
+        found = self.models.ready_in_s
+        return None if found is None else max(found, self.images.ready_in_s)
+
+    @property
+    def warm(self) -> bool:
+        """Nothing is to be waited for there."""
+        return self.models.warm and self.images.is_settled
 
 
 class Look:
@@ -47,7 +73,7 @@ class Look:
         self.world = world
         self._sites = dict(world.sites())
         self._fits: dict[Needs, Fit] = {}
-        self._prospects: dict[Needs, dict[tuple[str, ...], Prospect]] = {}
+        self._prospects: dict[Needs, dict[tuple[tuple[str, ...], PodImages], Prospect]] = {}
         self._backlogs: dict[str, Backlog] = {}
         for node, pods in (assumed or {}).items():
             for pod in pods:
@@ -76,30 +102,39 @@ class Look:
             self._fits[needs] = found
         return found
 
-    def prospect(self, needs: Needs, digests: tuple[str, ...]) -> Prospect:
-        """When and where such a pod finds these, all of them."""
+    def prospect(self, needs: Needs, digests: tuple[str, ...], images: PodImages = NO_IMAGES) -> Prospect:
+        """When and where such a pod finds these models, all of them, and its images."""
         known = self._prospects.setdefault(needs, {})
-        found = known.get(digests)
+        found = known.get((digests, images))
         if found is None:
-            found = known[digests] = self._prospect(self.fit(needs), digests)
+            found = known[digests, images] = self._prospect(self.fit(needs), digests, images)
         return found
 
-    def _prospect(self, fit: Fit, digests: tuple[str, ...]) -> Prospect:
-        world, now_s = self.world, self.world.clock()
+    def _one(self, name: str, digests: Sequence[str], images: PodImages) -> _One:
+        world, node, now_s = self.world, self.world.holding(name), self.world.clock()
+        needed = tuple(images.on(world.architecture(name))) if images.rows else ()
+        found = image_outlook(needed, node, world.sizes, now_s)
+        return _One(outlook(digests, node, world.sizes, now_s), with_awaited(found, node, is_awaited=images.is_awaited))
+
+    def _prospect(self, fit: Fit, digests: tuple[str, ...], images: PodImages) -> Prospect:
+        world = self.world
         near = fit.fitting.intersection(set[str]().union(*map(world.holders, digests)))
-        looks = {name: outlook(digests, world.holding(name), world.sizes, now_s) for name in sorted(near)}
-        warm = [name for name, one in looks.items() if one.warm]
-        roomy = [name for name in warm if name in fit.with_room]
-        at_hand = [one for name, one in looks.items() if name in fit.with_room]
-        moments = [one.ready_in_s for one in at_hand if one.ready_in_s is not None]
+        looks = {name: self._one(name, digests, images) for name in sorted(near)}
+        roomy = [name for name, one in looks.items() if one.warm and name in fit.with_room]
+        at_hand = {name: one for name, one in looks.items() if name in fit.with_room}
+        bare = {name: one.images for name, one in at_hand.items() if one.models.warm and not one.warm}
+        if bare and not roomy:
+            return _of_models(looks, bare, world)
+        moments = [one.ready_in_s for one in at_hand.values() if one.ready_in_s is not None]
         others = fit.with_room if not roomy else ()
         far = [self._backlog(name) for name in others if name not in near and world.holding(name) is not None]
         if far and all(digest in world.sizes for digest in digests):
             moments.append(min(one.with_more_s(digests, world.sizes) for one in far))
         return Prospect(
             warm=tuple(roomy),
-            places=_places([*roomy, *warm], world),
-            failed=bool(at_hand) and not far and all(one.failed for one in at_hand),
+            bare=tuple(bare),
+            places=_places(_preferred(looks, roomy), world),
+            failed=bool(at_hand) and not far and all(one.models.failed for one in at_hand.values()),
             ready_in_s=min(moments, default=None),
         )
 
@@ -110,6 +145,27 @@ class Look:
             assert node is not None
             found = self._backlogs[name] = backlog_of(node, self.world.sizes, self.world.clock())
         return found
+
+
+def _of_models(looks: Mapping[str, _One], bare: Mapping[str, ImageOutlook], world: World) -> Prospect:
+    """Nodes with room hold the models, and not the images: what is still to come to others is not waited for."""
+    coming = [one.ready_in_s for one in bare.values() if one.standing is Standing.COMING]
+    return Prospect(
+        bare=tuple(bare),
+        places=_places([*bare, *(name for name, one in looks.items() if one.models.warm)], world),
+        ready_in_s=min(coming, default=None),
+        images_coming=bool(coming),
+        images_possible=any(one.standing is Standing.POSSIBLE for one in bare.values()),
+    )
+
+
+def _preferred(looks: Mapping[str, _One], roomy: Sequence[str]) -> list[str]:
+    """Those that hold the images before those that stage none: one term weighs all the same."""
+    warm = [name for name, one in looks.items() if one.warm]
+    holding = {name for name in warm if looks[name].images.standing is Standing.WARM}
+    kept = holding if holding.intersection(roomy) else set(warm)
+    found = [name for name in (*roomy, *warm) if name in kept]
+    return found or [name for name, one in looks.items() if one.models.warm]
 
 
 def _places(names: Sequence[str], world: World) -> tuple[str, ...]:

@@ -43,7 +43,16 @@ _LOOK_S: Final = 1.0
 _SHARE: Final = 8
 _IN_A_ROW: Final = 200
 """Pods looked at before others of this loop have their turn."""
-_BY_TIME: Final = frozenset({Reason.TIMED_OUT, Reason.ROLLOUT_DUE, Reason.TOO_LATE, Reason.UNKNOWN, Reason.CONTROLLER_UNWELL})
+_BY_TIME: Final = frozenset(
+    {
+        Reason.TIMED_OUT,
+        Reason.ROLLOUT_DUE,
+        Reason.TOO_LATE,
+        Reason.UNKNOWN,
+        Reason.IMAGE_PULLED,
+        Reason.CONTROLLER_UNWELL,
+    }
+)
 """Nothing changed but the clock."""
 _AT_ONCE: Final = 16
 _AGAIN_S: Final = 2.0

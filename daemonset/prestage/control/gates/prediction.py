@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from prestage.api.nodes import ErrorClass, NodeCache, SourceType, State
+from prestage.api.nodes import Action, EntryType, ErrorClass, ImagesStatus, NodeCache, SourceType, State, Step
 from prestage.api.texts import quantity_bytes
 
 UNMEASURED_BYTES_PER_S: Final = 200_000_000
@@ -41,6 +41,14 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageRoom:
+    """Of a node that stages images which its kubelet's pulls find."""
+
+    budget_bytes: int
+    rate_bytes_per_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Holding:
     """A node's cache as its NodeCache says it. `since_s`: when each artifact was first seen in its state."""
 
@@ -54,10 +62,24 @@ class Holding:
     rate_bytes_per_s: int | None = None
     fetched: Mapping[str, int] = field(default_factory=dict)
     """Bytes of those that are Staging, as of the last write."""
+    steps: Mapping[str, Step] = field(default_factory=dict)
+    """Of those that are Staging."""
+    images: ImageRoom | None = None
+    """None: it stages none."""
+    are_images: frozenset[str] = frozenset()
+    """Of all that is named here."""
+    told_images_s: Mapping[str, float] = field(default_factory=dict)
+    """Those that it is to stage, and since when that was seen."""
 
 
-def holding(cache: NodeCache, since_s: Mapping[str, float]) -> Holding:
-    """From its NodeCache."""
+def told_images(cache: NodeCache) -> frozenset[str]:
+    """What its plan has it stage into containerd."""
+    planned = cache.spec.artifacts or ()
+    return frozenset(one.digest for one in planned if one.type is EntryType.IMAGE and one.action is Action.STAGE)
+
+
+def holding(cache: NodeCache, since_s: Mapping[str, float], told_s: Mapping[str, float] | None = None) -> Holding:
+    """From its NodeCache. `told_s`: since when it is seen that images are to be staged."""
     status = cache.status
     listed = (status.artifacts if status else None) or ()
     held = {one.digest: one.state for one in listed}
@@ -74,7 +96,18 @@ def holding(cache: NodeCache, since_s: Mapping[str, float]) -> Holding:
         },
         rate_bytes_per_s=quantity_bytes(rate) if rate is not None else None,
         fetched={one.digest: quantity_bytes(one.fetched) for one in listed if one.fetched is not None},
+        steps={one.digest: one.step for one in listed if one.step is not None},
+        images=_image_room(status.images) if status else None,
+        are_images=frozenset(one.digest for one in (*listed, *(cache.spec.artifacts or ())) if one.type is EntryType.IMAGE),
+        told_images_s=told_s or {},
     )
+
+
+def _image_room(said: ImagesStatus | None) -> ImageRoom | None:
+    """None also where pulls use another daemon's snapshotter, or nobody sees containerd's disk: nothing is planned there."""
+    if said is None or said.budget is None or said.snapshotter in (said.remote_snapshotters or ()):
+        return None
+    return ImageRoom(quantity_bytes(said.budget), None if said.rate_p10 is None else quantity_bytes(said.rate_p10))
 
 
 def told_anew(before: Holding | None, after: Holding | None) -> set[str]:
@@ -82,13 +115,19 @@ def told_anew(before: Holding | None, after: Holding | None) -> set[str]:
     old, new = before or Holding(), after or Holding()
     return {
         digest
-        for digest in {*old.states, *new.states, *old.sources, *new.sources}
+        for digest in {*old.states, *new.states, *old.sources, *new.sources, *old.told_images_s, *new.told_images_s}
         if any(told.get(digest) != other.get(digest) for told, other in _sides(old, new))
     }
 
 
 def _sides(old: Holding, new: Holding) -> tuple[tuple[Mapping[str, object], Mapping[str, object]], ...]:
-    return (old.states, new.states), (old.errors, new.errors), (old.fetched, new.fetched), (old.sources, new.sources)
+    return (
+        (old.states, new.states),
+        (old.errors, new.errors),
+        (old.fetched, new.fetched),
+        (old.sources, new.sources),
+        (old.told_images_s, new.told_images_s),
+    )
 
 
 def outlook(wanted: Sequence[str], node: Holding | None, sizes: Mapping[str, int], now_s: float) -> Outlook:
@@ -118,12 +157,15 @@ class Backlog:
         return max(LEAST_S, self.left_s + sum(sizes.get(digest, 0) for digest in digests) / self.rate_bytes_per_s)
 
 
-def backlog_of(node: Holding, sizes: Mapping[str, int], now_s: float) -> Backlog:
-    """Less the time since a stage was first seen."""
-    rate = max(float(node.rate_bytes_per_s or UNMEASURED_BYTES_PER_S), 1.0)
+def backlog_of(node: Holding, sizes: Mapping[str, int], now_s: float, *, of_images: bool = False) -> Backlog:
+    """Less the time since a stage was first seen. Models and images are fetched beside each other."""
+    measured = node.rate_bytes_per_s
+    if of_images and node.images is not None:
+        measured = node.images.rate_bytes_per_s or measured
+    rate = max(float(measured or UNMEASURED_BYTES_PER_S), 1.0)
     left_s = 0.0
     for digest, state in node.states.items():
-        if state in _BUSY:
+        if state in _BUSY and (digest in node.are_images) is of_images:
             spent_s = now_s - node.since_s.get(digest, now_s) if state is State.STAGING else 0.0
             left_s += max(0.0, sizes.get(digest, 0) / rate - spent_s)
     return Backlog(left_s, rate)

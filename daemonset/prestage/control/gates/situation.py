@@ -24,7 +24,7 @@ class Surroundings:
     situation: Situation
     known: Known
     warm: tuple[str, ...] = ()
-    """Names of warm nodes with room."""
+    """Names of nodes with room that hold its models, those before others that hold its images too."""
     places: tuple[str, ...] = ()
     """Of warm nodes that fit, those with room first."""
 
@@ -38,7 +38,7 @@ def surroundings(
     digests = tuple(sorted(set(known.artifacts.values())))
     needs = world.wishes.of(pod).needs
     fit = look.fit(needs)
-    prospect = look.prospect(needs, digests) if known.complete and digests else Prospect()
+    prospect = look.prospect(needs, digests, world.images(pod)) if known.complete and digests else Prospect()
     situation = Situation(
         placed=bool(node_of(pod)),
         gated=is_gated(pod),
@@ -49,14 +49,17 @@ def surroundings(
         other_gates=has_other_gates(pod),
         fitting=len(fit.fitting),
         with_room=len(fit.with_room),
+        models_with_room=len(prospect.warm) + len(prospect.bare),
         warm_with_room=len(prospect.warm),
+        images_coming=prospect.images_coming,
+        images_possible=prospect.images_possible,
         failed=prospect.failed,
         resolved=known.complete,
         ready_in_s=prospect.ready_in_s,
         waited_s=waited_s,
         rollout_left_s=world.rollout_left_s(pod),
     )
-    return Surroundings(situation, known, prospect.warm, prospect.places)
+    return Surroundings(situation, known, (*prospect.warm, *prospect.bare), prospect.places)
 
 
 def has_other_gates(pod: Object) -> bool:

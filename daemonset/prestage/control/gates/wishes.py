@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from prestage.api.annotations import Mistakes, ModelRequest, Request, WaitFor, parse
 from prestage.control.admission.mistakes import examined, models_of
 from prestage.control.demand.feasibility import Needs, needs_of
+from prestage.control.demand.image_lines import PulledImages, pulled_images
 from prestage.control.podspec import annotations_of, part
 from prestage.kube.ports import Object, metadata_of, uid_of, version_of
 
@@ -19,6 +20,7 @@ class Wish:
     models: tuple[ModelRequest, ...]
     needs: Needs
     mistakes: Mistakes | None = None
+    images: PulledImages = PulledImages()  # noqa: RUF009  frozen
 
 
 class Wishes:
@@ -50,7 +52,7 @@ def _read(pod: Object) -> Wish:
         request = examined(pod)
     except Mistakes as exc:
         mistakes, request = exc, _parsed(pod)
-    return Wish(request, models_of(pod, request), needs_of(pod), mistakes)
+    return Wish(request, models_of(pod, request), needs_of(pod), mistakes, pulled_images(part(pod, "spec")))
 
 
 def _parsed(pod: Object) -> Request:

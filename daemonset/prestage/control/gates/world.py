@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import datetime
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from prestage.api.annotations import PREFIX, ModelRequest, StagedModelName
@@ -21,8 +22,10 @@ from prestage.api.nodes import NodeCache, State
 from prestage.api.reading import Invalid, read
 from prestage.control.demand.amounts import requests_of
 from prestage.control.demand.feasibility import Site, site_of, takes_room
+from prestage.control.demand.image_lines import ARCHITECTURE, image_line, platform_of, repository_of
 from prestage.control.gates.followed import FOLLOWED
-from prestage.control.gates.prediction import Holding, holding, told_anew
+from prestage.control.gates.images import ARCHITECTURES, NO_IMAGES, PodImages
+from prestage.control.gates.prediction import Holding, holding, told_anew, told_images
 from prestage.control.gates.touched import Askers, Touched, Use
 from prestage.control.gates.wishes import Wishes
 from prestage.control.podspec import annotations_of, is_gated, is_ours, part, volumes_of
@@ -79,6 +82,11 @@ class World:
     _askers: Askers = field(default_factory=Askers)
     _holdings: dict[str, Holding] = field(default_factory=dict)
     _since: dict[str, dict[str, tuple[State, float]]] = field(default_factory=dict)
+    _told_s: dict[str, dict[str, float]] = field(default_factory=dict)
+    _stagers: set[str] = field(default_factory=set)
+    """Nodes that stage images."""
+    _repositories: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Namespace and repository of the images that were resolved: how many records."""
     _records: dict[Use, list[_Record]] = field(default_factory=dict)
     _named: dict[Key, list[Use]] = field(default_factory=dict)
     _uses: dict[str, dict[Key, list[Use]]] = field(default_factory=dict)
@@ -224,6 +232,35 @@ class World:
                     found[(model.alias, model.text)] = record.digest
         return Known(found, len({(one.alias, one.text) for one in models}))
 
+    def images(self, pod: Object) -> PodImages:
+        """Images of the pod that somebody may wait for; none where no node stages any."""
+        if not self._stagers:
+            return NO_IMAGES
+        refs, namespace = self.wishes.of(pod).images.awaited, namespace_of(pod) or ""
+        found = self.recorded_images(pod, refs)
+        known = {ref for _, ref, _ in found.rows}
+        is_awaited = any(ref not in known and self._repositories[namespace, repository_of(ref)] > 0 for ref in refs)
+        return replace(found, is_awaited=True) if is_awaited else found
+
+    def recorded_images(self, pod: Object, refs: Iterable[str]) -> PodImages:
+        """Which artifacts its template got for these, for each architecture."""
+        template = self.template(pod)
+        rows = list[tuple[str, str, str]]()
+        for use in _image_uses(template, refs):
+            _, architecture, _ = use[2].split("/")
+            found = [one.digest for one in self._records.get(use, ()) if one.namespace == namespace_of(pod)]
+            rows += [(architecture, use[3], min(found))] if found else []
+        return PodImages(tuple(rows)) if rows else NO_IMAGES
+
+    def stages_images(self, node: str = "") -> bool:
+        """That node, or any."""
+        return node in self._stagers if node else bool(self._stagers)
+
+    def architecture(self, node: str) -> str:
+        """As its kubelet says."""
+        site = self.sites().get(node)
+        return site.labels.get(ARCHITECTURE, ARCHITECTURES[0]) if site is not None else ARCHITECTURES[0]
+
     def has_artifact(self, namespace: str, digest: str) -> bool:
         """Whether this namespace resolved it; True while that cannot be told."""
         return ARTIFACTS not in self.synced or (namespace, digest) in self._owned
@@ -274,11 +311,13 @@ class World:
 
     def _ask(self, pod: Object) -> None:
         template = self.template(pod)
-        models = self.wishes.of(pod).models
+        wish = self.wishes.of(pod)
         if template is None:
             self._askers.wait(key_of(pod), str((controller_of(pod) or {}).get("name", "")))
         else:
-            self._askers.put(key_of(pod), [(template.uid, template.hash, one.alias, one.text) for one in models])
+            models = [(template.uid, template.hash, one.alias, one.text) for one in wish.models]
+            images = _image_uses(template, wish.images.awaited) if self._stagers and models else ()
+            self._askers.put(key_of(pod), [*models, *images])
 
     def _note_replica_set(self, change: Appeared | Changed | Vanished) -> Set[Key]:
         """Pods may be seen before the ReplicaSet that says which template they are of."""
@@ -289,14 +328,20 @@ class World:
             self._ask(pod)
         return waiting
 
-    def _note_cache(self, change: Appeared | Changed | Vanished) -> Set[Key]:
+    def _note_cache(self, change: Appeared | Changed | Vanished) -> Set[Key] | None:
+        """Concerns all where a node begins or ends to stage images."""
         name = name_of(change.object)
-        before = self._holdings.get(name)
+        before, staged = self._holdings.get(name), len(self._stagers)
         if isinstance(change, Vanished):
             self._hold(name, None)
             self._since.pop(name, None)
+            self._told_s.pop(name, None)
         else:
             self._hold(name, self._read_cache(name, change.object))
+        if len(self._stagers) != staged:
+            for pod in filter(None, map(self.pod, self.asking if not (staged and self._stagers) else ())):
+                self._ask(pod)
+            return None
         return self.wanting(told_anew(before, self._holdings.get(name)))
 
     def _read_cache(self, name: str, seen: Object) -> Holding | None:
@@ -309,7 +354,9 @@ class World:
         since = {digest: before.get(digest, (state, at_s)) for digest, state in held.items()}
         since = {digest: (held[digest], at_s) if seen_[0] is not held[digest] else seen_ for digest, seen_ in since.items()}
         self._since[name] = since
-        return holding(cache, {digest: moment for digest, (_, moment) in since.items()})
+        told_s = self._told_s.get(name, {})
+        told_s = self._told_s[name] = {digest: told_s.get(digest, at_s) for digest in told_images(cache)}
+        return holding(cache, {digest: moment for digest, (_, moment) in since.items()}, told_s)
 
     def _hold(self, name: str, node: Holding | None) -> None:
         before = self._holdings.pop(name, None)
@@ -318,6 +365,7 @@ class World:
             there.discard(name)
             if not there:
                 del self._holders[digest]
+        (self._stagers.add if node is not None and node.images is not None else self._stagers.discard)(name)
         if node is not None:
             self._holdings[name] = node
             for digest in node.states:
@@ -347,7 +395,17 @@ class World:
             self._uses.pop(digest, None)
         if isinstance(change, Vanished):
             self._owned.pop((namespace, digest), None)
+        self._count_repositories(namespace, before, after)
         return self._askers.of({*before, *after})
+
+    def _count_repositories(self, namespace: str, before: Iterable[Use], after: Iterable[Use]) -> None:
+        for uses, count in ((before, -1), (after, 1)):
+            for use in uses:
+                if platform_of(use[2]) is not None:
+                    named = namespace, repository_of(use[3])
+                    self._repositories[named] += count
+                    if not self._repositories[named]:
+                        del self._repositories[named]
 
     def _recorded(self, key: Key, seen: Object) -> list[Use]:
         try:
@@ -362,6 +420,12 @@ class World:
         for record in self._named[key]:
             self._records.setdefault(record, []).append(_Record(namespace, digest))
         return self._named[key]
+
+
+def _image_uses(template: Template | None, refs: Iterable[str]) -> list[Use]:
+    if template is None:
+        return []
+    return [image_line(template.uid, template.hash, ref, one) for ref in refs for one in ARCHITECTURES]
 
 
 def _held(lease: Object) -> dict[str, object]:

@@ -19,6 +19,7 @@ from prestage.control.planning.lateness import LATE, is_late, mark, sentence
 from prestage.control.planning.outcomes import Outcomes
 from prestage.control.unreadable import UNREADABLE
 from prestage.kube.events import EventType, Said, Subject
+from prestage.kube.resources import STAGING_SCHEDULES
 from prestage.planner.demands import Demand, Trust
 from prestage.planner.plans import Outcome, Reason, Verdict
 
@@ -44,6 +45,26 @@ _CAUSES: Final[Mapping[Reason, tuple[str, str]]] = {
     Reason.TOO_MANY: ("its node is asked for as many models as one node may be", "spread the pods over more nodes"),
     Reason.MOVING: ("the last copy of another model is copied to another node first", "nothing: it comes after that"),
 }
+_OF_IMAGES: Final[Mapping[Reason, tuple[str, str]]] = {
+    Reason.TOO_LARGE: (
+        "it is larger than what images may take of containerd's file system on each node on which it may run",
+        "the kubelet pulls it; use nodes with a larger disk, or a smaller image",
+    ),
+    Reason.NODE_FULL: (
+        "images that are surer fill containerd's file system on each node on which it may run",
+        "the kubelet pulls it; wait until they go, or use nodes with a larger disk",
+    ),
+    Reason.NAMESPACE_NODE_BYTES: (
+        "the namespace's bytesPerNode would be exceeded",
+        "the kubelet pulls it; use smaller images, or ask for another CachePolicy",
+    ),
+    Reason.NAMESPACE_BYTES: (
+        "the namespace's bytes would be exceeded",
+        "the kubelet pulls it; use smaller images, or ask for another CachePolicy",
+    ),
+    Reason.TOO_MANY: ("its node is asked for as many models and images as one node may be", "the kubelet pulls it"),
+    Reason.MOVING: ("the last copy of another image is copied to another node first", "nothing: it comes after that"),
+}
 _NOT_ALLOWED: Final = frozenset({"NoOriginForImages", "OriginNotAllowed"})
 """Codes: images are staged where an operator lets them be; elsewhere the kubelet pulls as ever, and nothing is wrong."""
 _NO_COMPLAINT: Final = frozenset({"Suspended", "NoTemplate"})
@@ -54,6 +75,14 @@ _ERROR_STEPS: Final[Mapping[str, str]] = {
     "Corrupt": "what the origin sent is not what it lists: compare the files there",
     "Full": "make room: the node's disk is full of what is in use",
 }
+_IMAGE_STEPS: Final[Mapping[str, str]] = {
+    "Denied": "check the pull secret, and that it may pull this image",
+    "NotFound": "check the image's name and tag",
+    "Misconfigured": "correct the image, or the Origin of its registry",
+    "Corrupt": "what the registry sent is not what it lists: push it again",
+    "Full": "make room on containerd's file system: it is full of what is in use",
+}
+"""The kubelet pulls it all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +114,10 @@ def complaints(
     told = {due.asked.question.line.uid: due.declaration.subject for due in posted.collected.dues.values()}
     subjects = {**told, **posted.collected.subjects, **models}
     for line, failure in sorted(posted.failures.items()):
-        if is_image(line) and failure.code in _NOT_ALLOWED:
+        if (subject := subjects.get(line.uid)) is None:
             continue
-        if (subject := subjects.get(line.uid)) is not None:
+        is_asked_for = subject.resource is STAGING_SCHEDULES  # else it only comes along with its pods
+        if is_asked_for or not is_image(line) or failure.code not in _NOT_ALLOWED:
             found[line.uid, line.alias] = _unresolved(subject, line, failure)
     for line, row in sorted(posted.blocked.items(), key=lambda pair: pair[0]):
         if (subject := subjects.get(line.uid)) is not None:
@@ -164,10 +194,12 @@ def _verdict(subject: Subject, line: Line, demand: Demand, verdict: Verdict) -> 
         return None  # its nodes stage no images: the kubelet pulls it
     if verdict.error is not None:
         kind, code = verdict.error
-        step = _ERROR_STEPS.get(kind, "it is tried again by itself")
+        steps = _IMAGE_STEPS if demand.kind is EntryType.IMAGE else _ERROR_STEPS
+        step = steps.get(kind, "it is tried again by itself")
         return Complaint(subject, line.alias, "StageFailed", f"{name} could not be staged ({kind}/{code}); {step}")
     if verdict.reason in _CAUSES and verdict.outcome is not Outcome.ON_TIME:
-        cause, step = _CAUSES[verdict.reason]
+        causes = {**_CAUSES, **_OF_IMAGES} if demand.kind is EntryType.IMAGE else _CAUSES
+        cause, step = causes[verdict.reason]
         gpus = f", {demand.gpus} accelerators wait" if demand.gpus else ""
         return Complaint(subject, line.alias, str(verdict.reason), f"{name}: {cause}{gpus}; {step}")
     return None

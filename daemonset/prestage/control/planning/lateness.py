@@ -31,6 +31,13 @@ CAUSES: Final = {
     Reason.RETRYING: "the last attempt failed, and is made again",
     Reason.STAGE_FAILED: "staging failed",
 }
+_OF_IMAGES: Final = {
+    Reason.NO_NODE: "no node on which it may run stages images (chart: images.enabled)",
+    Reason.TOO_LARGE: "it is larger than what images may take of containerd's file system on each node on which it may run",
+    Reason.NODE_FULL: "images that are surer fill containerd's file system on each node on which it may run",
+    Reason.TOO_MANY: "its nodes are asked for as many models and images as one node may be",
+    Reason.MOVING: "the last copy of another image is copied to another node first",
+}
 _BOOT_SLACK_S: Final = 5.0
 """A boot is no clockwork."""
 _LASTING: Final = frozenset({Reason.TOO_FEW_NODES, Reason.STAGE_FAILED, Reason.RETRYING})
@@ -53,10 +60,11 @@ def is_late(due: Due, verdict: Verdict, *, is_open: bool, awaited: float | None 
 def sentence(due: Due, demand: Demand, verdict: Verdict, awaited: float | None = None) -> str:
     """What is said in events and in the status. `awaited`: as above."""
     window = f"window {due.want.window}" + (f" of {moment(due.ready_by)}" if due.ready_by is not None else "")
+    what = "image" if demand.kind is EntryType.IMAGE else "model"
     if awaited is not None and due.ready_by is not None:
         late = human_seconds(max(0.0, awaited - due.ready_by))
         why = f"nodes that are asked for have to boot, and then fetch {human_bytes(demand.size_bytes)}"
-        return f"{window}: model {due.asked.name} will be late by {late} because {why}; say it {late} earlier"
+        return f"{window}: {what} {due.asked.name} will be late by {late} because {why}; say it {late} earlier"
     if verdict.outcome is Outcome.IMPOSSIBLE:
         how = "will not be there"
     elif due.ready_by is None:
@@ -65,24 +73,22 @@ def sentence(due: Due, demand: Demand, verdict: Verdict, awaited: float | None =
         how = "will be late"
     else:
         how = f"will be late by {human_seconds(verdict.late_by_s)}"
-    helps = f"; {remedy(verdict.fix)}" if verdict.fix is not None else ""
-    what = "image" if due.asked.architecture else "model"
+    helps = f"; {remedy(verdict.fix, demand.kind)}" if verdict.fix is not None else ""
     return f"{window}: {what} {due.asked.name} {how} because {cause(demand, verdict)}{helps}"
 
 
 def cause(demand: Demand, verdict: Verdict) -> str:
     """Why."""
-    if demand.kind is EntryType.IMAGE and verdict.reason is Reason.NO_NODE:
-        return "no node on which it may run stages images (chart: images.enabled)"
+    causes = {**CAUSES, **_OF_IMAGES} if demand.kind is EntryType.IMAGE else CAUSES
     if verdict.error is not None:
-        return f"{CAUSES.get(verdict.reason, 'staging failed')} ({'/'.join(filter(None, verdict.error))})"
+        return f"{causes.get(verdict.reason, 'staging failed')} ({'/'.join(filter(None, verdict.error))})"
     if verdict.reason in (Reason.TOO_SOON, Reason.STAGING):
         return f"{human_bytes(demand.size_bytes)} take longer than what is left, at the measured rate"
     missing = f" ({verdict.missing} missing)" if verdict.missing else ""
-    return CAUSES.get(verdict.reason, str(verdict.reason)) + missing
+    return causes.get(verdict.reason, str(verdict.reason)) + missing
 
 
-def remedy(fix: Fix) -> str:
+def remedy(fix: Fix, kind: EntryType = EntryType.MODEL) -> str:
     """What would help. Names of nodes are not told: events are read by tenants."""
     amount = fix.amount
     match fix.remedy:
@@ -93,7 +99,8 @@ def remedy(fix: Fix) -> str:
         case Remedy.ORIGIN_RATE:
             return "ask for more from the origins" + ("" if amount is None else f": {human_bytes(amount)}/s would do")
         case Remedy.ROOM:
-            return "ask for a larger StorePool budget" + ("" if amount is None else f": {human_bytes(amount)} more on one node")
+            room = "ask for a larger StorePool budget" if kind is EntryType.MODEL else "ask for a larger disk for containerd"
+            return room + ("" if amount is None else f": {human_bytes(amount)} more on one node")
         case Remedy.NODES:
             return "add nodes" + ("" if amount is None else f": {amount:.0f} more")
         case Remedy.QUOTA:

@@ -31,16 +31,19 @@ from prestage.control.planning.outcomes import Outcomes, Settled
 from prestage.control.planning.schedules import dues_by_uid, is_told, schedule_status, too_many_status, view_of
 from prestage.control.planning.seeing import labels_of
 from prestage.control.planning.statuses import Spread, model_status, policy_status, pool_status, spreads
+from prestage.control.planning.steps import steps_in, with_steps
 from prestage.control.planning.writing import MANAGER
 from prestage.control.unreadable import unreadable_status
 from prestage.kube.errors import Invalid as Refused
 from prestage.kube.errors import Missing
 from prestage.kube.events import Recorder, Subject
+from prestage.kube.mirror import Change, Changed
 from prestage.kube.ports import Api, Object, Resource, name_of, namespace_of, uid_of, version_of
 from prestage.kube.resources import (
     ARTIFACTS,
     CACHE_POLICIES,
     NAMESPACES,
+    NODE_CACHES,
     NODES,
     STAGED_MODELS,
     STAGING_SCHEDULES,
@@ -78,6 +81,12 @@ class Reporting:
         self._writes = Counter[str]() if writes is None else writes
         self._outcomes, self._settled = Outcomes(), settled
         self._capacity, self._rules = capacity or Capacity(), rules or Rules()
+        world.listen(self._listen)
+
+    def _listen(self, resource: Resource, change: Change) -> None:
+        """A step is worth a status, not a plan."""
+        if resource is NODE_CACHES and isinstance(change, Changed) and steps_in(change.before) != steps_in(change.object):
+            self._posted.set()
 
     async def run(self) -> None:
         """Never returns."""
@@ -110,7 +119,7 @@ class Reporting:
         namespaces = list(world[NAMESPACES])
         enabled = [one for one in namespaces if is_enabled(one)]
         names = set(map(name_of, enabled))
-        found = spreads(posted.plan, posted.nodes)
+        found = spreads(posted.plan, with_steps(posted.nodes, world[NODE_CACHES]))
         for seen, model in _each(StagedModel, world[STAGED_MODELS]):
             if namespace_of(seen) in names:
                 line = model_line(seen)

@@ -1,6 +1,7 @@
 """A rehearsal as rows and bars, before it is drawn. Pure.
 
-A row a node, a bar a transfer on it, a mark where a window begins there. What found no node stands in a row of its own.
+A row a node, a bar a transfer on it, a mark where a window begins there. Images of a node, which come beside its models, have a
+row of their own, and so has what found no node.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from prestage.api.nodes import EntryType
 from prestage.cacher.quantities import human_seconds
 from prestage.control.rehearsal.rehearsal import Played
 from prestage.control.rehearsal.shown import fixed, wanted
@@ -19,6 +21,7 @@ from prestage.planner.plans import Outcome, Verdict
 from prestage.planner.timeline import Deed, Line
 
 NOWHERE: Final = "no node"
+_IMAGES: Final = " images"
 ROWS_MAX: Final = 40
 SENTENCES_MAX: Final = 6
 _LEAST_S: Final = 60.0
@@ -65,9 +68,14 @@ def chart_of(played: Played) -> Chart:
     """What is worth a row: nodes that fetch or are wanted, late ones first where there are too many."""
     rehearsal = played.rehearsal
     judged = list(played.judged())
-    bars = list(_bars(played.lines, played.until))
+    rows_of = _Rows(rehearsal.kinds())
+    bars = list(_bars(played.lines, played.until, rows_of))
     warm = _warm(played)
-    marks = [mark for demand, verdict in judged for mark in _marks(played, demand, verdict, warm)]
+    marks = [
+        replace(mark, row=rows_of.of(mark.row, mark.artifact))
+        for demand, verdict in judged
+        for mark in _marks(played, demand, verdict, warm)
+    ]
     bars = [_with_lateness(bar, judged, marks) for bar in bars]
     ends = max([rehearsal.now + _LEAST_S, *(bar.ends for bar in bars), *(mark.at for mark in marks)])
     ends += (ends - rehearsal.now) * 0.05
@@ -84,30 +92,46 @@ def chart_of(played: Played) -> Chart:
         _title(judged),
         tuple(_sentences(played, judged)),
         hidden=len(names - set(rows)),
-        idle=len({one.name for one in rehearsal.nodes} - names),
+        idle=len({one.name for one in rehearsal.nodes} - set(map(_node_of, names))),
     )
 
 
-def _bars(lines: Iterable[Line], until: float) -> Iterator[Bar]:
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """`kinds`: by artifact."""
+
+    kinds: Mapping[str, EntryType]
+
+    def of(self, node: str, artifact: str) -> str:
+        """Where it is shown."""
+        is_apart = self.kinds.get(artifact) is EntryType.IMAGE and node != NOWHERE
+        return node + _IMAGES if is_apart else node
+
+
+def _node_of(row: str) -> str:
+    return row.removesuffix(_IMAGES)
+
+
+def _bars(lines: Iterable[Line], until: float, rows: _Rows) -> Iterator[Bar]:
     """From `begins` to `warm` or `stops`; one that goes on at the end of what was played ends there."""
-    going = dict[str, Line]()
+    going = dict[tuple[str, str], Line]()
     for line in lines:
         if line.deed not in (Deed.BEGINS, Deed.STOPS, Deed.WARM):
             continue
-        begun = going.pop(line.node, None)
+        begun = going.pop((line.node, line.artifact), None)
         if begun is not None and begun.at < line.at:
-            yield Bar(begun.node, begun.artifact, begun.at, line.at)
+            yield Bar(rows.of(begun.node, begun.artifact), begun.artifact, begun.at, line.at)
         if line.deed is Deed.BEGINS:
-            going[line.node] = line
+            going[line.node, line.artifact] = line
     for begun in going.values():
-        yield Bar(begun.node, begun.artifact, begun.at, until)
+        yield Bar(rows.of(begun.node, begun.artifact), begun.artifact, begun.at, until)
 
 
 def _with_lateness(bar: Bar, judged: Iterable[tuple[Demand, Verdict]], marks: Iterable[Mark]) -> Bar:
     """From the first deadline that it does not meet; pods that are there or wait have theirs now."""
     passed = [mark.at for mark in marks if (mark.row, mark.artifact) == (bar.row, bar.artifact) and mark.late_by_s]
     for demand, verdict in judged:
-        if demand.trust < Trust.DECLARED and demand.artifact == bar.artifact and bar.row in verdict.nodes:
+        if demand.trust < Trust.DECLARED and demand.artifact == bar.artifact and _node_of(bar.row) in verdict.nodes:
             passed.append(-math.inf)
     late = [max(bar.begins, at) for at in passed if at < bar.ends]
     return bar if not late else Bar(bar.row, bar.artifact, bar.begins, bar.ends, min(late))
@@ -132,7 +156,8 @@ def _warm(played: Played) -> _Warm:
     for line in played.lines:
         if line.deed is Deed.GONE:
             gone[line.node, line.artifact].append(line.at)
-    begins = [(node.name, held, -math.inf) for node in played.rehearsal.nodes for held in node.held if node.is_warm(held)]
+    nodes = (*played.rehearsal.nodes, *played.rehearsal.images)
+    begins = [(node.name, held, -math.inf) for node in nodes for held in node.held if node.is_warm(held)]
     begins += [(line.node, line.artifact, line.at) for line in played.lines if line.deed is Deed.WARM]
     spans = defaultdict[tuple[str, str], list[tuple[float, float]]](list)
     for node, artifact, at in begins:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from prestage.api.nodes import EntryType
 from prestage.cacher.errors import NotFound
 from prestage.control.demand.collecting import Collected
 from prestage.control.demand.declared import Declaration
@@ -99,7 +98,7 @@ def rehearsal_of(seen: Gathered, now: float, rules: Rules) -> Rehearsal:
     """Pure."""
     sight = Seeing().look(seen, now)
     collected = sight.collected
-    demands = tuple(one for one in sight.demands if one.kind is not EntryType.IMAGE)
+    demands = sight.demands
     return Rehearsal(
         demands,
         tuple(sight.nodes),
@@ -110,6 +109,7 @@ def rehearsal_of(seen: Gathered, now: float, rules: Rules) -> Rehearsal:
         names=names_of(collected),
         told={one.id: _told(one, collected) for one in demands if one.trust is not Trust.STANDING},
         notes=tuple(_plain(note) for note in _notes(sight, seen.unread)),
+        images=tuple(sight.images),
     )
 
 
@@ -171,8 +171,6 @@ def _notes(sight: Sight, unread: Iterable[Resource]) -> Iterator[str]:
         yield f"{line.ref} of {owner} may not be read any more ({row.reason or 'revoked'}): nothing is staged for it"
     for declaration in collected.declarations:
         yield from _problems(declaration)
-    if any(one.kind is EntryType.IMAGE for one in sight.demands):
-        yield "images are planned in containerd's own room and are left out here"
     for uid, count in collected.cut.items():
         subject = next((one.subject for one in collected.declarations if one.subject.uid == uid), None)
         if subject is not None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 import yaml
 
-from prestage.api.nodes import State
+from prestage.api.nodes import EntryType, State
 from prestage.api.texts import duration_s, quantity_bytes
 from prestage.cacher.errors import Misconfigured
 from prestage.control.rehearsal.rehearsal import Rehearsal
@@ -25,6 +25,14 @@ class _Form(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
     pass
 
 
+class ImagesForm(_Form, frozen=True, kw_only=True):
+    """Of a node that stages images: most bytes of them on containerd's file system. `rate`: the node's when absent."""
+
+    budget: int | str
+    rate: int | str | None = None
+    warm: list[_Name] = []
+
+
 class NodeForm(_Form, frozen=True, kw_only=True):
     """A node. `rate`: bytes a second that nine of ten stages beat."""
 
@@ -33,12 +41,14 @@ class NodeForm(_Form, frozen=True, kw_only=True):
     rate: int | str | None = None
     warm: list[_Name] = []
     is_leaving: bool = False
+    images: ImagesForm | None = None
 
 
 class DemandForm(_Form, frozen=True, kw_only=True):
-    """What will be needed. `bound_to`: by pods there, now; else a window. `nodes`: all when absent."""
+    """What will be needed: a model or an image. `bound_to`: by pods there, now; else a window. `nodes`: all when absent."""
 
-    model: _Name
+    model: _Name | None = None
+    image: _Name | None = None
     ready_by: str | None = None
     duration: str | None = None
     copies: _Count = 1
@@ -50,9 +60,10 @@ class DemandForm(_Form, frozen=True, kw_only=True):
 
 
 class FleetForm(_Form, frozen=True, kw_only=True):
-    """The file. `now`: the clock's when absent. `models`: sizes."""
+    """The file. `now`: the clock's when absent. `models`, `images`: sizes."""
 
-    models: dict[_Name, int | str]
+    models: dict[_Name, int | str] = {}
+    images: dict[_Name, int | str] = {}
     nodes: list[NodeForm]
     demand: list[DemandForm]
     now: str | None = None
@@ -73,6 +84,7 @@ def read_rehearsal(text: str, name: str, clock: float) -> Rehearsal:
             tuple(_nodes(form)),
             now,
             Rules(peers=False, origin_bytes_per_s=None if origin is None else float(quantity_bytes(origin)) or None),
+            images=tuple(_image_rooms(form)),
         )
     except (yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as exc:
         raise Misconfigured(f"{name}: {exc}", hint="the form is in docs/planning.md, `Rehearsal`") from exc
@@ -84,25 +96,42 @@ def _nodes(form: FleetForm) -> Iterator[NodeState]:
         raise ValueError("two nodes have one name: give each its own")
     for one in form.nodes:
         _known(one.warm, form.models, "model")
-        rate = None if one.rate is None else float(quantity_bytes(one.rate)) or None
         held = dict.fromkeys(one.warm, Held(State.WARM))
         budget = quantity_bytes(one.budget)
-        yield NodeState(one.name, one.name, budget, rate_bytes_per_s=rate, is_leaving=one.is_leaving, held=held)
+        yield NodeState(one.name, one.name, budget, rate_bytes_per_s=_rate(one.rate), is_leaving=one.is_leaving, held=held)
+
+
+def _image_rooms(form: FleetForm) -> Iterator[NodeState]:
+    for one in form.nodes:
+        if (room := one.images) is not None:
+            _known(room.warm, form.images, "image")
+            held = dict.fromkeys(map(_image, room.warm), Held(State.WARM))
+            rate = _rate(one.rate if room.rate is None else room.rate)
+            budget = quantity_bytes(room.budget)
+            yield NodeState(one.name, one.name, budget, rate_bytes_per_s=rate, is_leaving=one.is_leaving, held=held)
+
+
+def _rate(said: int | str | None) -> float | None:
+    return None if said is None else float(quantity_bytes(said)) or None
+
+
+def _image(name: str) -> str:
+    """A model may have the same name."""
+    return f"image {name}"
 
 
 def _demands(form: FleetForm, now: float) -> Iterator[Demand]:
-    sizes = {name: quantity_bytes(size) for name, size in form.models.items()}
-    every = [one.name for one in form.nodes]
     for number, one in enumerate(form.demand):
-        _known([one.model], sizes, "model")
-        _known([*(one.nodes or ()), *(one.bound_to or ())], every, "node")
+        if (one.model is None) is (one.image is None):
+            raise ValueError("a demand names a model or an image: write one of them")
+        artifact, size_bytes, every = _wanted(form, one)
         begins = None if one.ready_by is None else _moment(one.ready_by, now)
         lasts = None if one.duration is None else duration_s(one.duration)
         bound = dict.fromkeys(one.bound_to or (), 1)
         yield Demand(
-            f"{number} {one.model}",
-            one.model,
-            sizes[one.model],
+            f"{number} {artifact}",
+            artifact,
+            size_bytes,
             one.namespace,
             Trust.BOUND if bound else Trust.DECLARED,
             bound,
@@ -113,7 +142,20 @@ def _demands(form: FleetForm, now: float) -> Iterator[Demand]:
             copies=None if bound else one.copies,
             gpus=one.gpus,
             priority=one.priority,
+            kind=EntryType.MODEL if one.image is None else EntryType.IMAGE,
         )
+
+
+def _wanted(form: FleetForm, one: DemandForm) -> tuple[str, int, list[str]]:
+    """The artifact, its size, and all nodes that may have it."""
+    if one.image is None:
+        what, name, sizes, every = "model", one.model or "", form.models, [node.name for node in form.nodes]
+    else:
+        every = [node.name for node in form.nodes if node.images is not None]
+        what, name, sizes = "image", one.image, form.images
+    _known([name], sizes, what)
+    _known([*(one.nodes or ()), *(one.bound_to or ())], every, "node" if one.image is None else "node with images")
+    return name if one.image is None else _image(name), quantity_bytes(sizes[name]), every
 
 
 def _known(names: Iterable[str], known: Iterable[str], what: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator, Mapping
 
+from prestage.api.nodes import EntryType
 from prestage.cacher.quantities import human_bytes, human_seconds
 from prestage.control.rehearsal.rehearsal import Played
 from prestage.planner.demands import Demand
@@ -14,7 +15,7 @@ _FIXES: Mapping[Remedy, str] = {
     Remedy.NOTICE: "to say it {seconds} earlier",
     Remedy.RATE: "{bytes}/s through the link{node}",
     Remedy.ORIGIN_RATE: "{bytes}/s from the origins together",
-    Remedy.ROOM: "{bytes} more in the store{node}",
+    Remedy.ROOM: "{bytes} more room{node}",
     Remedy.NODES: "{amount:.0f} more nodes on which it may run",
     Remedy.QUOTA: "{bytes} more for its namespace",
     Remedy.SOURCE: "another source, or credentials for it",
@@ -83,11 +84,13 @@ def clock(moment: float) -> str:
 def as_json(played: Played) -> dict[str, object]:
     """For programs: docs/planning.md."""
     rehearsal = played.rehearsal
+    kinds = rehearsal.kinds()
     timeline = [
         {
             "at": _iso(one.at),
             "node": one.node or None,
             "what": str(one.deed),
+            "type": str(kinds.get(one.artifact, EntryType.MODEL)),
             "model": rehearsal.name(one.artifact),
             "note": one.note or None,
         }
@@ -99,6 +102,7 @@ def as_json(played: Played) -> dict[str, object]:
 
 def _judged(played: Played, demand: Demand, verdict: Verdict) -> dict[str, object]:
     return {
+        "type": str(demand.kind),
         "model": played.rehearsal.name(demand.artifact),
         "artifact": demand.artifact,
         "namespace": demand.namespace,

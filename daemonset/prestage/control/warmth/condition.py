@@ -5,6 +5,9 @@ Staging         some node fetches them; how long, as far as it can be told
 Warm            True. Bound: its node holds all of them. Not bound yet: some node that holds all of them
 Failed, Denied  its node (unbound: every node that tried) could not: class, code, and what to do
 Misconfigured   its annotations are wrong, and admission was away when it was made
+
+Images count as models do where a node is at them, until the pod's containers run. What is left to the kubelet's own pull is
+nothing that one could wait for: it is said beside Warm.
 """
 
 from __future__ import annotations
@@ -15,11 +18,16 @@ from enum import StrEnum
 from typing import Final
 
 from prestage.api.annotations import ModelRequest, Request
-from prestage.api.brokerage import Refusal, Template
-from prestage.api.nodes import ErrorClass, SourceType, State
+from prestage.api.brokerage import Refusal
+from prestage.api.nodes import ErrorClass, State
+from prestage.control.demand.image_lines import image_line, plain
+from prestage.control.demand.records import Line
+from prestage.control.gates.decision import RESOLVE_S
+from prestage.control.gates.images import ARCHITECTURES, NO_IMAGES, PodImages, Standing, image_outlook
 from prestage.control.gates.prediction import Failure, Holding, outlook
 from prestage.control.gates.world import World, age_s
-from prestage.control.podspec import node_of
+from prestage.control.podspec import node_of, part
+from prestage.control.warmth.progress import staging_words
 from prestage.kube.ports import Object, namespace_of
 
 
@@ -50,18 +58,35 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a pod waits for."""
+
+    models: tuple[str, ...]
+    images: PodImages = NO_IMAGES
+
+    def images_on(self, node: str, world: World) -> dict[str, str]:
+        """Artifact to ref; none on a node that stages none."""
+        return self.images.on(world.architecture(node)) if self.images.rows and world.stages_images(node) else {}
+
+
+@dataclass(frozen=True, slots=True)
 class Scan:
-    """Of some artifacts on some nodes. `warm`: how many hold all of them; `soonest`: who stages them, and how long it takes."""
+    """Of what is wanted on some nodes. `warm`: how many have nothing that is waited for; `soonest`: who stages, and how long it
+    takes."""
 
     warm: int
     soonest: tuple[str, float | None] | None
     failure: tuple[str, Failure] | None
+    bare: tuple[str, ...] = ()
+    """Hold the models, and may yet be told to stage the images."""
+    are_images_coming: bool = False
+    """To a node that holds the models."""
 
 
-Memory = dict[tuple[str, tuple[str, ...]], Scan]
-"""By node (empty: all) and artifacts, for one look at many pods."""
-Refusals = Callable[[Template, ModelRequest], Refusal | None]
-"""Why the broker did not resolve a model for a template, as the planner heard it last."""
+Memory = dict[tuple[str, Wanted], Scan]
+"""By node (empty: all) and what is wanted, for one look at many pods."""
+Refusals = Callable[[Line], Refusal | None]
+"""Why the broker did not resolve a model or an image for a template, as the planner heard it last."""
 
 
 def _nothing(*_: object) -> None:
@@ -114,20 +139,28 @@ def told(pod: Object, world: World, sources: Sources | None = None, memory: Memo
     if not known.complete:
         missing = [one for one in models if (one.alias, one.text) not in known.artifacts]
         return _unresolved(pod, missing, world, more)
-    digests = tuple(sorted(set(known.artifacts.values())))
+    images = NO_IMAGES if _runs(pod) else PodImages(world.images(pod).rows)
+    if asked := _asked(pod, images, world, more):
+        return Told(Reason.NOT_RESOLVED, f"Resolving {', '.join(map(plain, asked))}")
+    wanted = Wanted(tuple(sorted(set(known.artifacts.values()))), images)
     where = node_of(pod)
     memory = {} if memory is None else memory
-    if (where, digests) not in memory:
-        near = [where] if where else sorted(set[str]().union(*map(world.holders, digests)))
-        memory[where, digests] = _scan({name: world.holding(name) for name in near}, digests, world)
-    return _resolved(pod, wish.request, digests, memory[where, digests], world, more)
+    if (where, wanted) not in memory:
+        near = [where] if where else sorted(set[str]().union(*map(world.holders, wanted.models)))
+        memory[where, wanted] = _scan({name: world.holding(name) for name in near}, wanted, world)
+    return _resolved(pod, wish.request, wanted, memory[where, wanted], world, more)
+
+
+def _runs(pod: Object) -> bool:
+    """Its images are there, whoever brought them."""
+    return part(pod, "status").get("phase") == "Running"
 
 
 def _unresolved(pod: Object, missing: Sequence[ModelRequest], world: World, more: Sources) -> Told:
     template = world.template(pod)
     for model in missing if template is not None else ():
         assert template is not None
-        refusal = more.refusals(template, model)
+        refusal = more.refusals(Line(template.uid, template.hash, model.alias, model.text))
         if refusal is not None:
             reason = Reason.DENIED if refusal.error_class is ErrorClass.DENIED else Reason.FAILED
             text = f"{model.alias}: {refusal.message}" + (f"; {refusal.hint}" if refusal.hint else "")
@@ -135,38 +168,79 @@ def _unresolved(pod: Object, missing: Sequence[ModelRequest], world: World, more
     return Told(Reason.NOT_RESOLVED, f"Resolving {', '.join(one.text for one in missing)}")
 
 
-def _scan(held: Mapping[str, Holding | None], digests: Sequence[str], world: World) -> Scan:
+def _asked(pod: Object, images: PodImages, world: World, more: Sources) -> list[str]:
+    """Images that the broker is asked about, in a pod's first seconds. One that it refuses is the kubelet's."""
+    template = world.template(pod)
+    if template is None or _runs(pod) or not world.stages_images(node_of(pod)) or age_s(pod, world.now()) >= RESOLVE_S:
+        return []
+    known = {ref for _, ref, _ in images.rows}
+    found = list[str]()
+    for ref in world.wishes.of(pod).images.awaited:
+        lines = (image_line(template.uid, template.hash, ref, one) for one in ARCHITECTURES)
+        if ref not in known and not any(more.refusals(line) for line in lines):
+            found.append(ref)
+    return found
+
+
+def _scan(held: Mapping[str, Holding | None], wanted: Wanted, world: World) -> Scan:
     there = {name: node for name, node in held.items() if node is not None}
-    at_work = [name for name, node in there.items() if any(node.states.get(one) in _BUSY for one in digests)]
-    looks = {name: outlook(digests, there[name], world.sizes, world.clock()).ready_in_s for name in at_work}
-    failures = ((name, node.errors[one]) for name, node in there.items() for one in digests if one in node.errors)
-    return Scan(
-        warm=sum(all(node.states.get(one) is State.WARM for one in digests) for node in there.values()),
-        soonest=min(looks.items(), key=lambda look: float("inf") if look[1] is None else look[1], default=None),
-        failure=next(failures, None),
-    )
+    looks, bare, warm, is_coming = dict[str, float | None](), list[str](), 0, False
+    for name, node in there.items():
+        models = outlook(wanted.models, node, world.sizes, world.clock())
+        images = image_outlook(tuple(wanted.images_on(name, world)), node, world.sizes, world.clock())
+        if any(node.states.get(one) in _BUSY for one in wanted.models):
+            looks[name] = None if models.ready_in_s is None else max(models.ready_in_s, images.ready_in_s)
+        elif models.warm and images.standing is Standing.COMING:
+            looks[name], is_coming = images.ready_in_s, True
+        elif models.warm and images.standing is Standing.POSSIBLE:
+            bare.append(name)
+        elif models.warm:
+            warm += 1
+    failures = ((name, node.errors[one]) for name, node in there.items() for one in wanted.models if one in node.errors)
+    soonest = min(looks.items(), key=lambda look: float("inf") if look[1] is None else look[1], default=None)
+    return Scan(warm, soonest, next(failures, None), tuple(bare), is_coming)
 
 
-def _resolved(pod: Object, request: Request, digests: Sequence[str], scan: Scan, world: World, more: Sources) -> Told:
+def _resolved(pod: Object, request: Request, wanted: Wanted, scan: Scan, world: World, more: Sources) -> Told:
     bound, age = node_of(pod), age_s(pod, world.now())
-    if scan.warm:
-        late = age - request.gate_timeout_s
-        where = f"on {bound}" if bound else f"on {scan.warm} node{'s' if scan.warm > 1 else ''}"
-        where += _was_cold(pod, digests, age, world, more) if bound and age > QUICK_S else ""
-        return Told(Reason.WARM, f"Warm {where}", late if late > 0 else None, f"{_bytes(digests, world)} were to be staged")
+    is_bare = bool(scan.bare) and not scan.are_images_coming
+    if scan.warm or (is_bare and age >= RESOLVE_S):
+        late, count = age - request.gate_timeout_s, scan.warm or len(scan.bare)
+        where = f"on {bound}" if bound else f"on {count} node{'s' if count > 1 else ''}"
+        if bound:
+            where += _was_cold(pod, wanted, age, world, more) if age > QUICK_S else ""
+            where += _left(bound, wanted, world)
+        return Told(Reason.WARM, f"Warm {where}", late if late > 0 else None, f"{_bytes(wanted.models, world)} were to be staged")
+    if is_bare:
+        return Told(Reason.STAGING, f"Models warm on {scan.bare[0]}; no node is told to stage its images yet")
     if scan.soonest is not None:
-        return _staging(*scan.soonest, request.gate_timeout_s - age, digests, world)
+        return _staging(*scan.soonest, request.gate_timeout_s - age, wanted, world)
     if scan.failure is not None:
         return _failed(*scan.failure)
     return Told(Reason.STAGING, "Resolved; no node has begun to stage it yet")
 
 
-def _was_cold(pod: Object, digests: Sequence[str], age: float, world: World, more: Sources) -> str:
-    """The first of its models that was not there; its words stay with the pod."""
+def _was_cold(pod: Object, wanted: Wanted, age: float, world: World, more: Sources) -> str:
+    """The first of its models, then of its images, that was not there; its words stay with the pod."""
+    where = node_of(pod)
     made, whose = world.now().timestamp() - age, namespace_of(pod) or ""
-    words = (more.past(digest, node_of(pod) or "", whose, made) for digest in digests)
-    why = next(filter(None, words), "")
+    asked = [(digest, "") for digest in wanted.models]
+    asked += [(digest, f"image {plain(ref)}: ") for digest, ref in wanted.images_on(where, world).items()]
+    words = (f"{about}{why}" for digest, about in asked if (why := more.past(digest, where, whose, made)))
+    why = next(words, "")
     return f", {age:.0f} s after it was made: {why}" if why else ""
+
+
+def _left(where: str, wanted: Wanted, world: World) -> str:
+    """What the kubelet pulls there although it might have been staged."""
+    node = world.holding(where)
+    found = list[str]()
+    for digest, ref in wanted.images_on(where, world).items() if node is not None else ():
+        assert node is not None
+        if node.states.get(digest) is not State.WARM:
+            failure = node.errors.get(digest)
+            found.append(plain(ref) + (f" ({failure.kind}, {failure.code})" if failure else ""))
+    return f"; the kubelet pulls {', '.join(found)}" if found else ""
 
 
 _BUSY: Final = (State.STAGING, State.PENDING)
@@ -177,32 +251,11 @@ def _failed(node: str, failure: Failure) -> Told:
     return Told(reason, f"Staging failed on {node}: {failure.kind}, {failure.code}; {_NEXT[failure.kind]}")
 
 
-def _staging(name: str, left_s: float | None, patience_s: float, digests: Sequence[str], world: World) -> Told:
-    holding = world.holding(name)
-    busy = next((one for one in digests if holding and holding.states.get(one) in _BUSY), digests[0])
-    percent = _percent(digests, holding, world.sizes) if holding else None
-    words = [f"Staging {percent} % on {name}" if percent is not None else f"Staging on {name}"]
-    if left_s is not None:
-        words.append(f"about {left_s:.0f} s left")
-    source = holding.sources.get(busy) if holding else None
-    if source is not None:
-        words.append("from origin" if source is SourceType.ORIGIN else "from a peer")
+def _staging(name: str, left_s: float | None, patience_s: float, wanted: Wanted, world: World) -> Told:
+    node, images = world.holding(name), wanted.images_on(name, world)
+    words = staging_words(name, wanted.models, images, node=node, sizes=world.sizes, left_s=left_s)
     late = left_s - max(0.0, patience_s) if left_s is not None and left_s > max(0.0, patience_s) else None
-    return Told(Reason.STAGING, ", ".join(words), late, f"{_bytes(digests, world)} take longer at the rate of {name}")
-
-
-def _percent(digests: Sequence[str], holding: Holding, sizes: Mapping[str, int]) -> int | None:
-    """Of all of them together, 100 only once they are whole; None where a size or what is there is not known."""
-    if not any(digest in holding.fetched for digest in digests):
-        return None
-    total = done = 0
-    for digest in digests:
-        size, state = sizes.get(digest), holding.states.get(digest)
-        if size is None or (state is State.STAGING and digest not in holding.fetched):
-            return None
-        total += size
-        done += size if state is State.WARM else min(size, holding.fetched.get(digest, 0))
-    return min(99, done * 100 // total) if total else None
+    return Told(Reason.STAGING, words, late, f"{_bytes((*wanted.models, *images), world)} take longer at the rate of {name}")
 
 
 def _bytes(digests: Sequence[str], world: World) -> str:

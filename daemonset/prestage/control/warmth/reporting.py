@@ -46,6 +46,7 @@ GRACE_S: Final = 3.0
 """What passes is not worth a write of its own before that."""
 REWORD_S: Final = 30.0
 _PASSING: Final = (Reason.NOT_RESOLVED, Reason.STAGING)
+_UNHELPFUL: Final = (GateReason.TIMED_OUT, GateReason.TOO_LATE, GateReason.CANNOT_BE_WARM, GateReason.IMAGE_PULLED)
 _TROUBLE: Final = (Reason.FAILED, Reason.DENIED, Reason.MISCONFIGURED)
 
 
@@ -165,9 +166,9 @@ class Warmth:
 
     def released(self, step: Step) -> None:
         """For gates.loop: a gate that did not help is told."""
-        if step.verdict.reason in (GateReason.TIMED_OUT, GateReason.TOO_LATE, GateReason.CANNOT_BE_WARM):
-            note = f"Not held back any longer ({step.verdict.reason}): its mount waits for the files"
-            self._say(step.pod, "GateReleased", note, EventType.NORMAL)
+        if step.verdict.reason in _UNHELPFUL:
+            waits = "the kubelet pulls its images" if step.seen.situation.models_with_room else "its mount waits for the files"
+            self._say(step.pod, "GateReleased", f"Not held back any longer ({step.verdict.reason}): {waits}", EventType.NORMAL)
 
     def _is_news(self, pod: Object, now: Told, life: _Life | None) -> bool:
         at_s = self.world.clock()
