@@ -87,6 +87,7 @@ class Hub:
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         started: threading.Event = threading.Event()
+        self._runners: list[web.AppRunner] = []
         self._thread = threading.Thread(target=self._run, args=(started,), name="hub")
         self._thread.start()
         if not started.wait(10):
@@ -105,6 +106,15 @@ class Hub:
     def commit(self, repository: str, branch: str = "main") -> str:
         return self._repositories[repository].branches[branch]
 
+    def disconnect(self) -> None:
+        """End what clients that live longer than a test keep open."""
+        self._loop.call_soon_threadsafe(self._disconnect)
+
+    def _disconnect(self) -> None:
+        for runner in self._runners:
+            for connection in runner.server.connections if runner.server is not None else ():
+                connection.force_close()
+
     def close(self) -> None:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
@@ -117,7 +127,7 @@ class Hub:
     async def _serve(self, started: threading.Event) -> None:
         await self._start_threads()
         runners = [web.AppRunner(app, access_log=None, shutdown_timeout=0.2) for app in (self._hub_app(), self._cdn_app())]
-        ports = []
+        self._runners, ports = runners, []
         for runner, port in zip(runners, (self._port, 0), strict=True):
             await runner.setup()
             await web.TCPSite(runner, self._host, port).start()
