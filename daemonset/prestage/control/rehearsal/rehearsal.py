@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prestage.planner.demands import Demand, Trust, Wall
+from prestage.planner.likeness import Parts
 from prestage.planner.nodes import NodeState
 from prestage.planner.plans import Outcome, Plan, Verdict
 from prestage.planner.rules import Rules
@@ -24,6 +25,7 @@ class Rehearsal:
     walls: Mapping[str, Wall] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Of what nodes hold and nobody wants."""
+    parts: Parts = field(default_factory=Parts)
     names: Mapping[str, str] = field(default_factory=dict)
     """What people call an artifact; itself where it is not here."""
     told: Mapping[str, str] = field(default_factory=dict)
@@ -54,6 +56,7 @@ class Rehearsal:
             rules=self.rules,
             until=until,
             sizes=self.sizes,
+            parts=self.parts,
             goes_on=is_patient,
         )
         return Played(self, plan, lines, min(until, cut_at), is_whole=cut_at == math.inf)
