@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from prestage.api.nodes import ENTRIES_MAX, EntryType
 from prestage.planner.demands import Demand, ToldBy, Trust, Wall
+from prestage.planner.likeness import Parts
 from prestage.planner.nodes import NodeState
 from prestage.planner.plan import plan
 from prestage.planner.plans import Assignment, NodePlan, Plan
@@ -31,18 +32,19 @@ def plan_apart(
     walls: Mapping[str, Wall] | None = None,
     rules: Rules | None = None,
     uses: Mapping[str, Use] | None = None,
+    parts: Parts | None = None,
     before: Plan | None = None,
 ) -> Plan:
     """See `plan.plan`. `images`: the nodes that stage images, as that room of theirs is."""
     rules, models, pulled = rules or Rules(), list[Demand](), list[Demand]()
     for one in demand:
         (pulled if one.kind is EntryType.IMAGE else models).append(one)
-    made = plan(models, nodes, now, walls=walls, rules=rules, uses=uses, before=before)
+    made = plan(models, nodes, now, walls=walls, rules=rules, uses=uses, parts=parts, before=before)
     if not pulled and not images:
         return made
     placed = beside(pulled, models, made, frozenset(one.name for one in images))
     alone = replace(rules, peers=False, origin_bytes_per_s=None)
-    return together(made, plan(placed, images, now, walls=walls, rules=alone, uses=uses, before=before))
+    return together(made, plan(placed, images, now, walls=walls, rules=alone, uses=uses, parts=parts, before=before))
 
 
 def beside(images: Iterable[Demand], models: Iterable[Demand], made: Plan, staging: frozenset[str]) -> list[Demand]:

@@ -107,7 +107,7 @@ class Ledger:
         for name, book in self.books.items():
             for artifact in (*book.node.held, *book.node.planned):
                 self.near[artifact].add(name)
-        self.likeness = Likeness(parts or {}, self.near, self._has)
+        self.likeness = Likeness(parts or Parts(), self.near, self._has)
         self._walls = walls
         self._charges = defaultdict[tuple[str, str, str], list[Span]](list)
         self._rooms: dict[tuple[str, str | None], Room] = {}

@@ -43,7 +43,7 @@ def plan(
     before: Plan | None = None,
 ) -> Plan:
     """`now` and every moment: seconds since the epoch. `walls`: by namespace. Ids of demands and names of nodes are unique.
-    `uses`: how often each artifact was started. `parts`: of artifacts that share bytes, what each is made of.
+    `uses`: how often each artifact was started. `parts`: what artifacts share.
     `before`: the last plan; what no node was told yet stays where it was meant to go, and what it predicted
     of a stage that runs stands."""
     rules = rules or Rules()

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from prestage.api.nodes import Action, State
 from prestage.planner.demands import Demand, Wall
+from prestage.planner.likeness import Parts
 from prestage.planner.links import Link
 from prestage.planner.nodes import Held, NodeState
 from prestage.planner.plan import plan
@@ -71,6 +72,7 @@ def played(
     rules: Rules | None = None,
     until: float | None = None,
     sizes: Mapping[str, int] | None = None,
+    parts: Parts | None = None,
     goes_on: Callable[[float], bool] = lambda moment: True,
 ) -> tuple[Plan, list[Line]]:
     """The plan at `now`, and all that follows of it up to `until` (None: two days). `sizes`: of what nodes hold and nobody
@@ -88,7 +90,7 @@ def played(
     for _ in range(_STEPS_MAX):
         if first is not None and not goes_on(at):
             break
-        made = plan(demands, [_seen(one) for one in sites], at, walls=walls, rules=rules, before=last)
+        made = plan(demands, [_seen(one) for one in sites], at, walls=walls, rules=rules, parts=parts, before=last)
         first, last = first or made, made
         for site in sites:
             lines += _obey(site, made, at)

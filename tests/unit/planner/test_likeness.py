@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
@@ -10,14 +11,20 @@ from hypothesis import strategies as st
 from planning.worlds import NOW, World, declared, node, shown, waiting, worlds
 
 from prestage.planner.demands import Demand
+from prestage.planner.likeness import Parts
 from prestage.planner.plan import plan
 
-PARTS = {"base": {"layer": 20, "own": 10}, "tuned": {"layer": 20, "delta": 5}, "other": {"else": 25}}
+
+def parts(of: Mapping[str, Mapping[int, int]]) -> Parts:
+    return Parts(of, {part: {one for one, own in of.items() if part in own} for own in of.values() for part in own})
 
 
-def chosen(demand: Demand, *, small: int = 100) -> list[str]:
+PARTS = parts({"base": {1: 20, 2: 10}, "tuned": {1: 20, 3: 5}, "other": {4: 25}})
+
+
+def chosen(demand: Demand, *, small: int = 100, large: int = 900) -> list[str]:
     """Of two nodes: the one that holds the base has less room."""
-    nodes = [node("n1", small, "base"), node("n2", 900, "other")]
+    nodes = [node("n1", small, "base"), node("n2", large, "other")]
     made = plan([demand], nodes, NOW, parts=PARTS)
     return [name for name, said in shown(made).items() if demand.artifact in said]
 
@@ -31,6 +38,21 @@ def test_a_node_that_holds_shared_blobs_is_chosen_before_one_with_more_room(said
 
 def test_shared_blobs_never_make_room_that_is_not_there() -> None:
     assert chosen(waiting("tuned", "n1", "n2", size=25), small=24) == ["n2"]
+
+
+def test_a_hundredth_of_its_bytes_is_no_reason_to_prefer_a_node_with_less_room() -> None:
+    assert chosen(waiting("tuned", "n1", "n2", size=99), small=200) == ["n1"]
+    assert chosen(waiting("tuned", "n1", "n2", size=1001), small=1500, large=9000) == ["n2"]
+
+
+def test_of_a_part_that_very_many_have_not_all_are_asked_for_and_the_same_ones_whatever_the_order() -> None:
+    many = {f"m{number:03}": {1: 20} for number in range(100)}
+    nodes = [node("n1", 100, "m000"), node("n2", 900), node("n3", 200, "m099")]
+    demand = waiting("m050", "n1", "n2", "n3", size=25)
+    for ordered in (many, dict(reversed(many.items()))):
+        assert [name for name, said in shown(plan([demand], nodes, NOW, parts=parts(ordered))).items() if "m050" in said] == [
+            "n3"
+        ]
 
 
 def test_a_node_with_the_image_of_its_pods_is_chosen_and_where_both_are_warm_that_one() -> None:
@@ -56,12 +78,12 @@ def test_a_window_that_is_near_gets_a_copy_where_its_pods_find_place() -> None:
     worlds(),
     st.dictionaries(
         st.sampled_from([f"a{number}" for number in range(6)]),
-        st.dictionaries(st.sampled_from("xyz"), st.integers(1, 30), max_size=3),
+        st.dictionaries(st.integers(1, 3), st.integers(1, 30), max_size=3),
         max_size=6,
     ),
 )
-def test_likeness_never_breaks_a_budget_nor_depends_on_the_order(world: World, parts: dict[str, dict[str, int]]) -> None:
-    made = plan(world.demands, world.nodes, NOW, walls=world.walls, parts=parts)
+def test_likeness_never_breaks_a_budget_nor_depends_on_the_order(world: World, of: dict[str, dict[int, int]]) -> None:
+    made = plan(world.demands, world.nodes, NOW, walls=world.walls, parts=parts(of))
     for one in world.nodes:
         assert one.budget_bytes is None or world.promised(made, one.name) <= one.budget_bytes
-    assert made == plan(world.demands[::-1], world.nodes[::-1], NOW, walls=world.walls, parts=parts)
+    assert made == plan(world.demands[::-1], world.nodes[::-1], NOW, walls=world.walls, parts=parts(of))

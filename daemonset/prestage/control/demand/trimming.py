@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from prestage.api.annotations import DRIVER, WARM_GATE, is_ours
+from prestage.control.demand.contents import PARTS, packed_parts
 from prestage.kube.mirror import without_managed_fields
 from prestage.kube.ports import Object, metadata_of
 
@@ -141,10 +142,12 @@ def matter_of_workload(seen: Object) -> object:
 
 
 def trimmed_artifact(seen: Object) -> Object:
-    """Without manifest (one byte stands for it) and binding, which are most of it."""
-    spec = {**_mapping(seen.get("spec")), "manifest": "AA=="}
+    """Without manifest and binding, which are most of it: one byte stands for the one, beside what it is made of."""
+    spec = _mapping(seen.get("spec"))
+    parts = packed_parts(spec.get("manifest"))
+    spec = {**spec, "manifest": "AA=="}
     status = {name: value for name, value in _mapping(seen.get("status")).items() if name != "binding"}
-    return {**without_managed_fields(seen), "spec": spec, "status": status}
+    return {**without_managed_fields(seen), "spec": spec, "status": status, PARTS: parts}
 
 
 def trimmed_node_cache(seen: Object) -> Object:

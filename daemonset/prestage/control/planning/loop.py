@@ -124,6 +124,7 @@ class Planning:
             walls=seen.walls,
             rules=self._rules,
             uses=worthless(self._uses.look(collected.demands, now), collected.known, seen.stopped, seen.evicted),
+            parts=seen.parts,
             before=before,
         )
         self._again_at = min(collected.changes_at, math.inf if made.again_at is None else made.again_at)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from prestage.api.artifacts import SourceAccess
 from prestage.api.policies import CachePolicy
 from prestage.control.demand.collecting import Collected, Collector, Mirrors, is_enabled
+from prestage.control.demand.contents import Contents
 from prestage.control.demand.records import Known, Line
 from prestage.control.demand.walls import wall_of
 from prestage.control.planning.access import allowed, blocked, evicting
@@ -20,6 +21,7 @@ from prestage.control.planning.states import Caches, SeenCache, States, image_st
 from prestage.kube.ports import Object, metadata_of, name_of
 from prestage.kube.resources import ARTIFACTS, CACHE_POLICIES, NAMESPACES, NODE_CACHES, NODES, STAGED_MODELS, STORE_POOLS
 from prestage.planner.demands import Demand, Wall
+from prestage.planner.likeness import Parts
 from prestage.planner.nodes import NodeState
 from prestage.planner.plans import NodePlan
 
@@ -39,6 +41,8 @@ class Sight:
     """What may not be mounted anew."""
     evicted: set[tuple[str, str]]
     """Owner and source of what goes for that."""
+    parts: Parts
+    """What artifacts share."""
 
     @property
     def demands(self) -> tuple[Demand, ...]:
@@ -51,6 +55,7 @@ class Seeing:
 
     def __init__(self) -> None:
         self._collector, self._caches, self._states = Collector(), Caches(), States()
+        self._contents = Contents()
 
     def look(
         self,
@@ -75,6 +80,7 @@ class Seeing:
             caches,
             stopped,
             evicting(mirrors[STAGED_MODELS], stopped),
+            self._contents.look(mirrors[ARTIFACTS]),
         )
 
 

@@ -106,6 +106,7 @@ def rehearsal_of(seen: Gathered, now: float, rules: Rules) -> Rehearsal:
         rules,
         walls=sight.walls,
         sizes=sizes_of(seen[ARTIFACTS]),
+        parts=sight.parts,
         names=names_of(collected),
         told={one.id: _told(one, collected) for one in demands if one.trust is not Trust.STANDING},
         notes=tuple(_plain(note) for note in _notes(sight, seen.unread)),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from prestage.api.nodes import EntryType
 from prestage.planner.apart import beside, together
 from prestage.planner.demands import Demand, Trust, Wall
+from prestage.planner.likeness import Parts
 from prestage.planner.nodes import NodeState
 from prestage.planner.plans import Outcome, Plan, Verdict
 from prestage.planner.rules import Rules
@@ -26,6 +27,7 @@ class Rehearsal:
     walls: Mapping[str, Wall] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Of what nodes hold and nobody wants."""
+    parts: Parts = field(default_factory=Parts)
     names: Mapping[str, str] = field(default_factory=dict)
     """What people call an artifact; itself where it is not here."""
     told: Mapping[str, str] = field(default_factory=dict)
@@ -59,6 +61,7 @@ class Rehearsal:
                 rules=rules,
                 until=until,
                 sizes=self.sizes,
+                parts=self.parts,
                 goes_on=is_patient,
             )
 
