@@ -15,6 +15,7 @@ from prestage.api.nodes import ENTRIES_MAX, Action
 from prestage.planner.demands import Demand, Trust, Wall
 from prestage.planner.likeness import Likeness, Parts
 from prestage.planner.nodes import NodeState
+from prestage.planner.places import Places
 from prestage.planner.plans import Reason
 from prestage.planner.rooms import NOW, OPEN, Room, Span, uncovered
 
@@ -108,6 +109,7 @@ class Ledger:
             for artifact in (*book.node.held, *book.node.planned):
                 self.near[artifact].add(name)
         self.likeness = Likeness(parts or Parts(), self.near, self._has)
+        self.places = Places()
         self._walls = walls
         self._charges = defaultdict[tuple[str, str, str], list[Span]](list)
         self._rooms: dict[tuple[str, str | None], Room] = {}

@@ -50,12 +50,8 @@ def place_waiting(ledger: Ledger, copies: Copies, demand: Demand, welcome: Colle
     wait. Where it fits nowhere now: one copy, for the first node that gets free and for others to take it from. `welcome`: only
     there, and nothing goes for it."""
     placed = Placed()
-    left = demand.count
-    for node in _ranked(ledger, demand, demand.at if welcome is None else welcome):
-        if left <= 0:
-            break
-        if _promise(ledger, demand, node, placed):
-            left -= max(1, demand.at[node])
+    ranked = _ranked(ledger, demand, demand.at if welcome is None else welcome)
+    left = _spread(ledger, demand, ledger.places.with_some_first(demand, ranked), placed)
     if welcome is not None:
         return placed
     if left > 0 and not placed.nodes:
@@ -75,14 +71,9 @@ def place_waiting(ledger: Ledger, copies: Copies, demand: Demand, welcome: Colle
 def place_declared(ledger: Ledger, copies: Copies, demand: Demand, timing: Timing, meant: Collection[str] = ()) -> Placed:
     """`meant`: where it was to go by the last plan, though no node was told yet."""
     placed = Placed()
-    left = demand.count if demand.copies is None else demand.copies
     names = demand.feasible | demand.at.keys() if demand.at.keys() - demand.feasible else demand.feasible
-    for node in _on_time_first(ledger, demand, timing, _with_place_first(ledger, demand, names, meant)):
-        if left <= 0:
-            break
-        if _promise(ledger, demand, node, placed, _span(ledger, demand, node, timing)):
-            left -= 1 if demand.copies is not None else max(1, demand.at.get(node, 1))
-    placed.missing = max(0, left)
+    ranked = _on_time_first(ledger, demand, timing, _with_place_first(ledger, demand, names, meant))
+    placed.missing = max(0, _spread(ledger, demand, ranked, placed, timing))
     if not placed.nodes:
         full = sorted(name for name, reason in placed.refused.items() if reason is Reason.NODE_FULL)
         for node in full[:_TRIES]:
@@ -96,17 +87,38 @@ def place_declared(ledger: Ledger, copies: Copies, demand: Demand, timing: Timin
 
 def _with_place_first(ledger: Ledger, demand: Demand, names: frozenset[str], meant: Collection[str]) -> Iterator[str]:
     """For a window that is near: a copy where no pod of it finds a place is of little use, as long as there is one elsewhere."""
-    is_near = demand.ready_by is None or demand.ready_by <= ledger.now + _NEAR_S
-    if not demand.at or not is_near or demand.copies is not None:
+    if not demand.at or not _is_near(ledger, demand) or demand.copies is not None:
         yield from _ranked(ledger, demand, names, meant)
         return
     known = ledger.near.get(demand.artifact, frozenset[str]())
     begun = {name for name in known if name in names and _is_for_a_window(ledger.books[name], demand)}
     begun |= {name for name in meant if name in names}
-    first = demand.at.keys() | begun if begun else demand.at.keys()
+    first = {name for name in demand.at.keys() | begun if ledger.places.left(demand, name) > 0}
     yield from _ranked(ledger, demand, first, meant)
     if left := names - first:
         yield from _ranked(ledger, demand, left)
+
+
+def _is_near(ledger: Ledger, demand: Demand) -> bool:
+    return demand.ready_by is None or demand.ready_by <= ledger.now + _NEAR_S
+
+
+def _spread(ledger: Ledger, demand: Demand, ranked: Iterable[str], placed: Placed, timing: Timing | None = None) -> int:
+    """Promises it on one after the other until all its pods have a place that is no surer demand's; on nodes without one only
+    until there is place for all if the others come to nothing. Returns how many have none even then."""
+    places, lacking = ledger.places, demand.count if demand.copies is None else demand.copies
+    pods = lacking if demand.copies is None and _is_near(ledger, demand) else 0
+    for node in ranked:
+        left = places.left(demand, node) if pods > 0 else 0
+        if lacking <= 0 and not (left > 0 and node in demand.at):
+            break
+        span = None if timing is None else _span(ledger, demand, node, timing)
+        if not _promise(ledger, demand, node, placed, span):
+            continue
+        lacking -= 1 if demand.copies is not None else max(1, demand.at.get(node, 1))
+        places.take(demand, node, min(pods, left))
+        pods -= min(pods, left)
+    return lacking
 
 
 def _is_for_a_window(book: Book, demand: Demand) -> bool:

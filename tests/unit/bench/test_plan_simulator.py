@@ -153,6 +153,13 @@ def test_the_product_told_ahead_waits_less_than_untold_and_less_than_lru() -> No
     assert told < untold / 2
 
 
+def test_who_finds_no_accelerator_before_the_trace_ends_is_not_measured_nor_are_its_bytes() -> None:
+    starts = [Start(0.0, "a", 8, 10, 100.0), Start(1.0, "b", 8, 10, 100.0)]
+    for more, counted in (([], 1), ([Start(150.0, "c", 1, 10, 1.0)], 2)):
+        tally = Run(cluster_of(1, budget_bytes=100, link=10.0, gpus=8), [*starts, *more], [], Reactive()).go()
+        assert (tally.waits_s, tally.fetched_bytes) == ([1.0] * counted, 10.0 * counted)
+
+
 def test_a_run_with_the_same_seed_is_the_same_run(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text(traces.write_trace(a_day()))

@@ -149,6 +149,7 @@ class Run:
         if self._from_s:
             self.at(self._from_s, self._measure, order=0)
         last = self.starts[-1].time_s if self.starts else 0.0
+        self.at(last, self._note_bytes, order=9)
         while self._events or self.cluster.next_done() < math.inf:
             done = self.cluster.next_done()
             if self._events and self._events[0][0] <= done:
@@ -159,8 +160,10 @@ class Run:
                 self.cluster.advance(done)
             if self.now > last and self._left == 0:
                 break
-        self.tally.fetched_bytes, self.tally.wasted_bytes = self.cluster.fetched_bytes, self.cluster.wasted_bytes
         return self.tally
+
+    def _note_bytes(self) -> None:
+        self.tally.fetched_bytes, self.tally.wasted_bytes = self.cluster.fetched_bytes, self.cluster.wasted_bytes
 
     def _measure(self) -> None:
         self.cluster.fetched_bytes = self.cluster.wasted_bytes = 0.0
@@ -191,7 +194,7 @@ class Run:
     def _place(self, number: int, node: Node) -> None:
         start, tally = self.starts[number], self.tally
         node.gpus -= start.gpus
-        is_counted = start.time_s >= self._from_s
+        is_counted = self._is_counted(number)
         tally.bytes_asked += start.size_bytes * is_counted
         item = node.items.get(start.app)
         if item is not None and item.is_warm:
@@ -212,6 +215,12 @@ class Run:
         self._pin(node)
         self.policy.changed(self, node)
 
+    def _is_counted(self, number: int) -> bool:
+        """It came in the measured time, and found its accelerators before the last start of the trace: soon after all pods end
+        at once, and who still waits for accelerators begins in one second, which says nothing of a policy."""
+        at = self.starts[number].time_s
+        return at >= self._from_s and self._placed_at.get(number, at) <= self.starts[-1].time_s
+
     def _pin(self, node: Node) -> None:
         if len(self.cluster.nodes) == 1:
             held = {item.app: item.size_bytes for item in node.items.values() if item.is_kept and (item.pods or item.waiting)}
@@ -222,7 +231,7 @@ class Run:
         delay_s = publish_delay_s(waited_s) if self._has_kubelet else 0.0
         self._left -= 1
         self._served.add(number)
-        if start.time_s >= self._from_s:
+        if self._is_counted(number):
             self.tally.waits_s.append(waited_s + delay_s)
             self.tally.gpu_wait_s += (waited_s + delay_s) * start.gpus
         item.pods += 1
