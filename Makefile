@@ -116,11 +116,11 @@ bench-plan: setup ## the planner on 5,000 simulated nodes and rates of your own 
 	$(BIN)/prestage bench plan --rates $(RATES) --nodes 5000 --gpus 8 --budget 2000000000000 --link 3000000000 --origin 40000000000 \
 	  --tick 300 --seeds 1 --announced 0.5 --schedulers steered --policies "LRU,cron only,prestage" $(ARGS)
 
-RARE := $(addprefix tests/cluster/story/,rare_days.py revoked.py replicas.py test_rough_days.py)
-rare-days: setup ## faults on an installed chart that take minutes: a full disk, a reboot with an empty one, a Node deleted, access that ends, a leader killed (root)
+RARE := $(addprefix tests/cluster/story/,rare_days.py patience.py revoked.py replicas.py test_rough_days.py)
+rare-days: setup ## faults on an installed chart that take minutes: a full disk, a reboot with an empty one, a Node deleted, the kubelet's two minutes, access that ends, a leader killed (root)
 	PRESTAGE_API_AWAY_S=60 $(PYTEST) -s $(RARE) $(ARGS)
 
-frameworks: setup torch ## unmodified transformers in a pod on a real kubelet, by the Hugging Face layout, as uid 1000 (root)
+frameworks: setup torch .tools/vllm/.ready ## unmodified transformers and vLLM in pods on a real kubelet, by the Hugging Face layout, as uid 1000 (root)
 	$(PYTEST) -s tests/cluster/story/frameworks.py
 
 torch: setup $(TORCH)/.ready ## a venv of its own with torch (4.6 GB) that sees .venv too: for the loader's torch tests

@@ -1,5 +1,5 @@
-"""Days that take minutes: a publish past the kubelet's patience, a full disk, a reboot with an empty SSD, a Node deleted, a node
-at rest. Run by hand: `make rare-days`; what was seen is printed, and stands in docs/node.md.
+"""Days that take minutes: a full disk, a reboot with an empty SSD, a Node deleted, a node at rest. Run by hand: `make rare-days`;
+what was seen is printed, and stands in docs/node.md.
 """
 
 from __future__ import annotations
@@ -49,24 +49,6 @@ def test_a_full_disk_is_said_and_room_that_comes_is_used(story: Story) -> None:
     assert story.answer(late)["sums"] == sums
     story.gone("late")
     story.gone("steady")
-
-
-def test_a_publish_that_waits_longer_than_the_kubelet_does_ends_in_a_mount(story: Story) -> None:
-    ref = "s3://models/llama/patient/"
-    sums = uploaded(story.origin, ref)
-    slow = story.wire.add("bandwidth", rate=100)  # KB/s of each connection; one for each of three pieces: 170 s
-    began_s = time.monotonic()
-    try:
-        story.cluster.kubectl("apply", "-f", "-", stdin=deployment("patient", ref=ref, wait="Mount"))
-        story.available("patient", timeout_s=400)
-    finally:
-        story.wire.remove(slow)
-    [pod] = story.pods("patient")
-    told = [words for reason, words in story.events(pod["metadata"]["name"]) if reason == "FailedMount"]
-    print(f"\nran after {time.monotonic() - began_s:.0f} s; FailedMount: {told}")
-    assert any("Staging" in words for words in told)
-    assert story.answer(pod)["sums"] == sums
-    story.gone("patient")
 
 
 def test_after_a_reboot_with_an_empty_disk_pods_come_back_with_the_same_files(story: Story) -> None:
