@@ -9,23 +9,21 @@ from __future__ import annotations
 import asyncio
 import datetime
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from prestage.api.annotations import PREFIX, ModelRequest, StagedModelName
-from prestage.api.artifacts import Artifact
 from prestage.api.brokerage import Template
-from prestage.api.nodes import NodeCache, State
-from prestage.api.reading import Invalid, read
 from prestage.control.demand.amounts import requests_of
 from prestage.control.demand.feasibility import Site, site_of, takes_room
-from prestage.control.demand.image_lines import ARCHITECTURE, image_line, platform_of, repository_of
+from prestage.control.demand.image_lines import ARCHITECTURE, image_line, repository_of
 from prestage.control.gates.followed import FOLLOWED
+from prestage.control.gates.holdings import Holdings
 from prestage.control.gates.images import ARCHITECTURES, NO_IMAGES, PodImages
-from prestage.control.gates.prediction import Holding, holding, told_anew, told_images
+from prestage.control.gates.prediction import Holding
+from prestage.control.gates.records import Records
 from prestage.control.gates.touched import Askers, Touched, Use
 from prestage.control.gates.wishes import Wishes
 from prestage.control.podspec import annotations_of, is_gated, is_ours, part, volumes_of
@@ -38,7 +36,6 @@ from prestage.kube.ports import Api, Object, Resource, Selection, metadata_of, n
 from prestage.kube.resources import ARTIFACTS, DEPLOYMENTS, LEASES, NODE_CACHES, NODES, PODS, REPLICA_SETS
 
 PLANNER_LEASE: Final = "prestage-planner"
-_NOBODY: Final[frozenset[str]] = frozenset()
 _NO_POD: Final[frozenset[Key]] = frozenset()
 _PROGRESS_S: Final = 600
 """Kubernetes' default progressDeadlineSeconds."""
@@ -58,12 +55,6 @@ class Known:
 
 
 @dataclass(slots=True)
-class _Record:
-    namespace: str
-    digest: str
-
-
-@dataclass(slots=True)
 class World:
     """See the module. `clock`: seconds that only grow; `now`: of the wall."""
 
@@ -80,24 +71,13 @@ class World:
     _woken: list[News] = field(default_factory=list)
     _touched: list[Touched] = field(default_factory=list)
     _askers: Askers = field(default_factory=Askers)
-    _holdings: dict[str, Holding] = field(default_factory=dict)
-    _since: dict[str, dict[str, tuple[State, float]]] = field(default_factory=dict)
-    _told_s: dict[str, dict[str, float]] = field(default_factory=dict)
-    _stagers: set[str] = field(default_factory=set)
-    """Nodes that stage images."""
-    _repositories: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Namespace and repository of the images that were resolved: how many records."""
-    _records: dict[Use, list[_Record]] = field(default_factory=dict)
-    _named: dict[Key, list[Use]] = field(default_factory=dict)
-    _uses: dict[str, dict[Key, list[Use]]] = field(default_factory=dict)
-    _owned: dict[tuple[str, str], int] = field(default_factory=dict)
+    _records: Records = field(default_factory=Records)
+    _held: Holdings = field(default_factory=Holdings)
     _taken: dict[str, dict[Key, Mapping[str, int]]] = field(default_factory=dict)
     _sites: dict[str, Site] = field(default_factory=dict)
     _stale: set[str] = field(default_factory=set)
     _renewed_s: float | None = None
-    sizes: dict[str, int] = field(default_factory=dict)
     wishes: Wishes = field(default_factory=Wishes)
-    _holders: dict[str, set[str]] = field(default_factory=dict)
 
     def subscription(self) -> News:
         """Set whenever anything changed; the subscriber clears it."""
@@ -140,7 +120,7 @@ class World:
         elif resource is NODE_CACHES:
             concerned = self._note_cache(change)
         elif resource is ARTIFACTS:
-            concerned = self._note_artifact(change)
+            concerned = self._askers.of(self._records.note(change))
         elif resource is REPLICA_SETS:
             concerned = self._note_replica_set(change)
         elif resource is LEASES:
@@ -185,22 +165,26 @@ class World:
         self._stale.clear()
         return self._sites
 
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes by digest."""
+        return self._records.sizes
+
     def holding(self, node: str) -> Holding | None:
         """None: it has no NodeCache."""
-        return self._holdings.get(node)
+        return self._held.by_node.get(node)
 
     def holdings(self) -> Mapping[str, Holding]:
         """By node."""
-        return self._holdings
+        return self._held.by_node
 
     def holders(self, digest: str) -> Set[str]:
         """Nodes whose NodeCache says anything of it."""
-        return self._holders.get(digest, _NOBODY)
+        return self._held.holders(digest)
 
     def wanting(self, digests: Iterable[str]) -> set[Key]:
         """Pods whose templates got any of these."""
-        uses = (use for digest in digests for found in self._uses.get(digest, {}).values() for use in found)
-        return self._askers.of(uses)
+        return self._askers.of(self._records.uses(digests))
 
     def lease_age_s(self) -> float | None:
         """Since whoever led last renewed; None: there is no lease.
@@ -227,19 +211,19 @@ class World:
         found = dict[tuple[str, str], str]()
         for model in models if template is not None else ():
             assert template is not None
-            for record in self._records.get((template.uid, template.hash, model.alias, model.text), ()):
+            for record in self._records.of((template.uid, template.hash, model.alias, model.text)):
                 if record.namespace in _homes(model, namespace_of(pod)):
                     found[(model.alias, model.text)] = record.digest
         return Known(found, len({(one.alias, one.text) for one in models}))
 
     def images(self, pod: Object) -> PodImages:
         """Images of the pod that somebody may wait for; none where no node stages any."""
-        if not self._stagers:
+        if not self._held.stagers:
             return NO_IMAGES
         refs, namespace = self.wishes.of(pod).images.awaited, namespace_of(pod) or ""
         found = self.recorded_images(pod, refs)
         known = {ref for _, ref, _ in found.rows}
-        is_awaited = any(ref not in known and self._repositories[namespace, repository_of(ref)] > 0 for ref in refs)
+        is_awaited = any(ref not in known and self._records.has_images_of(namespace, repository_of(ref)) for ref in refs)
         return replace(found, is_awaited=True) if is_awaited else found
 
     def recorded_images(self, pod: Object, refs: Iterable[str]) -> PodImages:
@@ -248,13 +232,13 @@ class World:
         rows = list[tuple[str, str, str]]()
         for use in _image_uses(template, refs):
             _, architecture, _ = use[2].split("/")
-            found = [one.digest for one in self._records.get(use, ()) if one.namespace == namespace_of(pod)]
+            found = [one.digest for one in self._records.of(use) if one.namespace == namespace_of(pod)]
             rows += [(architecture, use[3], min(found))] if found else []
         return PodImages(tuple(rows)) if rows else NO_IMAGES
 
     def stages_images(self, node: str = "") -> bool:
         """That node, or any."""
-        return node in self._stagers if node else bool(self._stagers)
+        return node in self._held.stagers if node else bool(self._held.stagers)
 
     def architecture(self, node: str) -> str:
         """As its kubelet says."""
@@ -263,7 +247,7 @@ class World:
 
     def has_artifact(self, namespace: str, digest: str) -> bool:
         """Whether this namespace resolved it; True while that cannot be told."""
-        return ARTIFACTS not in self.synced or (namespace, digest) in self._owned
+        return ARTIFACTS not in self.synced or self._records.has(namespace, digest)
 
     def rollout_left_s(self, pod: Object) -> float | None:
         """Until its Deployment's progress deadline; None where there is none."""
@@ -293,7 +277,7 @@ class World:
             if takes:
                 self._taken.setdefault(takes, {})[key] = requests_of(part(seen, "spec"))
                 self._stale.add(takes)
-            if left and left != takes and (holding := self._holdings.get(left)) is not None:
+            if left and left != takes and (holding := self._held.by_node.get(left)) is not None:
                 concerned |= self.wanting(holding.states)
         if isinstance(change, Vanished):
             self.wishes.forget(seen)
@@ -316,7 +300,7 @@ class World:
             self._askers.wait(key_of(pod), str((controller_of(pod) or {}).get("name", "")))
         else:
             models = [(template.uid, template.hash, one.alias, one.text) for one in wish.models]
-            images = _image_uses(template, wish.images.awaited) if self._stagers and models else ()
+            images = _image_uses(template, wish.images.awaited) if self._held.stagers and models else ()
             self._askers.put(key_of(pod), [*models, *images])
 
     def _note_replica_set(self, change: Appeared | Changed | Vanished) -> Set[Key]:
@@ -330,46 +314,13 @@ class World:
 
     def _note_cache(self, change: Appeared | Changed | Vanished) -> Set[Key] | None:
         """Concerns all where a node begins or ends to stage images."""
-        name = name_of(change.object)
-        before, staged = self._holdings.get(name), len(self._stagers)
-        if isinstance(change, Vanished):
-            self._hold(name, None)
-            self._since.pop(name, None)
-            self._told_s.pop(name, None)
-        else:
-            self._hold(name, self._read_cache(name, change.object))
-        if len(self._stagers) != staged:
-            for pod in filter(None, map(self.pod, self.asking if not (staged and self._stagers) else ())):
+        staged = len(self._held.stagers)
+        anew = self._held.note(change, self.clock())
+        if len(self._held.stagers) != staged:
+            for pod in filter(None, map(self.pod, self.asking if not (staged and self._held.stagers) else ())):
                 self._ask(pod)
             return None
-        return self.wanting(told_anew(before, self._holdings.get(name)))
-
-    def _read_cache(self, name: str, seen: Object) -> Holding | None:
-        try:
-            cache = read(NodeCache, seen)
-        except Invalid:
-            return None  # of a newer version: as if it were not there
-        before, at_s = self._since.get(name, {}), self.clock()
-        held = {one.digest: one.state for one in (cache.status.artifacts if cache.status else None) or ()}
-        since = {digest: before.get(digest, (state, at_s)) for digest, state in held.items()}
-        since = {digest: (held[digest], at_s) if seen_[0] is not held[digest] else seen_ for digest, seen_ in since.items()}
-        self._since[name] = since
-        told_s = self._told_s.get(name, {})
-        told_s = self._told_s[name] = {digest: told_s.get(digest, at_s) for digest in told_images(cache)}
-        return holding(cache, {digest: moment for digest, (_, moment) in since.items()}, told_s)
-
-    def _hold(self, name: str, node: Holding | None) -> None:
-        before = self._holdings.pop(name, None)
-        for digest in before.states if before is not None else ():
-            there = self._holders[digest]
-            there.discard(name)
-            if not there:
-                del self._holders[digest]
-        (self._stagers.add if node is not None and node.images is not None else self._stagers.discard)(name)
-        if node is not None:
-            self._holdings[name] = node
-            for digest in node.states:
-                self._holders.setdefault(digest, set()).add(name)
+        return self.wanting(anew)
 
     def _note_lease(self, change: Change) -> None:
         if isinstance(change, Changed):
@@ -377,49 +328,6 @@ class World:
                 self._renewed_s = self.clock()
         elif not isinstance(change, Synced):
             self._renewed_s = None
-
-    def _note_artifact(self, change: Appeared | Changed | Vanished) -> Set[Key]:
-        key = key_of(change.object)
-        namespace, digest = key[0] or "", str(part(change.object, "spec").get("digest", ""))
-        before = self._named.pop(key, [])
-        for record in before:
-            kept = [one for one in self._records.get(record, ()) if one.namespace != key[0]]
-            self._records.pop(record, None)
-            if kept:
-                self._records[record] = kept
-        self._uses.get(digest, {}).pop(key, None)
-        after = [] if isinstance(change, Vanished) else self._recorded(key, change.object)
-        if after:
-            self._uses.setdefault(digest, {})[key] = after
-        elif not self._uses.get(digest):
-            self._uses.pop(digest, None)
-        if isinstance(change, Vanished):
-            self._owned.pop((namespace, digest), None)
-        self._count_repositories(namespace, before, after)
-        return self._askers.of({*before, *after})
-
-    def _count_repositories(self, namespace: str, before: Iterable[Use], after: Iterable[Use]) -> None:
-        for uses, count in ((before, -1), (after, 1)):
-            for use in uses:
-                if platform_of(use[2]) is not None:
-                    named = namespace, repository_of(use[3])
-                    self._repositories[named] += count
-                    if not self._repositories[named]:
-                        del self._repositories[named]
-
-    def _recorded(self, key: Key, seen: Object) -> list[Use]:
-        try:
-            artifact = read(Artifact, seen)
-        except Invalid:
-            return []
-        digest, namespace = artifact.spec.digest, key[0] or ""
-        self._owned[(namespace, digest)] = artifact.spec.size
-        self.sizes[digest] = artifact.spec.size
-        uses = (artifact.status.templates if artifact.status else None) or ()
-        self._named[key] = [(one.uid, one.hash, one.alias, one.ref) for one in uses]
-        for record in self._named[key]:
-            self._records.setdefault(record, []).append(_Record(namespace, digest))
-        return self._named[key]
 
 
 def _image_uses(template: Template | None, refs: Iterable[str]) -> list[Use]:
