@@ -47,9 +47,12 @@ class Api:
         application = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[self._bounded])
         for route in self._routes:
             application.router.add_route(route.method, route.path, self._handle(route))
-        described = msgspec.json.encode(document(self._routes))
-        application.router.add_get("/v1/openapi.json", _constant(described))
+        application.router.add_get("/v1/openapi.json", self._described)
         return application
+
+    async def _described(self, _request: web.Request) -> web.Response:
+        """Made when somebody asks: each pod's socket has such an application, and hardly any pod does."""
+        return web.Response(body=msgspec.json.encode(document(self._routes)), content_type="application/json")
 
     @web.middleware
     async def _bounded(self, request: web.Request, handler: _Handle) -> web.StreamResponse:
@@ -175,13 +178,6 @@ async def _stream(request: web.Request, events: AsyncGenerator[Event]) -> web.St
 async def _write(response: web.StreamResponse, event: Event) -> None:
     async with asyncio.timeout(WRITE_S):
         await response.write(msgspec.json.encode(event) + b"\n")
-
-
-def _constant(raw: bytes) -> _Handle:
-    async def answer(_request: web.Request) -> web.StreamResponse:
-        return web.Response(body=raw, content_type="application/json")
-
-    return answer
 
 
 def _json(answer: object, status: int, *, headers: dict[str, str] | None = None) -> web.Response:

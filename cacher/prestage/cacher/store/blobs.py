@@ -29,7 +29,7 @@ from prestage.cacher.digests import (
 from prestage.cacher.errors import Corrupt, Misconfigured
 from prestage.cacher.store.disk import Disk, new_file, write_file
 from prestage.cacher.store.index import Index
-from prestage.cacher.store.layout import Layout
+from prestage.cacher.store.layout import META, Layout
 
 FORMAT = 1
 
@@ -110,7 +110,8 @@ class Blobs:
 
     def has(self, blob: BlobId) -> bool:
         """Published and not quarantined."""
-        return self._layout.blob(blob).exists() and self._layout.meta(blob).exists()
+        path = str(self._layout.blob(blob))  # asked of every file of an artifact: a Path for each costs more than the look
+        return os.path.exists(path) and os.path.exists(f"{path}{META}")  # noqa: PTH110
 
     def meta(self, blob: BlobId) -> BlobMeta:
         """What is known of a published blob.

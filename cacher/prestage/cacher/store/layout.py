@@ -11,6 +11,8 @@ FOLDERS = ("blobs", "ingest", "manifests", "refs", "views", "trees", "mounts", "
 ABOVE = "node"
 """What the node's agent keeps beside the store: theirs, and left alone."""
 LOCKS = ("owner", "gate", "successor")
+META = ".meta"
+"""What a blob's meta is called after its blob."""
 SOCKET = "agent.sock"
 """Where the agent listens unless it is told otherwise."""
 
@@ -99,12 +101,12 @@ class Layout:
     def blob(self, blob: BlobId) -> Path:
         """Content of a blob."""
         name = hex_of(blob)
-        return self.blobs / name[:2] / name
+        return self.blobs.joinpath(name[:2], name)
 
     def meta(self, blob: BlobId) -> Path:
         """What is known of a blob."""
         path = self.blob(blob)
-        return path.with_name(f"{path.name}.meta")
+        return path.with_name(f"{path.name}{META}")
 
     def ingest(self, ingest_id: str) -> Path:
         """A file being fetched."""

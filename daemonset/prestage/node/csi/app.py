@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from contextlib import AsyncExitStack, suppress
@@ -70,6 +71,7 @@ async def _run(config: CsiConfig) -> None:
         registry = config.registration / f"{DRIVER}-reg.sock"
         await _serve(stack, registry, registration_services(Registration(config.driver_path)))
         stack.callback(_unlink, registry)
+        gc.freeze()  # as the agent does: a full collection would walk all that was imported, in the middle of a publish
         log("csi_ready", fields={"endpoint": str(config.endpoint), "registration": str(registry)})
         await ending.wait()
     log("csi_ended")

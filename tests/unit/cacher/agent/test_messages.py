@@ -17,6 +17,7 @@ from openapi_spec_validator import validate
 
 from prestage.cacher.agent.config import AgentConfig
 from prestage.cacher.agent.http import Api
+from prestage.cacher.agent.narrow import Sockets
 from prestage.cacher.agent.openapi import document
 from prestage.cacher.agent.routes import ROUTES
 from prestage.cacher.agent.service import Service
@@ -64,6 +65,7 @@ class Served:
                     group=group,
                 )
                 service = Service(store, stages, config, loop)
+                service.mounts.sockets = Sockets(service, config)
                 runner = web.AppRunner(Api(service, config, ROUTES).application(), access_log=None, shutdown_timeout=1)
                 await runner.setup()
                 await web.UnixSite(runner, str(self.socket)).start()

@@ -171,7 +171,7 @@ def test_a_blob_that_is_evicted_while_it_is_read_is_no_damage_and_its_room_is_fr
     for model in (SMALL, SHARING, OTHER):
         store.evict(model.artifact)
     assert scrubber.step(CHUNK_BYTES).bytes == CHUNK_BYTES
-    assert store.evict(TWO_PIECES.artifact) > 16 << 20
+    assert store.evict(TWO_PIECES.artifact) > 15 << 20  # of 16 and a little: others write to the disk meanwhile
     assert scrubber.step(1 << 30) == Step(is_idle=True)
 
 
