@@ -99,6 +99,10 @@ fuzz: setup ## a million damaged safetensors headers (a minute or two)
 test-gpu: setup ## the loader on a real GPU, with torch where `make torch` made it; says "not run" where there is none
 	@$(if $(wildcard $(TORCH)/.ready),$(TORCH),.venv)/bin/python -m pytest -rP -m "" tests/gpu
 
+.PHONY: large-layer
+large-layer: setup ## one layer of 5 GB: pulled, staged through the socket and in place, held against each other (root; FOLDER=… with 20 GB free; minutes)
+	PYTHONPATH=tests $(BIN)/python -m layers.large $(FOLDER)
+
 .PHONY: volumes
 volumes: setup ## what a publish costs, and a thousand volumes that come and go and leave nothing (root; two minutes)
 	PYTHONPATH=cacher:daemonset:tests $(BIN)/python -m nodes.publishes
