@@ -21,10 +21,10 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools cluster containerd bench-control bench-plan rare-days frameworks torch test-gpu fuzz demo bench check style types imports unit test test-all slow integrations on-torch conformance vllm soak cycles api wire chart fmt clean
+.PHONY: help setup lock tools cluster containerd images-on-1 bench-control bench-plan rare-days frameworks torch test-gpu fuzz demo bench check style types imports unit test test-all slow integrations on-torch conformance vllm soak cycles api wire chart fmt clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1	\2/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1	\2/' | expand -t 14
 
 setup: $(READY) ## make .venv: what requirements.lock says, and both distributions in place
 
@@ -59,6 +59,11 @@ cluster: ## a real Kubernetes for the tests, in one binary: taken where it was b
 
 containerd: ## containerd 2 for the tests of images, beside the system's: two minutes once
 	@.ci/tools containerd
+
+images-on-1: setup ## tests of images on containerd 1.7, which is built for it: two minutes once
+	@.ci/tools containerd-1
+	@test -x .tools/bin/containerd-1
+	PRESTAGE_CONTAINERD=$(CURDIR)/.tools/bin/containerd-1 $(BIN)/python -m pytest tests/integration/images -k "not containerd-2"
 
 demo: setup ## a real model from a local origin: cold against warm, report.html
 	$(BIN)/python -m prestage.bench.demo
