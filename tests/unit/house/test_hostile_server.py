@@ -77,7 +77,7 @@ def test_keeps_connections_and_says_how_many_requests_overlapped(server: Hostile
         assert connection.getresponse().read() == DATA
     connection.close()
     assert (server.connections, server.peak_requests, len(server.gets("/f.bin"))) == (1, 1, 3)
-    server.always.append(faults.Delay(0.2))
+    server.always.append(faults.Delay(1.0))  # a busy machine begins threads late
     threads = [threading.Thread(target=ask, args=(server,)) for _ in range(4)]
     for thread in threads:
         thread.start()
