@@ -30,6 +30,7 @@ from servers.registry import Registry
 
 GB = 1_000_000_000
 WAYS: dict[str, tuple[str, ...]] = {"socket": (), "in-place": ("--in-place",)}
+PULL_S = 900.0
 FILE_BYTES = 500_000_000
 _DRAW_BYTES = 1 << 26
 _REPOSITORY, _TAG = "large/app", "v1"
@@ -147,14 +148,14 @@ def timed(work: Callable[[], object]) -> float:
 
 def lines(node: Node, registry: Registry, size_bytes: int, ways: Sequence[str]) -> Iterator[str]:
     containerd, name = node.containerd, f"{registry.host}/{_REPOSITORY}:{_TAG}"
-    yield f"pull: {timed(lambda: node.pull(name)):.1f} s"
+    yield f"pull: {timed(lambda: node.pull(name, timeout_s=PULL_S)):.1f} s"
     pulled = tree(containerd)
     node.clean()
     for way in ways:
         one = staged(name, containerd, *WAYS[way])
         same = "the same tree" if tree(containerd) == pulled else "ANOTHER TREE"
         asked = len(registry.asked(client="containerd"))
-        found = timed(lambda: node.pull(name))
+        found = timed(lambda: node.pull(name, timeout_s=PULL_S))
         requests = len(registry.asked(client="containerd")) - asked
         most = max(one.steps) / size_bytes
         yield (

@@ -86,8 +86,8 @@ class Node:
 
         return asyncio.run(work())
 
-    def pull(self, name: str, login: tuple[str, str] | None = None) -> str:
-        return asyncio.run(self.containerd.kubelet().pull(name, login))
+    def pull(self, name: str, login: tuple[str, str] | None = None, *, timeout_s: float = 60.0) -> str:
+        return asyncio.run(self.containerd.kubelet().pull(name, login, timeout_s=timeout_s))
 
     def inventory(self) -> dict[str, list[str]]:
         """Everything in containerd, by kind, after a garbage collection."""
