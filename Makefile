@@ -21,7 +21,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools cluster containerd images-on-1 bench-control bench-plan rare-days frameworks torch test-gpu fuzz demo bench check style types imports unit test test-all slow integrations on-torch conformance vllm soak cycles api wire chart fmt clean
+.PHONY: help setup lock tools cluster containerd images-on-1 bench-control bench-plan rare-days starts frameworks torch test-gpu fuzz demo bench check style types imports unit test test-all slow integrations on-torch conformance vllm soak cycles api wire chart fmt clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1	\2/' | expand -t 14
@@ -128,6 +128,9 @@ bench-plan: setup ## the planner on 5,000 simulated nodes and rates of your own 
 RARE := $(addprefix tests/cluster/story/,rare_days.py patience.py revoked.py replicas.py test_rough_days.py)
 rare-days: setup ## faults on an installed chart that take minutes: a full disk, a reboot with an empty one, a Node deleted, the kubelet's two minutes, access that ends, a leader killed (root)
 	PRESTAGE_API_AWAY_S=60 $(PYTEST) -s $(RARE) $(ARGS)
+
+starts: setup ## a pod's start with image and model staged, with the model alone, with nothing, on a real kubelet (root; PRESTAGE_PNG=FILE draws it)
+	$(PYTEST) -s tests/cluster/story/starts.py
 
 frameworks: setup torch .tools/vllm/.ready ## unmodified transformers and vLLM in pods on a real kubelet, by the Hugging Face layout, as uid 1000 (root)
 	$(PYTEST) -s tests/cluster/story/frameworks.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 from collections import defaultdict
@@ -43,6 +44,17 @@ def nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator
     yield
     if leaked := leaked_since(before, folder):
         pytest.fail("left behind: " + "; ".join(leaked), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def fonts_are_open() -> None:
+    """matplotlib keeps the fonts it has used open for the life of the process; no test leaks them."""
+    from prestage.pictures.style import new_figure
+
+    figure = new_figure(width=1, height=1)
+    figure.suptitle("bold", fontweight="bold")
+    figure.supxlabel("plain")
+    figure.savefig(io.BytesIO())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

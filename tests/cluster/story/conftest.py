@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -14,8 +15,11 @@ from cluster.whole import Cluster
 from prestage.kubectl.cli import kubectl_prestage
 from servers.fixtures import require
 from servers.hub import Hub
+from servers.registry import PASSWORD, USER, Registry
 from servers.toxiproxy import Toxiproxy
 from servers.versitygw import Versitygw
+
+_ORIGIN = "guarded-registry"
 
 
 @pytest.fixture(scope="package")
@@ -44,3 +48,22 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         )
         cluster.kubectl("create", "secret", "generic", "s3", "-n", "demo", *keys)
         yield Story(cluster, origin, wire, hub, installed, audit, sums, next_sums)
+
+
+@pytest.fixture(scope="module")
+def registry(story: Story, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """With a password: the node is handed it, for its Origin says so. The namespace has the login."""
+    require("docker-registry")
+    kubectl = story.cluster.kubectl
+    with Registry(tmp_path_factory.mktemp("registry"), password=True, address=story.cluster.ip) as running:
+        story.node.mirror(running.host, f"http://{running.host}")
+        spec = {"type": "OCI", "endpoint": f"http://{running.host}", "allowedCIDRs": [f"{story.cluster.ip}/32"]}
+        origin = {"apiVersion": "prestage.dev/v1alpha1", "kind": "Origin", "metadata": {"name": _ORIGIN}}
+        kubectl("apply", "-f", "-", stdin=json.dumps({**origin, "spec": {**spec, "handPasswords": True}}))
+        enabled = CliRunner().invoke(kubectl_prestage, ["enable", "demo", "--secret", "s3", "--secret", "regcred"]).output
+        kubectl("apply", "--server-side", "-f", "-", stdin=enabled)
+        login = (f"--docker-server={running.host}", f"--docker-username={USER}", f"--docker-password={PASSWORD}")
+        kubectl("create", "secret", "docker-registry", "regcred", "-n", "demo", *login)
+        yield running
+        kubectl("delete", "secret", "regcred", "-n", "demo")
+        kubectl("delete", "origin", _ORIGIN)

@@ -5,40 +5,16 @@ from __future__ import annotations
 import datetime
 import json
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from layers import Made, Tar, image
 from story import REF, Story
 
 from cluster.images import BUSYBOX
-from prestage.kubectl.cli import kubectl_prestage
-from servers.fixtures import require
-from servers.registry import PASSWORD, USER, Registry
+from servers.registry import PASSWORD, Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("kubernetes-node", "helm", "versitygw", "toxiproxy-server", "docker-registry")]
-ORIGIN = "guarded-registry"
-
-
-@pytest.fixture(scope="module")
-def registry(story: Story, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """With a password: the node is handed it, for its Origin says so. The namespace has the login."""
-    require("docker-registry")
-    kubectl = story.cluster.kubectl
-    with Registry(tmp_path_factory.mktemp("registry"), password=True, address=story.cluster.ip) as running:
-        story.node.mirror(running.host, f"http://{running.host}")
-        spec = {"type": "OCI", "endpoint": f"http://{running.host}", "allowedCIDRs": [f"{story.cluster.ip}/32"]}
-        origin = {"apiVersion": "prestage.dev/v1alpha1", "kind": "Origin", "metadata": {"name": ORIGIN}}
-        kubectl("apply", "-f", "-", stdin=json.dumps({**origin, "spec": {**spec, "handPasswords": True}}))
-        enabled = CliRunner().invoke(kubectl_prestage, ["enable", "demo", "--secret", "s3", "--secret", "regcred"]).output
-        kubectl("apply", "--server-side", "-f", "-", stdin=enabled)
-        login = (f"--docker-server={running.host}", f"--docker-username={USER}", f"--docker-password={PASSWORD}")
-        kubectl("create", "secret", "docker-registry", "regcred", "-n", "demo", *login)
-        yield running
-        kubectl("delete", "secret", "regcred", "-n", "demo")
-        kubectl("delete", "origin", ORIGIN)
 
 
 def engine(seed: int = 8) -> Made:

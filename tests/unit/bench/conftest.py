@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import io
 from pathlib import Path
 
 import pytest
 
-from prestage.bench import fetch, machine, plots, start
+from prestage.bench import fetch, machine, start
 from prestage.bench.reference import Reference
 from prestage.bench.rivals.ports import Target
 from prestage.bench.staged import StageDone
@@ -55,12 +54,3 @@ def fetch_result(tmp_path: Path) -> fetch.FetchResult:
         {"aria2c": "aria2c is not installed"},
         {"s5cmd": ["it broke"]},
     )
-
-
-@pytest.fixture(scope="session")
-def fonts_are_open() -> None:
-    """matplotlib keeps the fonts it has used open for the life of the process; no test leaks them."""
-    figure = plots.new_figure(width=1, height=1)
-    figure.suptitle("bold", fontweight="bold")
-    figure.supxlabel("plain")
-    figure.savefig(io.BytesIO())
