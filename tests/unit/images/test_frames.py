@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from layers import Tar
@@ -94,6 +95,13 @@ def test_the_reads_of_a_layer_without_compression_are_headers_files_and_what_fil
     data = [file + READ_BYTES, file + 2 * READ_BYTES, file + 70_000, file + 70_144]
     rest = file + 70_144 + 512
     assert tar_reads(made) == [512, 1024, *data, rest, *range(rest + 8192, len(made), 8192), len(made)]
+
+
+@pytest.mark.parametrize("size", [b"-0000001000", b"+0000000010", b"0000000_001", b"0o000000001", b"00000000008"])
+def test_a_tar_whose_sizes_are_no_octal_digits_is_not_followed_and_never_goes_back(size: bytes) -> None:
+    made = bytearray(Tar().file("a", bytes(600)).end())
+    made[124:135] = size
+    assert tar_reads(bytes(made)) == []
 
 
 @given(st.lists(st.integers(0, 70_000), max_size=5), st.data())

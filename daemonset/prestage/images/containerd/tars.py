@@ -52,7 +52,5 @@ def _number(field: bytes) -> int | None:
     """Octal, or binary after a set bit."""
     if field[0] & 0x80:
         return int.from_bytes(field, "big") & ~(0xFF << 88)
-    try:
-        return int(field.strip(b" \0") or b"0", 8)
-    except ValueError:
-        return None
+    digits = field.strip(b" \0") or b"0"
+    return int(digits, 8) if not digits.strip(b"01234567") else None
