@@ -15,7 +15,7 @@ from prestage.control.demand.image_lines import is_image, shown
 from prestage.control.demand.records import Line
 from prestage.control.demand.resolving import Failure
 from prestage.control.planning.board import Posted
-from prestage.control.planning.lateness import LATE, is_late, mark, sentence
+from prestage.control.planning.lateness import CAUSES_OF_IMAGES, LATE, is_late, mark, sentence
 from prestage.control.planning.outcomes import Outcomes
 from prestage.control.unreadable import UNREADABLE
 from prestage.kube.events import EventType, Said, Subject
@@ -45,26 +45,15 @@ _CAUSES: Final[Mapping[Reason, tuple[str, str]]] = {
     Reason.TOO_MANY: ("its node is asked for as many models as one node may be", "spread the pods over more nodes"),
     Reason.MOVING: ("the last copy of another model is copied to another node first", "nothing: it comes after that"),
 }
-_OF_IMAGES: Final[Mapping[Reason, tuple[str, str]]] = {
-    Reason.TOO_LARGE: (
-        "it is larger than what images may take of containerd's file system on each node on which it may run",
-        "the kubelet pulls it; use nodes with a larger disk, or a smaller image",
-    ),
-    Reason.NODE_FULL: (
-        "images that are surer fill containerd's file system on each node on which it may run",
-        "the kubelet pulls it; wait until they go, or use nodes with a larger disk",
-    ),
-    Reason.NAMESPACE_NODE_BYTES: (
-        "the namespace's bytesPerNode would be exceeded",
-        "the kubelet pulls it; use smaller images, or ask for another CachePolicy",
-    ),
-    Reason.NAMESPACE_BYTES: (
-        "the namespace's bytes would be exceeded",
-        "the kubelet pulls it; use smaller images, or ask for another CachePolicy",
-    ),
-    Reason.TOO_MANY: ("its node is asked for as many models and images as one node may be", "the kubelet pulls it"),
-    Reason.MOVING: ("the last copy of another image is copied to another node first", "nothing: it comes after that"),
+_STEPS_OF_IMAGES: Final[Mapping[Reason, str]] = {
+    Reason.TOO_LARGE: "the kubelet pulls it; use nodes with a larger disk, or a smaller image",
+    Reason.NODE_FULL: "the kubelet pulls it; wait until they go, or use nodes with a larger disk",
+    Reason.NAMESPACE_NODE_BYTES: "the kubelet pulls it; use smaller images, or ask for another CachePolicy",
+    Reason.NAMESPACE_BYTES: "the kubelet pulls it; use smaller images, or ask for another CachePolicy",
+    Reason.TOO_MANY: "the kubelet pulls it",
+    Reason.MOVING: "nothing: it comes after that",
 }
+"""What is wrong with an image is said as when it is late."""
 _NOT_ALLOWED: Final = frozenset({"NoOriginForImages", "OriginNotAllowed"})
 """Codes: images are staged where an operator lets them be; elsewhere the kubelet pulls as ever, and nothing is wrong."""
 _NO_COMPLAINT: Final = frozenset({"Suspended", "NoTemplate"})
@@ -198,8 +187,9 @@ def _verdict(subject: Subject, line: Line, demand: Demand, verdict: Verdict) -> 
         step = steps.get(kind, "it is tried again by itself")
         return Complaint(subject, line.alias, "StageFailed", f"{name} could not be staged ({kind}/{code}); {step}")
     if verdict.reason in _CAUSES and verdict.outcome is not Outcome.ON_TIME:
-        causes = {**_CAUSES, **_OF_IMAGES} if demand.kind is EntryType.IMAGE else _CAUSES
-        cause, step = causes[verdict.reason]
+        cause, step = _CAUSES[verdict.reason]
+        if demand.kind is EntryType.IMAGE:
+            cause, step = CAUSES_OF_IMAGES[verdict.reason], _STEPS_OF_IMAGES[verdict.reason]
         gpus = f", {demand.gpus} accelerators wait" if demand.gpus else ""
         return Complaint(subject, line.alias, str(verdict.reason), f"{name}: {cause}{gpus}; {step}")
     return None

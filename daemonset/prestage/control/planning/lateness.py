@@ -31,7 +31,8 @@ CAUSES: Final = {
     Reason.RETRYING: "the last attempt failed, and is made again",
     Reason.STAGE_FAILED: "staging failed",
 }
-_OF_IMAGES: Final = {
+CAUSES_OF_IMAGES: Final = {
+    **CAUSES,
     Reason.NO_NODE: "no node on which it may run stages images (chart: images.enabled)",
     Reason.TOO_LARGE: "it is larger than what images may take of containerd's file system on each node on which it may run",
     Reason.NODE_FULL: "images that are surer fill containerd's file system on each node on which it may run",
@@ -79,7 +80,7 @@ def sentence(due: Due, demand: Demand, verdict: Verdict, awaited: float | None =
 
 def cause(demand: Demand, verdict: Verdict) -> str:
     """Why."""
-    causes = {**CAUSES, **_OF_IMAGES} if demand.kind is EntryType.IMAGE else CAUSES
+    causes = CAUSES_OF_IMAGES if demand.kind is EntryType.IMAGE else CAUSES
     if verdict.error is not None:
         return f"{causes.get(verdict.reason, 'staging failed')} ({'/'.join(filter(None, verdict.error))})"
     if verdict.reason in (Reason.TOO_SOON, Reason.STAGING):
