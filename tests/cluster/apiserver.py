@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import signal
 import ssl
 import subprocess
 import urllib.error
@@ -88,10 +87,10 @@ class ApiServer:
 
     def freeze(self) -> None:
         """Connections stay open, nothing answers."""
-        self.processes.signal("kube-apiserver", signal.SIGSTOP)
+        self.processes.pause("kube-apiserver")
 
     def thaw(self) -> None:
-        self.processes.signal("kube-apiserver", signal.SIGCONT)
+        self.processes.resume("kube-apiserver")
 
     def compact(self) -> None:
         """Forget every revision but the newest: what etcd does after five minutes."""

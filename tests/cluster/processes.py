@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import leaks
+from servers.programs import until_stopped
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None)
@@ -78,6 +79,13 @@ class Processes:
 
     def signal(self, name: str, number: signal.Signals) -> None:
         self._running[name].send_signal(number)
+
+    def pause(self, name: str) -> None:
+        self.signal(name, signal.SIGSTOP)
+        until_stopped(self._running[name].pid)
+
+    def resume(self, name: str) -> None:
+        self.signal(name, signal.SIGCONT)
 
     def kill_all(self) -> None:
         for name in reversed(list(self._running)):

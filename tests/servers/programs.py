@@ -81,6 +81,11 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
+def until_stopped(pid: int) -> None:
+    """A child that was sent SIGSTOP has stopped with all its threads, or ended: until then one of them may still answer."""
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+
 class Program:
     """A running program that answers on `port`. Raises RuntimeError with its last words if it does not within 10 s."""
 
@@ -133,6 +138,7 @@ class Program:
     def pause(self) -> None:
         """Freeze it: connections stay open, nothing answers."""
         self._signal(signal.SIGSTOP)
+        until_stopped(self.pid)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
