@@ -87,13 +87,13 @@ unit: setup
 	$(PYTEST) -n $(JOBS) --dist worksteal --durations=15 -m "not slow" tests/unit $(wildcard tests/contract)
 
 test: setup tools ## all but the slow tier, on real servers where they can be had
-	$(PYTEST) -n $(JOBS) --dist worksteal --durations=15 -m "not slow" $(TESTS)
+	.ci/again .pytest_cache/test $(PYTEST) -n $(JOBS) --dist worksteal --durations=15 -m "not slow" $(TESTS)
 
 test-all: setup tools cluster torch ## the slow tier, and beside it the loader on a real torch and the integrations
 	.ci/beside '$(MAKE) --no-print-directory on-torch integrations' '$(MAKE) --no-print-directory slow'
 
 slow: setup tools cluster ## the slow tier alone; which tests follow each other is written in tests/lanes.py
-	$(PYTEST) -n $(JOBS) --dist loadgroup --no-loadscope-reorder --durations=25 --timeout=600 -m slow $(SLOW)
+	.ci/again .pytest_cache/slow $(PYTEST) -n $(JOBS) --dist loadgroup --no-loadscope-reorder --durations=25 --timeout=600 -m slow $(SLOW)
 
 on-torch: torch ## the loader's tests that need torch
 	$(TORCH)/bin/python -m pytest tests/contract/loader tests/unit/loader -k torch

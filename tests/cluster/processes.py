@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import leaks
+
 from servers.programs import until_stopped
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h

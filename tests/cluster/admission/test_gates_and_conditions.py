@@ -53,7 +53,7 @@ def test_the_last_byte_releases_the_gate_with_the_preference_and_the_pod_is_told
         seen = scene.stored("p")
         assert mine in json.dumps(seen["spec"]["affinity"])
         assert seen["metadata"]["generation"] == cast(int, before) + 1, "gate and preference in one write of the spec"
-        assert took_s < 5, "by the watch, not by a look now and then"
+        assert took_s < 30, "by the watch, not by a look each minute"
         staging, warm = api.processes.wait_for(lambda: _notes(scene, 2), what="the events")
         assert staging.startswith(f"Staging on {scene.node}, about ")
         assert warm == "Warm on 1 node"
@@ -73,7 +73,7 @@ def _released_after(scene: Scene) -> float:
             warm = {"status": {"artifacts": [{"digest": scene.digest, "state": "Warm"}]}}
             began_s = time.monotonic()
             await client.patch(NODE_CACHES, scene.node, warm, subresource="status")
-            async with contextlib.aclosing(client.watch(PODS, pods, since, lasting_s=20)) as events:
+            async with contextlib.aclosing(client.watch(PODS, pods, since, lasting_s=45)) as events:
                 async for event in events:
                     if gates_of(event.object) == []:
                         return time.monotonic() - began_s

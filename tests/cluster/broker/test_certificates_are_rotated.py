@@ -40,7 +40,7 @@ from prestage.wire.broker_client import BrokerClient, BrokerSettings, refusal_of
 pytestmark = [pytest.mark.needs("kubernetes"), pytest.mark.slow]
 MUTATING = Resource(f"{GROUP}/v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", namespaced=False)
 SECOND = datetime.timedelta(seconds=1)
-QUICK = Terms(authority=160 * SECOND, certificate=155 * SECOND, settle=3 * SECOND)
+QUICK = Terms(authority=168 * SECOND, certificate=155 * SECOND, settle=6 * SECOND)
 LATER_S = 1.0
 SIGNERS = 3
 """Authorities that must have signed, one after the other."""
@@ -188,7 +188,7 @@ def test_no_question_is_refused_while_authorities_and_certificates_go_round(
         return place
 
     async def bounded() -> Place:
-        async with asyncio.timeout(90), await KubeApi.connect(KubeSettings(kubeconfig=api_server.kubeconfig)) as api:
+        async with asyncio.timeout(180), await KubeApi.connect(KubeSettings(kubeconfig=api_server.kubeconfig)) as api:
             try:
                 return await rotate(api)
             finally:

@@ -92,7 +92,7 @@ def test_from_annotation_to_node_cache_through_kills_of_leader_and_api_server(
                 began_s = time.monotonic()
                 await make_pod(api, old, "web-1", node=one)
                 await until(partial(stages, api, one, digest_of(REF, 1)), log=first)
-                assert time.monotonic() - began_s < 10.0
+                assert time.monotonic() - began_s < 30.0, "by the watch, not by a look each minute"
                 assert await listed(api, two) == set()
 
                 # upstream moves on; the template does not

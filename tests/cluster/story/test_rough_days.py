@@ -68,7 +68,7 @@ def test_pods_start_and_stop_through_an_api_server_that_is_away(serving: Story) 
             assert story.answer(staying)["sums"] == story.sums
             asked += 1
             time.sleep(0.5)
-    story.available("serving", timeout_s=90)
+    story.available("serving")
     kubectl("wait", "pod", leaving["metadata"]["name"], "-n", "demo", "--for=delete", "--timeout=60s")
     after = story.pods("serving")
     assert staying["metadata"]["uid"] in {pod["metadata"]["uid"] for pod in after}
@@ -80,16 +80,13 @@ def test_pods_start_and_stop_through_an_api_server_that_is_away(serving: Story) 
 def test_a_pod_deleted_while_its_model_comes_ends_at_once_and_the_next_one_goes_on_from_there(serving: Story) -> None:
     story, kubectl = serving, serving.cluster.kubectl
     trees = story.trees()
-    slow = story.wire.add("bandwidth", rate=4000)  # KB/s: twelve seconds
+    slow = story.wire.add("bandwidth", rate=400)  # KB/s: two minutes
     try:
         kubectl("apply", "-f", "-", stdin=deployment("leaving", ref=NEXT, wait="Mount"))
         story.told(lambda: any("Staging" in said for said in story.states()), "the node stages it")
-        began_s = time.monotonic()
-        story.gone("leaving", timeout_s=30)
-        took_s = time.monotonic() - began_s
+        story.gone("leaving", timeout_s=60)  # a pod that waits for its files ends when it is told to
     finally:
         story.wire.remove(slow)
-    assert took_s < 20, "a pod that waits for its files ends when it is told to"
     assert story.trees() == trees
     kubectl("apply", "-f", "-", stdin=deployment("next", ref=NEXT))
     story.available("next")
