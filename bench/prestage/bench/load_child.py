@@ -13,7 +13,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,8 +25,11 @@ _MADV_HUGEPAGE = 14
 _MADV_POPULATE_WRITE = 23
 
 
-def run(variants: Sequence[str], framework: str, files: Sequence[Path], memory_bytes: int) -> list[dict[str, float]]:
-    """Run one child for each variant, all at the same time; what each of them measured, and `foreign_cores`.
+def run(
+    variants: Sequence[str], framework: str, files: Sequence[Path], memory_bytes: int, ready: Callable[[], object]
+) -> list[dict[str, float]]:
+    """Run one child for each variant, all at the same time; what each of them measured, and `foreign_cores`. `ready` is called
+    last before that: handing memory over takes seconds, in which files that were read leave the page cache again.
 
     Raises:
         ChildFailed
@@ -36,6 +39,7 @@ def run(variants: Sequence[str], framework: str, files: Sequence[Path], memory_b
         for child in children:
             _wait_until_ready(child)
         _faulted(memory_bytes).close()
+        ready()
         watch = LoadWatch()
         for child in children:
             assert child.stdin
@@ -46,7 +50,7 @@ def run(variants: Sequence[str], framework: str, files: Sequence[Path], memory_b
         return [{**sample, "total_s": sample["load_s"] + sample["touch_s"], "foreign_cores": foreign} for sample in samples]
 
 
-def run_script(part: str, framework: str, folder: Path, memory_bytes: int) -> dict[str, float]:
+def run_script(part: str, framework: str, folder: Path, memory_bytes: int, ready: Callable[[], object]) -> dict[str, float]:
     """Run one part of `load_script`: seconds from its start to its first tensor and to all, and `foreign_cores`. The framework's
     own files are in the page cache, as on a node that ran it before: an import is made first, by no clock.
 
@@ -56,6 +60,7 @@ def run_script(part: str, framework: str, folder: Path, memory_bytes: int) -> di
     with ExitStack() as stack:
         _script(stack, "script-import", framework, folder)
     _faulted(memory_bytes).close()
+    ready()
     watch, used = LoadWatch(), _children_cpu_s()
     with ExitStack() as stack:
         said = _script(stack, part, framework, folder)

@@ -12,8 +12,9 @@ from loading import bytes_tensors
 
 from prestage.bench import load_run
 from prestage.bench.cold import StillWarm, make_cold
-from prestage.bench.load import load
+from prestage.bench.load import LoadJob, LoadResult, load
 from prestage.bench.load_rows import goals, rows
+from prestage.bench.machine import describe
 from prestage.cacher.errors import Misconfigured
 
 pytest.importorskip("safetensors", reason="`bench load` compares with the safetensors library")
@@ -68,6 +69,14 @@ def test_a_folder_is_measured_by_every_loader_in_every_state_and_left_as_it_was(
         "script start to all tensors, cold / max(import, read)",
     }
     assert (sorted(model.iterdir()), list(Path.cwd().iterdir())) == (before, [])
+
+
+@pytest.mark.parametrize(("state", "said"), [("hot", ["1 of 2 hot runs read from the disk"]), ("cold", [])])
+def test_a_hot_run_that_was_none_is_said_to_be_noisy(tmp_path: Path, state: str, said: list[str]) -> None:
+    job = LoadJob((tmp_path / "m",), "np", (state,), None, rounds=2, seed=1)
+    samples = {number: {"foreign_cores": 0.0, "disk_bytes": read} for number, read in enumerate((9_999.0, 10_001.0))}
+    result = LoadResult(job, describe(tmp_path), 1_000_000, {}, {("prestage", state): samples})
+    assert [one.partition(":")[0] for one in result.noisy()] == said
 
 
 def test_ranks_load_at_once_and_their_bytes_from_disk_add_up(model: Path) -> None:
