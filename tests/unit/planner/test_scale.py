@@ -14,9 +14,9 @@ def test_one_event_in_a_large_cluster_is_planned_in_time_and_writes_one_node() -
     large = fleet(nodes=500, templates=200, replicas=10, waiting=0.5)
     timed(large)
     timed(large)
-    collected, nodes, made, due = large.step()
-    assert (len(nodes), len(made.nodes), due.apply) == (500, 500, ())
-    assert sum(demand.count for demand in collected.demands if demand.trust.name == "WAITING") > 800
+    seen, made, due = large.step()
+    assert (len(seen.nodes), len(made.nodes), due.apply) == (500, 500, ())
+    assert sum(demand.count for demand in seen.demands if demand.trust.name == "WAITING") > 800
     assert all(verdict.outcome is not Outcome.IMPOSSIBLE for verdict in made.verdicts.values())
     took_s, written = list[float](), 0
     for number in range(15):
