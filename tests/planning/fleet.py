@@ -23,6 +23,7 @@ from planning.objects import (
     template,
 )
 
+from prestage.control.planning import interpreter
 from prestage.control.planning.seeing import Seeing, Sight
 from prestage.control.planning.writing import Writes, body_of, writes
 from prestage.kube.mirror import Mirror
@@ -120,6 +121,7 @@ def timed(fleet: Fleet) -> float:
 
 def main(nodes: int = 500, templates: int = 200, replicas: int = 10, waiting: float = 0.5, events: int = 100) -> None:
     """Prints how long plans take: `PYTHONPATH=tests python -m planning.fleet`."""
+    interpreter.settle()
     large = fleet(nodes=nodes, templates=templates, replicas=replicas, waiting=waiting)
     print(f"first plan {timed(large):.2f} s")
     timed(large)
