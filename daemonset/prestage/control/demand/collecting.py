@@ -86,7 +86,6 @@ class Collected:
 class _Template:
     """A workload's, whether it has pods now."""
 
-    namespace: str
     key: Key
     group: Group
 
@@ -143,8 +142,8 @@ class Collector:
         groups = dict(self._groups.look(mirrors[PODS], mirrors[REPLICA_SETS], enabled))
         self.sites.look(mirrors[NODES], self._groups.facts)
         for each, mirror in ((self._sets, mirrors[REPLICA_SETS]), (self._stateful_sets, mirrors[STATEFUL_SETS])):
-            for _, one in each.look(mirror):
-                if one is not None and one.namespace in enabled:
+            for _, one in each.look(seen for seen in mirror if namespace_of(seen) in enabled):
+                if one is not None:
                     groups.setdefault(one.key, one.group)
         return groups
 
@@ -360,7 +359,7 @@ def _of_replica_set(seen: Object) -> _Template | None:
     if template is None:
         return None
     subject = owner_subject(seen) or Subject.of(REPLICA_SETS, seen)
-    return _Template(facts.namespace, (template, facts.needs), Group(facts, subject))
+    return _Template((template, facts.needs), Group(facts, subject))
 
 
 def _of_stateful_set(seen: Object) -> _Template | None:
@@ -369,7 +368,7 @@ def _of_stateful_set(seen: Object) -> _Template | None:
     if facts is None or not facts.models or not isinstance(revision, str) or not revision:
         return None
     template = Template(uid=uid_of(seen), hash=revision)
-    return _Template(facts.namespace, (template, facts.needs), Group(facts, Subject.of(STATEFUL_SETS, seen)))
+    return _Template((template, facts.needs), Group(facts, Subject.of(STATEFUL_SETS, seen)))
 
 
 def _mark(needs: Needs) -> str:
