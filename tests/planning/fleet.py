@@ -23,23 +23,14 @@ from planning.objects import (
     template,
 )
 
-from prestage.control.demand.collecting import Collected, Collector
-from prestage.control.planning.policies import read_policies
-from prestage.control.planning.seeing import walls_of
-from prestage.control.planning.states import Caches, States
+from prestage.control.planning import interpreter
+from prestage.control.planning.seeing import Seeing, Sight
 from prestage.control.planning.writing import Writes, body_of, writes
 from prestage.kube.mirror import Mirror
 from prestage.kube.ports import Happening, Object, WatchEvent, name_of
-from prestage.kube.resources import (
-    CACHE_POLICIES,
-    NAMESPACES,
-    NODE_CACHES,
-    NODES,
-    PODS,
-    STORE_POOLS,
-)
-from prestage.planner.nodes import NodeState
-from prestage.planner.plan import Rules, plan
+from prestage.kube.resources import NODE_CACHES, PODS
+from prestage.planner.apart import plan_apart
+from prestage.planner.plan import Rules
 from prestage.planner.plans import NodePlan, Plan
 
 GIB = 2**30
@@ -51,22 +42,20 @@ class Fleet:
     """`step` does what one turn of the planning loop does, but for requests."""
 
     mirrors: Mirrored
-    collector: Collector = field(default_factory=Collector)
-    caches: Caches = field(default_factory=Caches)
-    states: States = field(default_factory=States)
+    seeing: Seeing = field(default_factory=Seeing)
     sent: dict[str, NodePlan] = field(default_factory=dict)
+    before: Plan | None = None
     version: int = 10
 
-    def step(self, now: float = 1e9) -> tuple[Collected, list[NodeState], Plan, Writes]:
+    def step(self, now: float = 1e9) -> tuple[Sight, Plan, Writes]:
         """Collect, plan, compare with what was written; what is due counts as written and seen."""
-        mirrors = self.mirrors
-        caches = self.caches.look(mirrors[NODE_CACHES])
-        collected = self.collector.collect(mirrors)
-        nodes = self.states.of(mirrors[NODES], caches, mirrors[STORE_POOLS], self.sent)
-        walls = walls_of(mirrors[NAMESPACES], read_policies(mirrors[CACHE_POLICIES]).known)
-        made = plan(collected.demands, nodes, now, walls=walls, rules=Rules(peers=False))
-        due = writes(made.nodes, caches, self.sent)
-        return collected, nodes, made, due
+        seen = self.seeing.look(self.mirrors, now, sent=self.sent)
+        rules, walls = Rules(peers=False), seen.walls
+        made = plan_apart(
+            seen.demands, seen.nodes, seen.images, now, walls=walls, rules=rules, parts=seen.parts, before=self.before
+        )
+        self.before = made
+        return seen, made, writes(made.nodes, seen.caches, self.sent)
 
     def write(self, due: Writes) -> None:
         """As the API server shows it a moment later."""
@@ -132,6 +121,7 @@ def timed(fleet: Fleet) -> float:
 
 def main(nodes: int = 500, templates: int = 200, replicas: int = 10, waiting: float = 0.5, events: int = 100) -> None:
     """Prints how long plans take: `PYTHONPATH=tests python -m planning.fleet`."""
+    interpreter.settle()
     large = fleet(nodes=nodes, templates=templates, replicas=replicas, waiting=waiting)
     print(f"first plan {timed(large):.2f} s")
     timed(large)

@@ -11,11 +11,11 @@ Holds at admission too, where a pod has owners and labels but no UID of its own 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from prestage.api.brokerage import Template
-from prestage.kube.ports import Object, ResourceVersion, metadata_of, namespace_of, uid_of, version_of
+from prestage.kube.ports import Object, metadata_of, namespace_of, uid_of
 
 Owners = Callable[[str, str], Object | None]
 """A ReplicaSet by namespace and name, as it was seen last."""
@@ -40,30 +40,6 @@ def template_of(pod: Object, owners: Owners) -> Template | None:
     if above is None or said is None:
         return Template(uid=uid, hash=NO_HASH)
     return Template(uid=str(above.get("uid", "")), hash=said)
-
-
-class Templates:
-    """Of pods that are stored: each is found out once, until it or its ReplicaSet is another."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[ResourceVersion, Object | None, Template | None]] = {}
-
-    def of(self, pod: Object, owners: Owners) -> Template | None:
-        """See `template_of`."""
-        controller = controller_of(pod)
-        owner = None
-        if controller is not None and controller.get("kind") == "ReplicaSet":
-            owner = owners(namespace_of(pod) or "", str(controller.get("name", "")))
-        uid, version = uid_of(pod), version_of(pod)
-        known = self._known.get(uid)
-        if known is None or known[0] != version or known[1] is not owner:
-            known = self._known[uid] = version, owner, template_of(pod, lambda namespace, name: owner)
-        return known[2]
-
-    def forget(self, there: Container[str]) -> None:
-        """`there`: UIDs of the pods that are left."""
-        for uid in [uid for uid in self._known if uid not in there]:
-            del self._known[uid]
 
 
 def controller_of(seen: Object) -> Mapping[str, object] | None:

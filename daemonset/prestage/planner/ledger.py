@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from prestage.api.nodes import ENTRIES_MAX, Action
 from prestage.planner.demands import Demand, Trust, Wall
@@ -17,8 +18,10 @@ from prestage.planner.likeness import Likeness, Parts
 from prestage.planner.nodes import NodeState
 from prestage.planner.places import Places
 from prestage.planner.plans import Reason
+from prestage.planner.roomiest import Roomiest
 from prestage.planner.rooms import NOW, OPEN, Room, Span, uncovered
 
+_NO_WALL = Wall()
 _CLASS = 100_000_000
 _CLASSES = {Trust.BOUND: 9, Trust.WAITING: 8, Trust.DECLARED: 7, Trust.FOLLOW_ON: 6, Trust.STANDING: 1}
 
@@ -58,12 +61,13 @@ class Promise:
 
 
 class Book:
-    """Of one node. `guarded`: last copies of what is wanted, not promised yet; they keep their room until they are let go."""
+    """Of one node. `guarded`: last copies of what is wanted, not promised yet; they keep their room until they are let go.
+    `touched`: told its name where what is free becomes another."""
 
-    __slots__ = ("guarded", "guarded_bytes", "lacking", "node", "promises", "room")
+    __slots__ = ("_touched", "guarded", "guarded_bytes", "lacking", "node", "promises", "room")
 
-    def __init__(self, node: NodeState) -> None:
-        self.node = node
+    def __init__(self, node: NodeState, touched: set[str]) -> None:
+        self.node, self._touched = node, touched
         self.promises: dict[str, Promise] = {}
         self.lacking: dict[str, Promise] = {}
         """Those to be staged that are not there."""
@@ -81,10 +85,18 @@ class Book:
         if artifact not in self.promises and artifact not in self.guarded:
             self.guarded[artifact] = size_bytes
             self.guarded_bytes += size_bytes
+            self._touched.add(self.node.name)
 
     def let_go(self, artifact: str) -> None:
         """Its room may be promised to others."""
-        self.guarded_bytes -= self.guarded.pop(artifact, 0)
+        if artifact in self.guarded:
+            self.guarded_bytes -= self.guarded.pop(artifact)
+            self._touched.add(self.node.name)
+
+    def take(self, size_bytes: int, span: Span) -> None:
+        """Promise room."""
+        self.room.take(size_bytes, span)
+        self._touched.add(self.node.name)
 
     def lacks_bytes(self, artifact: str, size_bytes: int, span: Span) -> float:
         """How much more would have to be free; 0 or less: it fits."""
@@ -95,6 +107,16 @@ class Book:
         return self.room.lacks_bytes(size_bytes, spans, kept_bytes=self.guarded_bytes - self.guarded.get(artifact, 0))
 
 
+def _has(books: Mapping[str, Book], node: str, artifact: str) -> bool:
+    """Whether it is there, or will be. No method: a ledger that knew itself would wait, with its books, for a full collection."""
+    book = books[node]
+    return artifact in book.promises or book.node.is_warm(artifact)
+
+
+def _free_bytes(books: Mapping[str, Book], node: str) -> float:
+    return books[node].free_bytes
+
+
 class Ledger:
     """Of all nodes and namespaces."""
 
@@ -102,27 +124,31 @@ class Ledger:
         self, nodes: Iterable[NodeState], walls: Mapping[str, Wall], now: float = 0.0, parts: Parts | None = None
     ) -> None:
         self.now = now
-        self.books = {node.name: Book(node) for node in sorted(nodes, key=lambda node: node.name)}
+        nodes = sorted(nodes, key=lambda node: node.name)
+        touched = set[str]()
+        self.books = {node.name: Book(node, touched) for node in nodes}
+        self.roomiest = Roomiest((node.name for node in nodes if node.takes_more), partial(_free_bytes, self.books), touched)
         self.near: dict[str, set[str]] = defaultdict(set)
         """By artifact, the nodes that hold it in whatever state, were told to or are promised it."""
         for name, book in self.books.items():
             for artifact in (*book.node.held, *book.node.planned):
                 self.near[artifact].add(name)
-        self.likeness = Likeness(parts or Parts(), self.near, self._has)
+        self.likeness = Likeness(parts or Parts(), self.near, partial(_has, self.books))
         self.places = Places()
         self._walls = walls
         self._charges = defaultdict[tuple[str, str, str], list[Span]](list)
         self._rooms: dict[tuple[str, str | None], Room] = {}
+        self._walled = {
+            name
+            for name, wall in walls.items()
+            if not (wall.bytes is None and wall.bytes_per_node is None and wall.pinned is None)
+        }
+        """Namespaces of which something is limited."""
         self._pinned = {name: Room(wall.pinned) for name, wall in walls.items() if wall.pinned is not None}
-
-    def _has(self, node: str, artifact: str) -> bool:
-        """Whether it is there, or will be."""
-        book = self.books[node]
-        return artifact in book.promises or book.node.is_warm(artifact)
 
     def wall(self, namespace: str) -> Wall:
         """Its walls."""
-        return self._walls.get(namespace, Wall())
+        return self._walls.get(namespace, _NO_WALL)
 
     def span_of(self, demand: Demand, starts: float | None = None) -> Span:
         """`starts` None, or not after now: from now on."""
@@ -144,7 +170,7 @@ class Ledger:
 
     def walled(self, demand: Demand, node: str, span: Span) -> Reason | None:
         """Which of its namespace's walls is in the way."""
-        if not self._is_walled(demand.namespace):
+        if demand.namespace not in self._walled:
             return None
         spans = uncovered(self._charges[demand.namespace, node, demand.artifact], span)
         if not spans:
@@ -186,7 +212,7 @@ class Ledger:
 
     def has_room_for(self, book: Book, demands: Sequence[Demand]) -> bool:
         """Whether all of them may be kept there, so that nothing has to be asked of each. False: it has to be."""
-        if len(book.promises) + len(demands) > ENTRIES_MAX or any(self._is_walled(one.namespace) for one in demands):
+        if len(book.promises) + len(demands) > ENTRIES_MAX or any(one.namespace in self._walled for one in demands):
             return False
         guarded = book.guarded_bytes - sum(book.guarded.get(one.artifact, 0) for one in demands)
         return book.room.now_bytes + guarded + sum(one.size_bytes for one in demands) <= book.room.limit_bytes
@@ -198,14 +224,10 @@ class Ledger:
             made = Promise(Action.KEEP, demand.size_bytes, 0, demand.ready_by, demand.namespace, demand.trust, [NOW])
             book.promises[demand.artifact] = made
             book.let_go(demand.artifact)
-            book.room.take(demand.size_bytes, NOW)
+            book.take(demand.size_bytes, NOW)
             return
         found.is_kept = True
         self._take(book, demand.artifact, found, NOW)
-
-    def _is_walled(self, namespace: str) -> bool:
-        wall = self._walls.get(namespace)
-        return wall is not None and not (wall.bytes is None and wall.bytes_per_node is None and wall.pinned is None)
 
     def hasten(self, node: str, artifact: str) -> bool:
         """Its room from now on, not only from its start; False: others have it."""
@@ -227,12 +249,12 @@ class Ledger:
         if span.starts == -math.inf:
             book.let_go(artifact)
         for piece in uncovered(promise.spans, span):
-            book.room.take(promise.size_bytes, piece)
+            book.take(promise.size_bytes, piece)
             promise.spans.append(piece)
 
     def _charge(self, demand: Demand, node: str, span: Span) -> None:
         namespace = demand.namespace
-        if namespace not in self._walls:
+        if namespace not in self._walled:
             return
         rooms = [self._room(namespace, node), self._room(namespace, None)]
         if demand.trust is Trust.DECLARED and namespace in self._pinned:

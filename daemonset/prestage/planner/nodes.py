@@ -49,13 +49,16 @@ class NodeState:
     """At rest there, wanted or not, and promised to stages that run. None: it did not say."""
     held: Mapping[str, Held] = field(default_factory=dict)
     planned: Mapping[str, Assignment] = field(default_factory=dict)
+    takes_more: bool = field(init=False, repr=False, compare=False)
+    """Whether something may be staged there for a pod that is not there yet."""
+    warm: frozenset[str] = field(init=False, repr=False, compare=False)
+    """Whole and verified there: asked thousands of times in each plan, while a node says the same over many."""
 
-    @property
-    def takes_more(self) -> bool:
-        """Whether something may be staged there for a pod that is not there yet."""
-        return self.is_accepting and not self.is_leaving and self.budget_bytes is not None
+    def __post_init__(self) -> None:
+        takes_more = self.is_accepting and not self.is_leaving and self.budget_bytes is not None
+        object.__setattr__(self, "takes_more", takes_more)
+        object.__setattr__(self, "warm", frozenset(name for name, held in self.held.items() if held.state is State.WARM))
 
     def is_warm(self, artifact: str) -> bool:
         """Whole and verified there."""
-        found = self.held.get(artifact)
-        return found is not None and found.state is State.WARM
+        return artifact in self.warm

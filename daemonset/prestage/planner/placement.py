@@ -174,10 +174,7 @@ def _ranked(ledger: Ledger, demand: Demand, names: Collection[str], meant: Colle
     for _, _, name in sorted((-saved[name], -ledger.books[name].free_bytes, name) for name in alike):
         if ledger.books[name].node.takes_more:
             yield name
-    known = {*known, *also, *alike}
-    rest = [ledger.books[name] for name in names if name not in known and name in ledger.books]
-    for _, name in sorted((-book.free_bytes, book.node.name) for book in rest if book.node.takes_more):
-        yield name
+    yield from ledger.roomiest.first(names, {*known, *also, *alike})
     for step, *_, name in ranked:
         if step == _FAILED:
             yield name

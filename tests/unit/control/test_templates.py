@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from prestage.api.brokerage import Template
-from prestage.control.templates import Templates, template_of
-from prestage.kube.ports import Object, metadata_of
+from prestage.control.templates import template_of
+from prestage.kube.ports import Object
 
 
 def ref(kind: str, name: str, uid: str, *, controller: bool = True) -> dict[str, object]:
@@ -79,22 +79,3 @@ def test_a_static_pod_is_by_itself() -> None:
 
 def test_an_owner_that_does_not_control_counts_for_nothing() -> None:
     assert template_of(pod(ref("Job", "j", "j-uid", controller=False)), nobody) == Template(uid="pod-uid", hash="-")
-
-
-def test_what_was_found_out_stands_until_the_pod_or_its_replica_set_is_another() -> None:
-    templates, asked = Templates(), pod(ref("ReplicaSet", "web-abc", "rs-uid"), pod_template_hash="abc")
-    held, orphan = replica_set(ref("Deployment", "web", "d-uid")), replica_set()
-    assert templates.of(asked, nobody) is None
-    for _ in range(2):
-        assert templates.of(asked, lambda namespace, name: held) == Template(uid="d-uid", hash="abc")
-    assert templates.of(asked, lambda namespace, name: orphan) == Template(uid="rs-uid", hash="-")
-    moved = {"metadata": {**metadata_of(asked), "resourceVersion": "2", "labels": {"pod-template-hash": "xyz"}}}
-    assert templates.of(moved, lambda namespace, name: held) == Template(uid="d-uid", hash="xyz")
-
-
-def test_pods_that_are_gone_are_not_remembered() -> None:
-    templates = Templates()
-    for uid in ("a", "b"):
-        templates.of(pod(uid=uid), nobody)
-    templates.forget({"b"})
-    assert templates._known.keys() == {"b"}

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from prestage.api.annotations import ENABLED_LABEL
@@ -26,15 +26,17 @@ from prestage.control.demand.declared import Declaration, Due
 from prestage.control.demand.declaring import Declaring, Said
 from prestage.control.demand.feasibility import Needs
 from prestage.control.demand.floors import Standing
+from prestage.control.demand.grouping import Group, Groups, Key, owner_subject
 from prestage.control.demand.image_lines import image_question
+from prestage.control.demand.once import Once
 from prestage.control.demand.pods import PodFacts, facts_of
-from prestage.control.demand.records import Known, Line, Question, recorded
+from prestage.control.demand.records import Known, Line, Question, Records
 from prestage.control.demand.schedules import model_line
 from prestage.control.demand.sites import Sites
-from prestage.control.templates import Templates, controller_of, template_of
+from prestage.control.templates import template_of
 from prestage.kube.events import Subject
 from prestage.kube.mirror import Mirror
-from prestage.kube.ports import Object, Resource, metadata_of, name_of, namespace_of, uid_of, version_of
+from prestage.kube.ports import Object, Resource, metadata_of, name_of, namespace_of, uid_of
 from prestage.kube.resources import (
     ARTIFACTS,
     NAMESPACES,
@@ -80,58 +82,39 @@ class Collected:
     """That, and what was answered since."""
 
 
-@dataclass(slots=True)
-class _Group:
-    """Pods of one template that need the same of a node; of one alone where nothing else is alike."""
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """A workload's, whether it has pods now."""
 
-    facts: PodFacts
-    bound: dict[str, int] = field(default_factory=dict)
-    starting: dict[str, int] = field(default_factory=dict)
-    """Of `bound`, those whose images the kubelet has yet to pull: it mounts volumes first."""
-    waiting: int = 0
-    idle: int = 0
-    priority: int = 0
+    key: Key
+    group: Group
 
 
 class Collector:
-    """Keeps what it read. One for a planner."""
+    """Keeps what it read and what it said. One for a planner."""
 
     def __init__(self) -> None:
         self.sites = Sites()
         self._declaring = Declaring(self.sites)
-        self._owners = Templates()
-        self._facts: dict[str, tuple[str, PodFacts | None]] = {}
-        self._templates: dict[str, tuple[str, PodFacts | None]] = {}
+        self._groups = Groups()
+        self._sets, self._stateful_sets = Once(_of_replica_set), Once(_of_stateful_set)
+        self._pulling = Once(_stages_images)
+        self._records = Records()
+        self._marks: dict[Needs, str] = {}
+        self._said: dict[Key, _Said] = {}
 
     def collect(self, mirrors: Mirrors, answers: Mapping[Line, Known] | None = None, *, now: float | None = None) -> Collected:
         """`answers`: what the broker said and no Artifact shows yet. `now` None: what is declared for later is left out."""
-        pods = list(self._read(mirrors[PODS]))
-        self.sites.look(mirrors[NODES], (facts for _, facts in pods))
         enabled = {name_of(one) for one in mirrors[NAMESPACES] if is_enabled(one)}
-        seen = recorded(mirrors[ARTIFACTS])
-        known = {**(answers or {}), **seen}
-        sets = mirrors[REPLICA_SETS]
-        pulls = any(_stages_images(one) for one in mirrors[NODE_CACHES])
-        groups: dict[tuple[Template, Needs], _Group] = {}
+        groups = self._look(mirrors, enabled)
         subjects: dict[str, Subject] = {}
-        for pod, facts in pods:
-            if not facts.models or facts.namespace not in enabled:
-                continue
-            template = self._owners.of(pod, lambda namespace, name: sets.get(name, namespace))
-            if template is None:
-                continue
-            if template.uid not in subjects:
-                subjects[template.uid] = _subject(pod, sets)
-            _count(groups.setdefault((template, facts.needs), _Group(facts)), facts)
-        for template, facts, subject in self._standing(mirrors, enabled):
-            subjects.setdefault(template.uid, subject)
-            groups.setdefault((template, facts.needs), _Group(facts))
+        for (template, _), group in groups.items():
+            subjects.setdefault(template.uid, group.subject)
+        seen = self._records.look(mirrors[ARTIFACTS])
+        known = {**(answers or {}), **seen}
+        pulls = any(stages for _, stages in self._pulling.look(mirrors[NODE_CACHES]))
         made = _Made(known)
-        marks = {needs: f"{zlib.crc32(repr(needs).encode()):08x}" for _, needs in groups}
-        for (template, needs), group in sorted(groups.items(), key=lambda pair: (*_named(pair[0][0]), marks[pair[0][1]])):
-            self._demand_of(made, template, needs, group, marks[needs])
-            if pulls:
-                self._images_of(made, template, needs, group, marks[needs])
+        self._say(made, groups, pulls=pulls)
         for model in mirrors[STAGED_MODELS]:
             if namespace_of(model) in enabled:
                 made.ask(Question(namespace_of(model) or "", model_line(model)))
@@ -139,12 +122,7 @@ class Collector:
         for due in said.chosen.dues:
             self._demand_of_due(made, due, said)
         for declaration in said.declarations:
-            for asked in declaration.keeps:
-                if (found := known.get(asked.question.line)) is not None:
-                    name = f"{declaration.subject.uid}/keeps/{asked.key}"
-                    kind = EntryType.IMAGE if asked.architecture else EntryType.MODEL
-                    one = Demand(name, found.artifact, found.size_bytes, declaration.namespace, Trust.STANDING, kind=kind)
-                    made.add(asked.question.line, one)
+            _keep(made, declaration)
         return Collected(
             tuple(made.demands.values()),
             tuple(made.questions.values()),
@@ -159,6 +137,34 @@ class Collector:
             known=known,
         )
 
+    def _look(self, mirrors: Mirrors, enabled: set[str]) -> dict[Key, Group]:
+        """Of every template, whether it has pods now."""
+        groups = dict(self._groups.look(mirrors[PODS], mirrors[REPLICA_SETS], enabled))
+        self.sites.look(mirrors[NODES], self._groups.facts)
+        for each, mirror in ((self._sets, mirrors[REPLICA_SETS]), (self._stateful_sets, mirrors[STATEFUL_SETS])):
+            for _, one in each.look(seen for seen in mirror if namespace_of(seen) in enabled):
+                if one is not None:
+                    groups.setdefault(one.key, one.group)
+        return groups
+
+    def _say(self, made: _Made, groups: Mapping[Key, Group], *, pulls: bool) -> None:
+        """What is said of a group stands as long as all that it was said by is the same."""
+        marks = self._marks = {needs: self._marks.get(needs) or _mark(needs) for _, needs in groups}
+        before, self._said = self._said, {}
+        for key in sorted(groups, key=lambda key: (*_named(key[0]), marks[key[1]])):
+            group, said = groups[key], before.get(key)
+            by = _By(group, self.sites.turn, self.sites.fitting(key[1]) if group.waiting else None, pulls=pulls)
+            if said is not None and said.stands(by, made.known):
+                said = said if said.by.fitting is by.fitting else said.refitted(by)
+            else:
+                fresh = _Made(made.known)
+                self._demand_of(fresh, by, key, marks[key[1]])
+                if pulls:
+                    self._images_of(fresh, by, key, marks[key[1]])
+                said = _Said(by, tuple(fresh.found.items()), fresh.demands, fresh.lines, tuple(fresh.questions.values()))
+            self._said[key] = said
+            made.take(said)
+
     def _demand_of_due(self, made: _Made, due: Due, said: Said) -> None:
         known = made.known.get(due.asked.question.line)
         if known is None:
@@ -167,52 +173,14 @@ class Collector:
         else:
             made.add(due.asked.question.line, self._declaring.demand(due, known, said))
 
-    def _read(self, pods: Mirror) -> Iterator[tuple[Object, PodFacts]]:
-        fresh: dict[str, tuple[str, PodFacts | None]] = {}
-        for pod in pods:
-            uid, version = uid_of(pod), str(version_of(pod))
-            before = self._facts.get(uid)
-            entry = before if before is not None and before[0] == version else (version, facts_of(pod))
-            fresh[uid] = entry
-            if entry[1] is not None:
-                yield pod, entry[1]
-        self._facts = fresh
-        self._owners.forget(fresh)
-
-    def _standing(self, mirrors: Mirrors, enabled: set[str]) -> Iterator[tuple[Template, PodFacts, Subject]]:
-        """Templates that are to have pods, whether they have any now."""
-        workloads = [*mirrors[REPLICA_SETS], *mirrors[STATEFUL_SETS]]
-        read = self._templates = {uid_of(seen): self._template(seen) for seen in workloads if namespace_of(seen) in enabled}
-        for seen in mirrors[REPLICA_SETS]:
-            _, facts = read.get(uid_of(seen), ("", None))
-            if facts is None or not facts.models:
-                continue
-            labels = metadata_of(seen).get("labels")
-            probe = {"metadata": {"namespace": namespace_of(seen), "labels": labels, "ownerReferences": [_reference(seen)]}}
-            template = template_of(probe, lambda namespace, name, seen=seen: seen)  # type: ignore[misc]  # bound at once
-            if template is not None:
-                yield template, facts, _owner_subject(seen) or Subject.of(REPLICA_SETS, seen)
-        for seen in mirrors[STATEFUL_SETS]:
-            _, facts = read.get(uid_of(seen), ("", None))
-            if facts is None or not facts.models:
-                continue
-            status = seen.get("status")
-            revision = status.get("updateRevision") if isinstance(status, Mapping) else None
-            if isinstance(revision, str) and revision:
-                yield Template(uid=uid_of(seen), hash=revision), facts, Subject.of(STATEFUL_SETS, seen)
-
-    def _template(self, seen: Object) -> tuple[str, PodFacts | None]:
-        before, version = self._templates.get(uid_of(seen)), str(version_of(seen))
-        return before if before is not None and before[0] == version else (version, _template_facts(seen))
-
-    def _demand_of(self, made: _Made, template: Template, needs: Needs, group: _Group, mark: str) -> None:
-        facts = group.facts
+    def _demand_of(self, made: _Made, by: _By, key: Key, mark: str) -> None:
+        (template, needs), group = key, by.group
+        facts, fitting = group.facts, by.fitting or {}
         feasible = self.sites.feasible(needs)
-        fitting = self.sites.fitting(needs) if group.waiting else {}
         lines = [Line(template.uid, template.hash, model.alias, model.ref) for model in facts.models]
-        sizes = {found.artifact: found.size_bytes for line in lines if (found := made.known.get(line)) is not None}
-        for line in lines:
-            known = made.known.get(line)
+        found = {line: made.find(line) for line in lines}
+        sizes = {known.artifact: known.size_bytes for known in found.values() if known is not None}
+        for line, known in found.items():
             if known is None:
                 made.ask(Question(facts.namespace, line, facts.service_account, facts.credentials))
                 continue
@@ -226,15 +194,16 @@ class Collector:
                 made.say(line, mark, known, Trust.WAITING, at=fitting, count=group.waiting, **common)
             made.say(line, mark, known, Trust.STANDING, **common)
 
-    def _images_of(self, made: _Made, template: Template, needs: Needs, group: _Group, mark: str) -> None:
+    def _images_of(self, made: _Made, by: _By, key: Key, mark: str) -> None:
         """An image is another one for each architecture."""
-        facts, feasible = group.facts, self.sites.feasible(needs)
-        fitting = self.sites.fitting(needs) if group.waiting else {}
+        (template, needs), group = key, by.group
+        facts, fitting = group.facts, by.fitting or {}
+        feasible = self.sites.feasible(needs)
         names = feasible if group.starting.keys() <= feasible else feasible.union(group.starting)
         for architecture, there in self.sites.by_architecture(names).items():
             for ref in facts.images.refs:
                 question = image_question(facts.namespace, template.uid, template.hash, ref, architecture, facts.images.secrets)
-                known = made.known.get(question.line)
+                known = made.find(question.line)
                 if known is None:
                     made.ask(question)
                     continue
@@ -248,12 +217,57 @@ class Collector:
                 made.say(question.line, mark, known, Trust.STANDING, **common)
 
 
+@dataclass(frozen=True, slots=True)
+class _By:
+    """What a group's demand depends on, beside what is known of its artifacts."""
+
+    group: Group
+    turn: int
+    """Of the sites."""
+    fitting: Mapping[str, int] | None
+    """Where a pod of it fits now; None: none waits."""
+    pulls: bool = field(kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """Of a group. `found`: what its lines were known to be."""
+
+    by: _By
+    found: tuple[tuple[Line, Known | None], ...]
+    demands: Mapping[str, Demand]
+    lines: Mapping[str, Line]
+    questions: tuple[Question, ...]
+
+    def stands(self, by: _By, known: Mapping[Line, Known]) -> bool:
+        """Whether the same would be said again, but for where a pod fits: of images that is another thing."""
+        mine = self.by
+        if mine.group is not by.group or mine.turn != by.turn or mine.pulls != by.pulls:
+            return False
+        if mine.fitting is not by.fitting and by.pulls:
+            return False
+        return all(known.get(line) == found for line, found in self.found)
+
+    def refitted(self, by: _By) -> _Said:
+        """With where a pod fits now."""
+        at = by.fitting or {}
+        demands = {name: replace(one, at=at) if one.trust is Trust.WAITING else one for name, one in self.demands.items()}
+        return replace(self, by=by, demands=demands)
+
+
 @dataclass(slots=True)
 class _Made:
     known: Mapping[Line, Known]
     demands: dict[str, Demand] = field(default_factory=dict)
     questions: dict[Line, Question] = field(default_factory=dict)
     lines: dict[str, Line] = field(default_factory=dict)
+    found: dict[Line, Known | None] = field(default_factory=dict)
+    """What was asked for."""
+
+    def find(self, line: Line) -> Known | None:
+        """Which artifact it is."""
+        found = self.found[line] = self.known.get(line)
+        return found
 
     def ask(self, question: Question) -> None:
         if question.line not in self.known:
@@ -269,6 +283,23 @@ class _Made:
         self.demands[demand.id] = demand
         self.lines[demand.id] = line
 
+    def take(self, said: _Said) -> None:
+        """All of that too."""
+        self.demands |= said.demands
+        self.lines |= said.lines
+        for question in said.questions:
+            self.questions.setdefault(question.line, question)
+
+
+def _keep(made: _Made, declaration: Declaration) -> None:
+    """What is kept for it while there is room."""
+    for asked in declaration.keeps:
+        if (found := made.known.get(asked.question.line)) is not None:
+            name = f"{declaration.subject.uid}/keeps/{asked.key}"
+            kind = EntryType.IMAGE if asked.architecture else EntryType.MODEL
+            one = Demand(name, found.artifact, found.size_bytes, declaration.namespace, Trust.STANDING, kind=kind)
+            made.add(asked.question.line, one)
+
 
 def is_enabled(namespace: Object) -> bool:
     """Opted in, and not on its way out."""
@@ -276,18 +307,7 @@ def is_enabled(namespace: Object) -> bool:
     return isinstance(labels, Mapping) and labels.get(ENABLED_LABEL) == "true"
 
 
-def _count(group: _Group, facts: PodFacts) -> None:
-    group.priority = max(group.priority, facts.priority)
-    if facts.is_bound and facts.takes_room_on is not None:
-        group.bound[facts.takes_room_on] = group.bound.get(facts.takes_room_on, 0) + 1
-        group.idle += not facts.is_running
-        if not facts.is_running:
-            group.starting[facts.takes_room_on] = group.starting.get(facts.takes_room_on, 0) + 1
-    elif facts.is_waiting:
-        group.waiting += 1
-
-
-def _standing_of(groups: Mapping[tuple[Template, Needs], _Group]) -> dict[str, Standing]:
+def _standing_of(groups: Mapping[Key, Group]) -> dict[str, Standing]:
     """By the UID of the workload."""
     at: dict[str, dict[str, dict[str, int]]] = {}
     waiting: dict[str, dict[str, int]] = {}
@@ -328,24 +348,29 @@ def _template_facts(workload: Object) -> PodFacts | None:
     return facts_of({**template, "metadata": head})
 
 
-def _reference(seen: Object) -> dict[str, object]:
-    return {"kind": "ReplicaSet", "name": name_of(seen), "uid": uid_of(seen), "controller": True}
-
-
-def _subject(pod: Object, sets: Mirror) -> Subject:
-    """The workload that people know: the Deployment, not its ReplicaSet; the pod where it is by itself."""
-    controller = controller_of(pod)
-    if controller is not None and controller.get("kind") == "ReplicaSet":
-        found = sets.get(str(controller.get("name", "")), namespace_of(pod))
-        if found is not None:
-            return _owner_subject(found) or Subject.of(REPLICA_SETS, found)
-    return _owner_subject(pod) or Subject.of(PODS, pod)
-
-
-def _owner_subject(seen: Object) -> Subject | None:
-    controller = controller_of(seen)
-    if controller is None or controller.get("kind") == "Node":
+def _of_replica_set(seen: Object) -> _Template | None:
+    facts = _template_facts(seen)
+    if facts is None or not facts.models:
         return None
-    kind = str(controller.get("kind", ""))
-    resource = Resource(str(controller.get("apiVersion", "v1")), f"{kind.lower()}s", kind)
-    return Subject(resource, str(controller.get("name", "")), namespace_of(seen), str(controller.get("uid", "")))
+    labels = metadata_of(seen).get("labels")
+    reference = {"kind": "ReplicaSet", "name": name_of(seen), "uid": uid_of(seen), "controller": True}
+    probe = {"metadata": {"namespace": namespace_of(seen), "labels": labels, "ownerReferences": [reference]}}
+    template = template_of(probe, lambda namespace, name: seen)
+    if template is None:
+        return None
+    subject = owner_subject(seen) or Subject.of(REPLICA_SETS, seen)
+    return _Template((template, facts.needs), Group(facts, subject))
+
+
+def _of_stateful_set(seen: Object) -> _Template | None:
+    facts, status = _template_facts(seen), seen.get("status")
+    revision = status.get("updateRevision") if isinstance(status, Mapping) else None
+    if facts is None or not facts.models or not isinstance(revision, str) or not revision:
+        return None
+    template = Template(uid=uid_of(seen), hash=revision)
+    return _Template((template, facts.needs), Group(facts, Subject.of(STATEFUL_SETS, seen)))
+
+
+def _mark(needs: Needs) -> str:
+    """Names them in a demand's id, over restarts too."""
+    return f"{zlib.crc32(repr(needs).encode()):08x}"

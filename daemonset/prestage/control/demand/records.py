@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from prestage.api.brokerage import Resolved, Template
+from prestage.control.demand.once import Once
 from prestage.kube.ports import Object, metadata_of, namespace_of
 
 REVISION: Final = "prestage.dev/revision"
@@ -50,28 +51,37 @@ class Known:
     files: int = 0
 
 
-def recorded(artifacts: Iterable[Object]) -> dict[Line, Known]:
-    """By template's model. Of two records for one (which nobody writes) the one of the lesser name counts, everywhere."""
-    found: dict[Line, Known] = {}
-    for seen in artifacts:
-        spec, status = seen.get("spec"), seen.get("status")
-        uses = status.get("templates") if isinstance(status, Mapping) else None
-        if not isinstance(spec, Mapping) or not isinstance(uses, list):
-            continue
-        size, files = spec.get("size"), spec.get("files")
-        known = Known(
-            str(spec.get("digest", "")),
-            size if isinstance(size, int) else 0,
-            namespace_of(seen) or "",
-            _revision(seen),
-            files=files if isinstance(files, int) else 0,
-        )
-        for use in uses:
-            if isinstance(use, Mapping):
-                line = Line(*(str(use.get(name, "")) for name in Line._fields))
+class Records:
+    """Keeps what it read of each Artifact."""
+
+    def __init__(self) -> None:
+        self._read = Once(_lines)
+
+    def look(self, artifacts: Iterable[Object]) -> dict[Line, Known]:
+        """By template's model. Of two records for one (which nobody writes) the one of the lesser name counts, everywhere."""
+        found: dict[Line, Known] = {}
+        for _, lines in self._read.look(artifacts):
+            for line, known in lines:
                 if line not in found or known.artifact < found[line].artifact:
                     found[line] = known
-    return found
+        return found
+
+
+def _lines(seen: Object) -> tuple[tuple[Line, Known], ...]:
+    spec, status = seen.get("spec"), seen.get("status")
+    uses = status.get("templates") if isinstance(status, Mapping) else None
+    if not isinstance(spec, Mapping) or not isinstance(uses, list):
+        return ()
+    size, files = spec.get("size"), spec.get("files")
+    known = Known(
+        str(spec.get("digest", "")),
+        size if isinstance(size, int) else 0,
+        namespace_of(seen) or "",
+        _revision(seen),
+        files=files if isinstance(files, int) else 0,
+    )
+    lines = (Line(*(str(use.get(name, "")) for name in Line._fields)) for use in uses if isinstance(use, Mapping))
+    return tuple((line, known) for line in lines)
 
 
 def _revision(seen: Object) -> str | None:

@@ -7,7 +7,7 @@ plan, so that only what changed is looked at again.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -17,8 +17,9 @@ from prestage.api.values import LabelSelector
 from prestage.control.demand.feasibility import Needs, Site, Where, site_of
 from prestage.control.demand.image_lines import ARCHITECTURE
 from prestage.control.demand.leaving import is_away
+from prestage.control.demand.once import Once
 from prestage.control.demand.pods import PodFacts
-from prestage.kube.ports import Object, name_of, uid_of, version_of
+from prestage.kube.ports import Object
 
 _Shape = tuple[tuple[str, int], ...]
 
@@ -36,7 +37,10 @@ class Sites:
     """Call `look` first."""
 
     by_name: dict[str, Site] = field(default_factory=dict)
-    _seen: dict[str, tuple[str, str]] = field(default_factory=dict)
+    turn: int = 0
+    """Another number: other nodes, or nodes that say something else."""
+    _seen: Once[Site] = field(default_factory=lambda: Once(site_of))
+    _takers: dict[int, PodFacts] = field(default_factory=dict)
     _free: dict[str, dict[str, int]] = field(default_factory=dict)
     _shapes: dict[_Shape, set[str]] = field(default_factory=dict)
     _where: dict[Where, frozenset[str]] = field(default_factory=dict)
@@ -48,35 +52,47 @@ class Sites:
 
     def look(self, nodes: Iterable[Object], pods: Iterable[PodFacts]) -> None:
         """Take in how the cluster is now. `pods`: all of them, whoever's."""
-        seen = {name_of(node): node for node in nodes}
-        is_same = seen.keys() == self.by_name.keys()
-        for name, node in seen.items():
-            mark = (uid_of(node), version_of(node))
-            if self._seen.get(name) == mark:
-                continue
-            self._seen[name] = mark
-            made = site_of(node)
-            is_same = is_same and self.by_name.get(name) == made
-            self.by_name[name] = made
-        if not is_same:
-            for gone in self.by_name.keys() - seen.keys():
-                del self.by_name[gone], self._seen[gone]
-            shapes = defaultdict[_Shape, set[str]](set)
-            for name, site in self.by_name.items():
-                shapes[tuple(sorted(site.allocatable.items()))].add(name)
-            self._shapes = dict(shapes)
-            self._where.clear()
-            self._feasible.clear()
-            self._selected.clear()
-            self._architectures.clear()
-        fresh = {name: dict(site.allocatable) for name, site in self.by_name.items()}
+        before = self.by_name
+        self.by_name = {site.name: site for _, site in self._seen.look(nodes)}
+        takers = {id(pod): pod for pod in pods if pod.takes_room_on is not None}  # held here: an id is one pod's
+        if is_same := self.by_name == before:
+            changed = self._move(takers)
+        else:
+            self._forget_nodes()
+            self._free = {name: dict(site.allocatable) for name, site in self.by_name.items()}
+            changed = self._take(takers.values(), 1)
+        self._takers = takers
+        self._refit(changed, is_all=not is_same or len(changed) > _FEW)
+
+    def _forget_nodes(self) -> None:
+        self.turn += 1
+        shapes = defaultdict[_Shape, set[str]](set)
+        for name, site in self.by_name.items():
+            shapes[tuple(sorted(site.allocatable.items()))].add(name)
+        self._shapes = dict(shapes)
+        self._where.clear()
+        self._feasible.clear()
+        self._selected.clear()
+        self._architectures.clear()
+
+    def _move(self, takers: Mapping[int, PodFacts]) -> set[str]:
+        """From the pods of the last look to these; the nodes on which the room is another."""
+        came = [takers[one] for one in takers.keys() - self._takers.keys()]
+        went = [self._takers[one] for one in self._takers.keys() - takers.keys()]
+        before = {name: dict(self._free[name]) for one in (*came, *went) if (name := one.takes_room_on) in self._free}
+        self._take(went, -1)
+        self._take(came, 1)
+        return {name for name, free in before.items() if free != self._free[name]}
+
+    def _take(self, pods: Iterable[PodFacts], sign: int) -> set[str]:
+        """The nodes on which they are."""
+        touched = set[str]()
         for pod in pods:
-            if pod.takes_room_on is not None and (free := fresh.get(pod.takes_room_on)) is not None:
+            if pod.takes_room_on is not None and (free := self._free.get(pod.takes_room_on)) is not None:
+                touched.add(pod.takes_room_on)
                 for resource, amount in pod.needs.requests:
-                    free[resource] = free.get(resource, 0) - amount
-        changed = [name for name, free in fresh.items() if self._free.get(name) != free]
-        self._free = fresh
-        self._refit([] if not is_same else changed, is_all=not is_same or len(changed) > _FEW)
+                    free[resource] = free.get(resource, 0) - sign * amount
+        return touched
 
     def feasible(self, needs: Needs) -> frozenset[str]:
         """Where it could run once others end."""
@@ -118,26 +134,26 @@ class Sites:
             self._architectures[names] = made
         return made
 
-    def fitting(self, needs: Needs) -> dict[str, int]:
-        """Where it fits now, and how often."""
+    def fitting(self, needs: Needs) -> Mapping[str, int]:
+        """Where it fits now, and how often. The same object as long as it says the same."""
         self._asked.add(needs)
         found = self._fitting.get(needs)
         if found is None:
-            found = self._fitting[needs] = {}
-            for name in self.feasible(needs):
-                if (most := self._slots(needs, name)) > 0:
-                    found[name] = most
-        return found.copy()
+            found = {name: most for name in self.feasible(needs) if (most := self._slots(needs, name)) > 0}
+            self._fitting[needs] = found
+        return found
 
-    def _refit(self, changed: list[str], *, is_all: bool) -> None:
+    def _refit(self, changed: Iterable[str], *, is_all: bool) -> None:
         """What was asked for last time is kept, but for nodes on which the room is another."""
         self._fitting = {} if is_all else {needs: self._fitting[needs] for needs in self._asked & self._fitting.keys()}
         self._asked = set()
         for needs, found in self._fitting.items():
-            for name in changed:
-                found.pop(name, None)
-                if name in self.feasible(needs) and (most := self._slots(needs, name)) > 0:
-                    found[name] = most
+            there = self.feasible(needs)
+            slots = {name: self._slots(needs, name) for name in changed if name in there}
+            others = {name: most for name, most in slots.items() if most != found.get(name, 0)}
+            if others:
+                made = {**found, **others}
+                self._fitting[needs] = {name: most for name, most in made.items() if most > 0}
 
     def _slots(self, needs: Needs, name: str) -> int:
         free, most = self._free[name], 2**31

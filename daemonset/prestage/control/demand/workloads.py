@@ -11,12 +11,14 @@ A schedule may stand on the workload or on its template; what stands on the work
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from prestage.api.annotations import Mistakes, ReadySchedule, is_ours, parse
 from prestage.api.brokerage import Template
+from prestage.control.demand.once import Once
 from prestage.control.demand.pods import PodFacts, WantedModel, facts_of
 from prestage.control.demand.trimming import REVISION
 from prestage.control.templates import NO_HASH, controller_of
@@ -55,34 +57,49 @@ class Workload:
         return self.subject.uid
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """Of one object. `revision`: of a StatefulSet's pods that come now."""
+
+    name: str
+    uid: str
+    workload: Workload | None
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """A ReplicaSet of a Deployment, by its UID."""
+
+    above: str
+    revision: int
+
+
 class Workloads:
     """All of them; what did not change is not read again. Call `look` first."""
 
-    _read: dict[str, tuple[str, Workload | None]] = field(default_factory=dict)
-    _by_name: dict[tuple[str, str, str], Workload] = field(default_factory=dict)
-    _newest: dict[str, Object] = field(default_factory=dict)
-    _revisions: dict[str, str] = field(default_factory=dict)
-    _models: dict[str, tuple[str, tuple[WantedModel, ...]]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._read = {one: Once(partial(_read, one)) for one in (DEPLOYMENTS, STATEFUL_SETS, CRON_JOBS)}
+        self._sets = Once(_set)
+        self._by_name: dict[tuple[str, str, str], Workload] = {}
+        self._newest: dict[str, Object] = {}
+        self._revisions: dict[str, str] = {}
+        self._models: dict[str, tuple[str, tuple[WantedModel, ...]]] = {}
 
     def look(self, mirrors: Mapping[Resource, Mirror], enabled: set[str]) -> None:
         """`mirrors`: of the three kinds, and of ReplicaSets."""
-        fresh: dict[str, tuple[str, Workload | None]] = {}
         self._by_name, self._revisions = {}, {}
-        for resource in (DEPLOYMENTS, STATEFUL_SETS, CRON_JOBS):
-            for seen in mirrors[resource]:
-                if (namespace := namespace_of(seen)) not in enabled:
-                    continue
-                uid, version = uid_of(seen), str(version_of(seen))
-                before = self._read.get(uid)
-                entry = before if before is not None and before[0] == version else (version, workload_of(resource, seen))
-                fresh[uid] = entry
-                if entry[1] is not None:
-                    self._by_name[resource.kind, namespace or "", name_of(seen)] = entry[1]
+        for resource, once in self._read.items():
+            for _, read in once.look(seen for seen in mirrors[resource] if namespace_of(seen) in enabled):
+                if read.workload is not None:
+                    self._by_name[resource.kind, read.workload.namespace, read.name] = read.workload
                 if resource is STATEFUL_SETS:
-                    self._revisions[uid] = _update_revision(seen)
-        self._read = fresh
-        self._newest = newest_sets(mirrors[REPLICA_SETS], enabled)
+                    self._revisions[read.uid] = read.revision
+        newest: dict[str, tuple[int, Object]] = {}
+        for seen, one in self._sets.look(seen for seen in mirrors[REPLICA_SETS] if namespace_of(seen) in enabled):
+            if one is not None and (one.above not in newest or one.revision > newest[one.above][0]):
+                newest[one.above] = one.revision, seen
+        self._newest = {uid: seen for uid, (_, seen) in newest.items()}
 
     def __iter__(self) -> Iterator[Workload]:
         return iter(self._by_name.values())
@@ -151,18 +168,18 @@ def workload_of(resource: Resource, seen: Object) -> Workload | None:
     )
 
 
-def newest_sets(sets: Iterable[Object], enabled: set[str]) -> dict[str, Object]:
-    """By their Deployment's UID: the ReplicaSet of its newest revision."""
-    found: dict[str, tuple[int, Object]] = {}
-    for one in sets:
-        controller = controller_of(one)
-        if controller is None or namespace_of(one) not in enabled:
-            continue
-        text = str(_mapping(metadata_of(one).get("annotations")).get(REVISION, "0"))
-        revision, uid = int(text) if text.isascii() and text.isdigit() else 0, str(controller.get("uid", ""))
-        if uid not in found or revision > found[uid][0]:
-            found[uid] = revision, one
-    return {uid: one for uid, (_, one) in found.items()}
+def _read(resource: Resource, seen: Object) -> _Read:
+    return _Read(name_of(seen), uid_of(seen), workload_of(resource, seen), _update_revision(seen))
+
+
+def _set(seen: Object) -> _Set | None:
+    """None: it is by itself."""
+    controller = controller_of(seen)
+    if controller is None:
+        return None
+    text = str(_mapping(metadata_of(seen).get("annotations")).get(REVISION, "0"))
+    revision = int(text) if text.isascii() and text.isdigit() else 0
+    return _Set(str(controller.get("uid", "")), revision)
 
 
 def _models_of(seen: Object) -> tuple[WantedModel, ...]:

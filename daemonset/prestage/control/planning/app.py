@@ -30,7 +30,7 @@ from prestage.control.demand import resolving
 from prestage.control.demand.resolving import Resolutions
 from prestage.control.demand.world import World
 from prestage.control.health import health
-from prestage.control.planning import forgetting
+from prestage.control.planning import forgetting, interpreter
 from prestage.control.planning.board import Board
 from prestage.control.planning.decision_log import recording
 from prestage.control.planning.forgetting import Forgetting
@@ -167,6 +167,7 @@ class Planner:
 
 async def serve(config: PlannerConfig) -> None:
     """Until SIGTERM or SIGINT."""
+    interpreter.settle()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):

@@ -17,7 +17,7 @@ from prestage.control.demand.records import Known, Line
 from prestage.control.demand.walls import wall_of
 from prestage.control.planning.access import allowed, blocked, evicting
 from prestage.control.planning.policies import Policies, read_policies
-from prestage.control.planning.states import Caches, SeenCache, States, image_states
+from prestage.control.planning.states import Caches, SeenCache, States
 from prestage.kube.ports import Object, metadata_of, name_of
 from prestage.kube.resources import ARTIFACTS, CACHE_POLICIES, NAMESPACES, NODE_CACHES, NODES, STAGED_MODELS, STORE_POOLS
 from prestage.planner.demands import Demand, Wall
@@ -74,7 +74,7 @@ class Seeing:
         return Sight(
             collected,
             nodes,
-            image_states(nodes, caches, sent or {}),
+            self._states.images,
             walls_of(mirrors[NAMESPACES], policies.known),
             policies,
             caches,

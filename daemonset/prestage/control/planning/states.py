@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from prestage.api import nodes
@@ -18,6 +18,7 @@ from prestage.api.values import ConditionStatus
 from prestage.calendar.windows import again
 from prestage.control.demand.feasibility import site_of
 from prestage.control.demand.leaving import is_away, is_leaving
+from prestage.control.demand.once import Once
 from prestage.kube.ports import Object, metadata_of, name_of, uid_of, version_of
 from prestage.planner.nodes import Held, NodeState, RateWindow
 from prestage.planner.plans import Assignment, NodePlan, Source
@@ -97,17 +98,6 @@ def image_state(state: NodeState, cache: NodeCache | None, told: NodePlan | None
     )
 
 
-def image_states(states: Iterable[NodeState], caches: Mapping[str, SeenCache], sent: Mapping[str, NodePlan]) -> list[NodeState]:
-    """Of those that stage images."""
-    found = list[NodeState]()
-    for state in states:
-        seen = caches.get(state.name)
-        made = image_state(state, seen.cache, sent.get(state.name) or seen.plan) if seen is not None else None
-        if made is not None:
-            found.append(made)
-    return found
-
-
 def whole(states: Iterable[NodeState], images: Iterable[NodeState]) -> list[NodeState]:
     """Nodes with all that lies on them, for whoever reports."""
     more = {one.name: one for one in images}
@@ -132,37 +122,49 @@ def _told(known: NodePlan | None, kind: EntryType) -> dict[str, Assignment]:
 class SeenCache:
     """A NodeCache as it was seen. `cache` None: it cannot be read."""
 
+    name: str
     mark: tuple[str, str]
     """UID and resourceVersion."""
     cache: NodeCache | None
     plan: NodePlan | None
 
 
-@dataclass(slots=True)
 class Caches:
     """All NodeCaches by name; what did not change is not read again."""
 
-    by_name: dict[str, SeenCache] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._read = Once(_seen_cache)
 
     def look(self, caches: Iterable[Object]) -> Mapping[str, SeenCache]:
-        """As they are now."""
-        fresh: dict[str, SeenCache] = {}
-        for seen in caches:
-            name, mark = name_of(seen), (uid_of(seen), str(version_of(seen)))
-            before = self.by_name.get(name)
-            if before is None or before.mark != mark:
-                cache = cache_of(seen)
-                before = SeenCache(mark, cache, plan_in(cache) if cache is not None else None)
-            fresh[name] = before
-        self.by_name = fresh
-        return fresh
+        """As they are now; the same object as long as its NodeCache is."""
+        return {seen.name: seen for _, seen in self._read.look(caches)}
 
 
-@dataclass(slots=True)
+def _seen_cache(seen: Object) -> SeenCache:
+    cache = cache_of(seen)
+    plan = plan_in(cache) if cache is not None else None
+    return SeenCache(name_of(seen), (uid_of(seen), str(version_of(seen))), cache, plan)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Looked:
+    """At one node: what it was read from, and what that came to."""
+
+    node: Object
+    seen: SeenCache | None
+    written: NodePlan | None
+    state: NodeState
+    image: NodeState | None
+    """As images see it; None: it stages none."""
+
+
 class States:
     """Of all nodes; what did not change is not looked at again."""
 
-    _seen: dict[str, tuple[tuple[object, ...], NodeState]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._ours = Once(_name_of_ours)
+        self._looked: dict[str, _Looked] = {}
+        self._limits: tuple[object, ...] = ()
 
     def of(
         self,
@@ -176,18 +178,28 @@ class States:
         pools = list(pools)
         known = [pool for seen in pools if (pool := _pool(seen)) is not None]
         rates = tuple(window for pool in known for window in rate_windows(pool, now)) if now is not None else ()
-        marked = (*sorted(str(version_of(seen)) for seen in pools), rates)
-        fresh: dict[str, tuple[tuple[object, ...], NodeState]] = {}
-        for node in filter(is_ours, seen_nodes):
-            name = name_of(node)
-            seen, written = caches.get(name), sent.get(name)
-            mark = (uid_of(node), version_of(node), seen and seen.mark, marked, written)
-            before = self._seen.get(name)
-            if before is None or before[0] != mark:
-                before = (mark, state_of(node, seen.cache if seen else None, known, sent=written, now=now))
-            fresh[name] = before
-        self._seen = fresh
-        return [state for _, state in fresh.values()]
+        limits = (*sorted(str(version_of(seen)) for seen in pools), rates)
+        before = self._looked if limits == self._limits else {}
+        self._limits, self._looked = limits, {}
+        for node, name in self._ours.look(seen_nodes):
+            if name is None:
+                continue
+            seen, written, last = caches.get(name), sent.get(name), before.get(name)
+            if last is None or last.node is not node or last.seen is not seen or last.written is not written:
+                state = state_of(node, seen.cache if seen else None, known, sent=written, now=now)
+                image = image_state(state, seen.cache, written or seen.plan) if seen is not None else None
+                last = _Looked(node, seen, written, state, image)
+            self._looked[name] = last
+        return [one.state for one in self._looked.values()]
+
+    @property
+    def images(self) -> list[NodeState]:
+        """Of those that stage images, as they were looked at."""
+        return [one.image for one in self._looked.values() if one.image is not None]
+
+
+def _name_of_ours(node: Object) -> str | None:
+    return name_of(node) if is_ours(node) else None
 
 
 def spec_of(made: NodePlan) -> NodeCacheSpec:
