@@ -162,8 +162,7 @@ class Run:
             self.at(self._from_s, self._measure, order=0)
         last = self.starts[-1].time_s if self.starts else 0.0
         self.at(last, self._note_bytes, order=9)
-        while self._events or self.cluster.next_done() < math.inf:
-            done = self.cluster.next_done()
+        while (done := self.cluster.next_done()) < math.inf or self._events:
             if self._events and self._events[0][0] <= done:
                 moment, _, _, what = heapq.heappop(self._events)
                 self.cluster.advance(moment)
