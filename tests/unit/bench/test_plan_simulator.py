@@ -15,10 +15,10 @@ from prestage.bench.cli import bench
 from prestage.bench.plan import derive, traces
 from prestage.bench.plan.baselines import POLICIES, Reactive, cluster_of
 from prestage.bench.plan.cluster import Cluster, Item, Node, Serving, evict
-from prestage.bench.plan.command import Setting, run_one
 from prestage.bench.plan.faults import Fault, released_anew
 from prestage.bench.plan.offline import feasible, served
 from prestage.bench.plan.ours import Ours
+from prestage.bench.plan.runs import Setting, run_one
 from prestage.bench.plan.simulate import Run, Scheduler, Tally, publish_delay_s
 from prestage.bench.plan.traces import Announcement, Start
 from prestage.cacher.errors import Misconfigured
@@ -221,7 +221,7 @@ def test_with_every_fault_every_start_is_served_and_the_seed_says_all(fault: Fau
     one = Setting(file, None, 3, "prestage", Scheduler.STEERED, 0.5, 0.5, 7, 0.1, math.inf, 8, fault=fault)
     made = run_one(one)
     assert made == run_one(one)
-    assert made["warm"] > 0
+    assert made.measures["warm"] > 0
 
 
 def test_a_model_is_released_anew_once() -> None:
@@ -317,7 +317,7 @@ TRACE = Path(__file__).parents[2] / "planning" / "traces" / "three_days.csv"
 
 def hours(policy: str, share: float) -> tuple[float, float, float]:
     """Waited, terabytes fetched, and how much of what was said and possible was on time."""
-    made = run_one(Setting(TRACE, None, 1, policy, Scheduler.AWARE, share, 0.2, 1, 1.25e9, math.inf, 0))
+    made = run_one(Setting(TRACE, None, 1, policy, Scheduler.AWARE, share, 0.2, 1, 1.25e9, math.inf, 0)).measures
     return made["wait_hours"], made["fetched_tb"], made["on_time_of_feasible"]
 
 

@@ -6,7 +6,8 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from prestage.bench.plan.offline import IN_TIME_S, feasible, served
 from prestage.bench.plan.simulate import Tally
@@ -73,6 +74,32 @@ def _share(late: Iterable[float]) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What a run took; no figure of a policy."""
+
+    cpu_s: float
+    plans: int
+    """Made by the product's planner; 0 with other policies."""
+    plan_cpu_s: float
+    """Of all plans together."""
+    plan_cpu_most_s: float
+    """Of one plan."""
+    peak_rss_bytes: int
+    """Of the process, with all that it ran before."""
+
+    @classmethod
+    def of(cls, cpu_s: float, plans_cpu_s: Sequence[float]) -> Cost:
+        """`plans_cpu_s`: of each plan."""
+        return cls(cpu_s, len(plans_cpu_s), sum(plans_cpu_s), max(plans_cpu_s, default=0.0), _peak_rss_bytes())
+
+
+def _peak_rss_bytes() -> int:
+    """0: this kernel does not tell."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """Of one policy under one condition; every measure of every seed."""
 
@@ -81,6 +108,19 @@ class Row:
     share: float
     ssd: float
     seeds: tuple[Mapping[str, float], ...]
+    costs: tuple[Cost, ...]
+    """Of each seed."""
+
+    @property
+    def cost(self) -> Cost:
+        """Of all seeds."""
+        return Cost(
+            sum(one.cpu_s for one in self.costs),
+            sum(one.plans for one in self.costs),
+            sum(one.plan_cpu_s for one in self.costs),
+            max(one.plan_cpu_most_s for one in self.costs),
+            max(one.peak_rss_bytes for one in self.costs),
+        )
 
     def mean(self, measure: str) -> float:
         """Over the seeds."""
@@ -94,7 +134,7 @@ class Row:
         """One object."""
         said = {name: {"mean": self.mean(name), "spread": self.spread(name)} for name in MEASURES}
         about = {"policy": self.policy, "scheduler": self.scheduler, "announced": self.share, "ssd": self.ssd}
-        return {**about, "seeds": len(self.seeds), **said}
+        return {**about, "seeds": len(self.seeds), **said, "cost": asdict(self.cost)}
 
 
 def gaps(rows: Sequence[Row]) -> dict[tuple[str, float, float, str], float]:

@@ -18,7 +18,8 @@ def plan_tables(rows: Sequence[Row]) -> Iterator[Table]:
         own = [row for row in rows if (row.ssd, row.share, row.scheduler) == key]
         store = f"store {key[0]:.0%} of the catalogue, " if key[0] else ""
         ahead = "as the trace says" if key[1] < 0 else f"{key[1]:.0%}"
-        title = f"{store}told ahead {ahead}, scheduler {key[2]}; means of {len(own[0].seeds)}, ± spread"
+        most = max(len(row.seeds) for row in own)
+        title = f"{store}told ahead {ahead}, scheduler {key[2]}; means of {most}, ± spread"
         table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
         table.add_column("policy")
         for name in (
@@ -38,7 +39,7 @@ def plan_tables(rows: Sequence[Row]) -> Iterator[Table]:
         for row in own:
             gap = closed.get((row.scheduler, row.share, row.ssd, row.policy))
             table.add_row(
-                row.policy,
+                row.policy if len(row.seeds) == most else f"{row.policy} ({len(row.seeds)} of {most})",
                 f"{row.mean('warm'):.3f} ±{row.spread('warm'):.3f}",
                 f"{row.mean('bytes_hit'):.3f}",
                 f"{row.mean('wait_hours'):.1f} ±{row.spread('wait_hours'):.1f}",
@@ -52,6 +53,18 @@ def plan_tables(rows: Sequence[Row]) -> Iterator[Table]:
                 f"{row.mean('late_p99_s'):.1f}",
             )
         yield table
+
+
+def cost_lines(rows: Sequence[Row]) -> Iterator[str]:
+    """What the planner took, where it ran."""
+    for row in rows:
+        cost, runs = row.cost, len(row.seeds)
+        if cost.plans:
+            about = f"{row.policy}, told ahead {max(0.0, row.share):.0%}, {row.scheduler}"
+            each_ms, most_ms = 1000 * cost.plan_cpu_s / cost.plans, 1000 * cost.plan_cpu_most_s
+            plans = f"{cost.plans / runs:.0f} plans a run, {each_ms:.1f} ms of CPU each, most {most_ms:.0f}"
+            memory = f"{cost.peak_rss_bytes / 2**20:.0f} MiB of the process at most"
+            yield f"{about}: {cost.cpu_s / runs:.1f} s of CPU a run; {plans}; {memory}"
 
 
 def plot_plan(rows: Sequence[Row], file: Path) -> None:

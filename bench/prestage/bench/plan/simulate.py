@@ -48,11 +48,23 @@ class Policy(Protocol):
         """Something began, ended or became whole on a node."""
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A pod that has its bytes. `number`: the place of its start in the trace. `wait_s` 0: it was warm."""
+
+    number: int
+    node: str
+    at_s: float
+    wait_s: float
+
+
 @dataclass(slots=True)
 class Tally:
     """What came of a run."""
 
     waits_s: list[float] = field(default_factory=list)
+    served: list[Served] = field(default_factory=list)
+    """What `waits_s` is of."""
     gpu_wait_s: float = 0.0
     warm: int = 0
     bytes_hit: float = 0.0
@@ -143,21 +155,21 @@ class Run:
         self._count += 1
         heapq.heappush(self._events, (max(moment, self.now), order, self._count, what))
 
-    def go(self) -> Tally:
-        """To the end of the trace."""
+    def go(self, watch: Callable[[Run], None] = lambda run: None) -> Tally:
+        """To the end of the trace. `watch`: called after each event."""
         self.policy.begin(self)
         if self._from_s:
             self.at(self._from_s, self._measure, order=0)
         last = self.starts[-1].time_s if self.starts else 0.0
         self.at(last, self._note_bytes, order=9)
-        while self._events or self.cluster.next_done() < math.inf:
-            done = self.cluster.next_done()
+        while (done := self.cluster.next_done()) < math.inf or self._events:
             if self._events and self._events[0][0] <= done:
                 moment, _, _, what = heapq.heappop(self._events)
                 self.cluster.advance(moment)
                 what()
             else:
                 self.cluster.advance(done)
+            watch(self)
             if self.now > last and self._left == 0:
                 break
         return self.tally
@@ -233,6 +245,7 @@ class Run:
         self._served.add(number)
         if self._is_counted(number):
             self.tally.waits_s.append(waited_s + delay_s)
+            self.tally.served.append(Served(number, node.name, self.now + delay_s, waited_s + delay_s))
             self.tally.gpu_wait_s += (waited_s + delay_s) * start.gpus
         item.pods += 1
         item.used_at, item.is_used = self.now, True
