@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -11,8 +11,11 @@ from prestage.cacher.origins.ports import Selection
 from prestage.cacher.origins.source import OriginSource
 from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.limits import Priority
+from prestage.images.arriving import Arrived, ignored
+from prestage.images.containerd.placing import Unnamed
 from prestage.images.descriptors import Descriptor
 from prestage.images.incoming import Incoming, Wanted
+from prestage.images.landing import Landing
 from prestage.images.layers import LayerOrigin
 from prestage.images.registry import Registry
 
@@ -20,8 +23,14 @@ from prestage.images.registry import Registry
 class Fetcher(Protocol):
     """Where the layers of one image come from."""
 
-    def fetch(self, wanted: Sequence[Wanted]) -> AbstractAsyncContextManager[Incoming]:
+    def fetch(self, wanted: Sequence[Wanted], arrived: Arrived = ignored) -> AbstractAsyncContextManager[Incoming]:
         """These, in this order: that is how they are read. At its end nothing of them is under way or kept."""
+        ...
+
+    def land(
+        self, blobs: Sequence[Descriptor], file_of: Callable[[Descriptor], Unnamed], arrived: Arrived = ignored
+    ) -> AbstractAsyncContextManager[Landing]:
+        """These, in this order, each into a file. At its end nothing of them is under way, and no file is open."""
         ...
 
 
@@ -31,9 +40,15 @@ class LayerFetcher:
     def __init__(self, engine: Engine, client: Client, registry: Registry, priority: Priority = Priority.DECLARED) -> None:
         self._engine, self._client, self._registry, self._priority = engine, client, registry, priority
 
-    def fetch(self, wanted: Sequence[Wanted]) -> AbstractAsyncContextManager[Incoming]:
+    def fetch(self, wanted: Sequence[Wanted], arrived: Arrived = ignored) -> AbstractAsyncContextManager[Incoming]:
         """See `Fetcher`."""
-        return Incoming(self._engine, wanted, self._source, self._priority)
+        return Incoming(self._engine, wanted, self._source, arrived, self._priority)
+
+    def land(
+        self, blobs: Sequence[Descriptor], file_of: Callable[[Descriptor], Unnamed], arrived: Arrived = ignored
+    ) -> AbstractAsyncContextManager[Landing]:
+        """See `Fetcher`."""
+        return Landing(self._engine, blobs, self._source, file_of, arrived, self._priority)
 
     def _source(self, blob: Descriptor) -> OriginSource:
         origin = LayerOrigin(self._registry, blob)

@@ -24,7 +24,8 @@ from prestage.cacher.origins.source import OriginSource
 from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.flight import Transfer
 from prestage.cacher.transfer.limits import Priority
-from prestage.cacher.transfer.ports import Cancelled, Changed
+from prestage.cacher.transfer.ports import Cancelled, Changed, Source
+from prestage.images.arriving import Arrivals, Arrived, Metered, step_bytes
 from prestage.images.descriptors import Descriptor
 from prestage.images.names import OciDigest
 from prestage.images.pieces import LayerSink, Piece, PieceSink, PieceSource, WithoutRanges
@@ -51,13 +52,17 @@ class Incoming:
         engine: Engine,
         wanted: Sequence[Wanted],
         source_of: Callable[[Descriptor], OriginSource],
+        arrived: Arrived,
         priority: Priority = Priority.DECLARED,
     ) -> None:
-        self._engine, self._priority, self._source_of = engine, priority, source_of
+        self._engine, self._priority, self._source_of, self._arrived = engine, priority, source_of, arrived
         self._sources: dict[OciDigest, OriginSource] = {}
+        self._first = {one.blob.digest: one.offset for one in wanted}
+        self._arrivals = {digest: Arrivals(first) for digest, first in self._first.items()}
         self._waiting = deque(
             (one.blob, number) for one in wanted for number in range(one.offset // PIECE_BYTES, piece_count(one.blob.size_bytes))
         )
+        self._step = step_bytes(sum(one.blob.size_bytes - one.offset for one in wanted), min(PIECES_AHEAD, len(self._waiting)))
         self._pieces: dict[tuple[OciDigest, int], Piece] = {}
         self._whole: dict[OciDigest, LayerSink] = {}
         self._free: list[bytearray] = []
@@ -123,18 +128,28 @@ class Incoming:
     def _begin(self, blob: Descriptor, number: int) -> None:
         if (blob, number) in self._waiting:
             self._waiting.remove((blob, number))
-        piece = Piece(blob, number, self._free.pop() if self._free else bytearray(PIECE_BYTES))
+        memory, whole = self._free.pop() if self._free else bytearray(PIECE_BYTES), self._whole.get(blob.digest)
+        piece = Piece(blob, number, memory, self._first[blob.digest] if whole is None else 0)
         self._pieces[blob.digest, number] = piece
-        if (whole := self._whole.get(blob.digest)) is not None:
+        if whole is not None:
             whole.give(piece)
             return
-        source = PieceSource(self._source(blob), piece.start)
+        source = self._metered(PieceSource(self._source(blob), piece.start), blob, piece.start)
         self._fetch(Transfer("layer", source, PieceSink(piece, self._came), is_hashed=False), piece)
 
     def _source(self, blob: Descriptor) -> OriginSource:
         if blob.digest not in self._sources:
             self._sources[blob.digest] = self._source_of(blob)
         return self._sources[blob.digest]
+
+    def _metered(self, source: Source, blob: Descriptor, start: int = 0) -> Metered:
+        arrivals = self._arrivals[blob.digest]
+
+        def reached(stop: int) -> None:
+            arrivals.reach(stop)
+            self._loop.call_soon_threadsafe(self._arrived, blob, arrivals.so_far)
+
+        return Metered(source, self._step, reached, start)
 
     def _fetch(self, transfer: Transfer, into: Piece | LayerSink) -> None:
         job = self._loop.run_in_executor(self._pool, self._run, transfer, into.cancel)
@@ -153,7 +168,7 @@ class Incoming:
         if isinstance(error, WithoutRanges) and isinstance(into, Piece):
             self._take_whole(into.blob)
         elif self._failure is None:
-            self._failure = _told(error)
+            self._failure = told_of(error)
         self._changed.set()
 
     def _take_whole(self, blob: Descriptor) -> None:
@@ -164,7 +179,7 @@ class Incoming:
             self._pieces[blob.digest, number].end()
             self._pieces[blob.digest, number] = piece = Piece(blob, number, bytearray(PIECE_BYTES))
             sink.give(piece)
-        self._fetch(Transfer("layer", self._source(blob), sink, is_hashed=False), sink)
+        self._fetch(Transfer("layer", self._metered(self._source(blob), blob), sink, is_hashed=False), sink)
 
     def _came(self, size_bytes: int) -> None:
         """In a thread of the engine's."""
@@ -175,7 +190,8 @@ class Incoming:
         self._changed.set()
 
 
-def _told(error: BaseException) -> BaseException:
+def told_of(error: BaseException) -> BaseException:
+    """An error of the engine's, as who stages is told of it."""
     if isinstance(error, Changed):
         return Corrupt("the registry gives a layer of another length than the manifest says", hint="push the image again")
     if isinstance(error, Cancelled):

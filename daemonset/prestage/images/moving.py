@@ -8,14 +8,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from prestage.cacher.errors import Corrupt, NotFound
-from prestage.images.containerd.content import Writer, Writing
+from prestage.images.containerd.content import Writing
 from prestage.images.containerd.leases import CONTENT, Resource
+from prestage.images.containerd.placing import Placer
 from prestage.images.containerd.reads import followed
 from prestage.images.containerd.waiting import write_at_last
 from prestage.images.descriptors import Descriptor
 from prestage.images.fetching import Fetcher
 from prestage.images.image import Image, Layer
 from prestage.images.incoming import Incoming, Wanted
+from prestage.images.landing import Landing
 from prestage.images.names import OciDigest, host_of
 from prestage.images.plan import Plan
 from prestage.images.progress import Progress
@@ -42,8 +44,8 @@ class Moving:
     fetcher: Fetcher
     tell: Callable[[], None]
     progress: Progress
-    layers: Writer
-    """Of layers: `Content`, or what stands for it."""
+    placer: Placer | None = None
+    """Puts layers in place as files; None: they go through containerd's socket."""
     _in_content: dict[OciDigest, asyncio.Event] = field(default_factory=dict)
 
     async def run(self, todo: Plan, *, drop_blobs: bool) -> None:
@@ -57,10 +59,8 @@ class Moving:
             event.set()
         for blob in todo.fetches:
             self._in_content[blob.digest].clear()
-        wanted = [Wanted(blob, offset) for blob, offset in await self._begun(todo.fetches)]
-        self.tell()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._bring(wanted))
+            group.create_task(self._place(self.placer, todo.fetches) if self.placer is not None else self._send(todo.fetches))
             group.create_task(self._unpack(todo.unpacks))
         await self._write_config()
         if drop_blobs:
@@ -73,12 +73,14 @@ class Moving:
         offsets = {ingest.ref: ingest.offset for ingest in await self.containerd.content.ingests()} if blobs else {}
         begun = [(blob, min(offsets.get(_ref(blob), 0), blob.size_bytes)) for blob in blobs]
         for blob, offset in begun:
-            self.progress.came(blob.digest, offset)
+            self.progress.kept(blob.digest, offset)
+        self.tell()
         return begun
 
-    async def _bring(self, wanted: list[Wanted]) -> None:
-        """One after the other; one is checked and synced while the next comes."""
-        async with self.fetcher.fetch(wanted) as incoming:
+    async def _send(self, blobs: tuple[Descriptor, ...]) -> None:
+        """Through the socket, one after the other; one is checked and synced while the next comes."""
+        wanted = [Wanted(blob, offset) for blob, offset in await self._begun(blobs)]
+        async with self.fetcher.fetch(wanted, self._arrived) as incoming:
             try:
                 async with asyncio.TaskGroup() as group:
                     for one in wanted:
@@ -89,21 +91,50 @@ class Moving:
                 self.progress.fetched_bytes += incoming.received_bytes
 
     async def _fill(self, blob: Descriptor, incoming: Incoming, fed: asyncio.Event) -> None:
-        def told(offset: int) -> None:
-            self.progress.came(blob.digest, offset)
-            self.tell()
-
         def passed() -> None:
             incoming.passed(blob)
             fed.set()
 
-        writing = Writing(blob, _ref(blob), self.lease, self._labels(), told, passed)
         try:
-            await write_at_last(self.layers, writing, _Layer(incoming, blob))
+            await write_at_last(self.containerd.content, self._writing(blob, passed), _Layer(incoming, blob))
         except Corrupt as exc:
             raise WrongBytes(blob, exc) from exc
-        told(blob.size_bytes)
         passed()  # it may have been there
+        self._is_there(blob)
+
+    async def _place(self, placer: Placer, blobs: tuple[Descriptor, ...]) -> None:
+        """As files; each is synced and named while others come."""
+        self.tell()
+        async with self.fetcher.land(blobs, placer.file, self._arrived) as landing:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for blob in blobs:
+                        group.create_task(self._put(placer, landing, blob))
+            finally:
+                self.progress.fetched_bytes += landing.received_bytes
+
+    async def _put(self, placer: Placer, landing: Landing, blob: Descriptor) -> None:
+        try:
+            await placer.put(self._writing(blob), await landing.whole(blob))
+        except Corrupt as exc:
+            raise WrongBytes(blob, exc) from exc
+        landing.done(blob)
+        self._is_there(blob)
+
+    def _writing(self, blob: Descriptor, fed: Callable[[], None] = lambda: None) -> Writing:
+        def told(offset: int) -> None:
+            self.progress.kept(blob.digest, offset)
+            self.tell()
+
+        return Writing(blob, _ref(blob), self.lease, self._labels(), told, fed)
+
+    def _arrived(self, blob: Descriptor, so_far: int) -> None:
+        self.progress.came(blob.digest, so_far)
+        self.tell()
+
+    def _is_there(self, blob: Descriptor) -> None:
+        self.progress.kept(blob.digest, blob.size_bytes)
+        self.tell()
         self._in_content[blob.digest].set()
 
     async def _unpack(self, layers: tuple[Layer, ...]) -> None:

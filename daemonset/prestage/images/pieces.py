@@ -26,10 +26,11 @@ class WithoutRanges(PrestageError):
 class Piece:
     """See the module. `start`, `stop` and `cursor` are offsets in the layer."""
 
-    def __init__(self, blob: Descriptor, number: int, memory: bytearray) -> None:
+    def __init__(self, blob: Descriptor, number: int, memory: bytearray, first: int = 0) -> None:
+        """`first`: nothing before it is wanted."""
         self.blob, self.number = blob, number
-        self.start, self.stop = piece_span(blob.size_bytes, number)
-        self.cursor = self.start
+        start, self.stop = piece_span(blob.size_bytes, number)
+        self.cursor = self.start = max(start, first)
         self.memory = memory
         self._view = memoryview(memory)
         self.cancel = threading.Event()

@@ -22,13 +22,17 @@ class Progress:
     _current: int = 0
     """Of the layer that is being unpacked."""
     _coming: dict[OciDigest, int] = field(default_factory=dict)
+    """What came, whatever it waits for."""
+    _kept: dict[OciDigest, int] = field(default_factory=dict)
+    """Of that, what is containerd's: what is gone on from when an attempt is broken off."""
     _sizes: dict[OciDigest, int] = field(default_factory=dict)
 
     def begun(self, todo: Plan) -> None:
         """An attempt begins. What it has not to do any more, earlier ones of this stage have done."""
         missing = {blob.digest: blob.size_bytes for blob in todo.fetches}
         self._sizes |= missing
-        self._coming = {digest: 0 if digest in missing else size for digest, size in self._sizes.items()}
+        self._kept = {digest: 0 if digest in missing else size for digest, size in self._sizes.items()}
+        self._coming = dict(self._kept)
         self.fetch_total = sum(self._sizes.values())
         self.unpack_total = max(self.unpack_total, todo.unpack_bytes)
         self._committed, self._current = self.unpack_total - todo.unpack_bytes, 0
@@ -36,10 +40,14 @@ class Progress:
 
     def came(self, digest: OciDigest, so_far: int) -> None:
         """So many bytes of a blob are here."""
-        before = self._coming.get(digest, 0)
-        self._coming[digest] = max(before, min(so_far, self._sizes.get(digest, so_far)))
+        self._coming[digest] = max(self._coming.get(digest, 0), min(so_far, self._sizes.get(digest, so_far)))
         if self.fetched == self.fetch_total:
             self.step = "unpack"
+
+    def kept(self, digest: OciDigest, so_far: int) -> None:
+        """So many of them are containerd's."""
+        self._kept[digest] = max(self._kept.get(digest, 0), min(so_far, self._sizes.get(digest, so_far)))
+        self.came(digest, so_far)
 
     def unpacking(self, so_far: int) -> None:
         """So many bytes of a layer's blob are unpacked."""
@@ -50,8 +58,8 @@ class Progress:
         self._committed, self._current = self._committed + size_bytes, 0
 
     def stopped(self, why: str) -> None:
-        """It stands still."""
-        self.step = why
+        """It stands still; what was not containerd's is fetched again."""
+        self.step, self._coming = why, dict(self._kept)
 
     @property
     def fetched(self) -> int:

@@ -21,7 +21,6 @@ from enum import Enum
 
 from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import Full, Misconfigured, PrestageError
-from prestage.images.containerd.content import Writer
 from prestage.images.containerd.leases import CONTENT, Resource
 from prestage.images.containerd.placing import Placer
 from prestage.images.fetching import Fetcher
@@ -181,7 +180,7 @@ class ImageStager:
                 if (disk := self._disk()) is not None and (why := why_not(todo, disk, self.terms.high_water)):
                     raise Full(f"{image.name}: {why}", hint="release other images, or raise the mark")
                 progress.begun(todo)
-                moving = Moving(self.containerd, image, lease.id, fetcher, lambda: told(progress), progress, self._writer())
+                moving = Moving(self.containerd, image, lease.id, fetcher, lambda: told(progress), progress, self._placer())
                 await moving.run(todo, drop_blobs=self.terms.drop_blobs)
                 watching.cancel()
         except BaseExceptionGroup as failures:
@@ -217,14 +216,14 @@ class ImageStager:
                 raise Full(f"{image.name}: containerd's disk is {disk.used:.0%} full", hint="release other images")
             await asyncio.sleep(LOOK_S)
 
-    def _writer(self) -> Writer:
-        """Of layers.
+    def _placer(self) -> Placer | None:
+        """Of layers; None: they go through the socket.
 
         Raises:
             Misconfigured: `in_place`, and containerd's content folder is not here.
         """
         if not self.terms.in_place:
-            return self.containerd.content
+            return None
         if (folder := self.containerd.setup.content_folder) is None:
             raise Misconfigured("containerd's content folder is not here", hint="mount it, at the path that containerd knows")
         return Placer(self.containerd.content, folder)

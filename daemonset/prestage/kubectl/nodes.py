@@ -92,8 +92,11 @@ def _images(status: NodeCacheStatus) -> str | None:
         return None
     images = [one for one in status.artifacts or () if one.type is EntryType.IMAGE]
     warm = sum(one.state is State.WARM for one in images)
+    if said.snapshotter in (said.remote_snapshotters or ()):
+        return f"left to {said.snapshotter}"
     room = "no room is known" if said.budget is None else f"of {human_bytes(quantity_bytes(said.budget))}"
-    return f"{warm} warm{coming(images)}, {human_bytes(quantity_bytes(said.used or 0))} {room}"
+    wasted = f", {human_bytes(quantity_bytes(said.wasted))} wasted: their tags moved" if said.wasted else ""
+    return f"{warm} warm{coming(images)}, {human_bytes(quantity_bytes(said.used or 0))} {room}{wasted}"
 
 
 @click.command()

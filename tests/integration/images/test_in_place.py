@@ -13,7 +13,7 @@ from layers import curious, image, mixed, simple
 from layers.node import NEEDS, Node
 
 from prestage.cacher.errors import Misconfigured
-from prestage.images.containerd.placing import Placer
+from prestage.images.containerd.placing import Unnamed
 from prestage.images.moving import WrongBytes
 from servers import faults
 from servers.hostile import Hostile
@@ -58,13 +58,13 @@ def test_what_is_put_in_place_is_what_a_pull_makes(registry: Registry, node: Nod
 def test_a_file_that_containerd_has_removed_before_it_heard_of_it_is_written_to_it(
     registry: Registry, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    named = Placer._named
+    link = Unnamed.link
 
-    def removed(self: Placer, fd: int, digest: str) -> None:
-        named(self, fd, digest)  # type: ignore[arg-type]  # a digest
-        (node.containerd.root / "io.containerd.content.v1.content/blobs/sha256" / digest.partition(":")[2]).unlink()
+    def removed(self: Unnamed, name: str) -> None:
+        link(self, name)
+        (node.containerd.root / "io.containerd.content.v1.content/blobs/sha256" / name).unlink()
 
-    monkeypatch.setattr(Placer, "_named", removed)
+    monkeypatch.setattr(Unnamed, "link", removed)
     node.stage(registry.push("p/removed", "v1", simple(layers=2, size_bytes=3 * MB, seed=61)))
     assert [row.state for row in node.listed()] == ["warm"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from dataclasses import dataclass, replace
 
 import pytest
@@ -19,7 +20,9 @@ from prestage.images.descriptors import parse_image_manifest
 from prestage.images.image import Image, Layer, assemble
 from prestage.images.names import OciDigest, parse_oci
 from prestage.images.runtime import Containerd as Runtime
+from servers import faults
 from servers.containerd import Containerd
+from servers.hostile import Hostile
 from servers.registry import Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs(*NEEDS)]
@@ -122,3 +125,39 @@ def test_progress_of_an_image_only_grows_and_within_a_layer_too(
     assert [unpacked for _, unpacked in seen] == sorted(unpacked for _, unpacked in seen)
     assert seen[-1] == (total, total)
     assert len({unpacked for _, unpacked in seen}) > 5, "within layers"
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_progress_of_a_small_image_is_what_its_registry_has_sent(node: Node, in_place: bool) -> None:
+    """The lower layer falls silent early, the other one late: what waits behind it in memory, or half a buffer, counts too."""
+    node.terms = replace(node.terms, in_place=in_place)
+    made = simple(layers=2, size_bytes=9 * MB, seed=82)
+    silent_at = dict(zip(made.layers, (300_001, 5_100_007), strict=True))
+    said = [0]
+    with Hostile(
+        {"/v2/app/manifests/v1": made.top, **{f"/v2/app/blobs/{one}": data for one, data in made.blobs.items()}}
+    ) as server:
+        server.choose = lambda request: (
+            faults.Stall(after=silent_at.pop(request.path.rpartition("/")[2], -1))
+            if request.path.rpartition("/")[2] in made.layers and request.range != (0, 1)
+            else None
+        )
+
+        sent = sum(silent_at.values())
+
+        async def work() -> int:
+            async with node.open(f"{server.url('').removeprefix('http://')}/app:v1") as it:
+                staging = asyncio.create_task(
+                    it.stager.stage(it.image, it.fetcher, lambda progress: said.append(progress.fetched))
+                )
+                deadline = time.monotonic() + 20
+                while said[-1] < sent - 0.02 * made.layer_bytes and time.monotonic() < deadline:
+                    await asyncio.sleep(0.02)
+                counted = said[-1]
+                server.reset()
+                await staging
+                return counted
+
+        counted = asyncio.run(work())
+    assert sent - 0.02 * made.layer_bytes <= counted <= sent
+    assert said[-1] == made.layer_bytes

@@ -4,107 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
-from functools import cache
 
 import pytest
-from layers import Made, Tar, image, sha256
+from layers import sha256
+from layers.rig import MIB, QUICK, Rig, made
 
 from prestage.cacher.errors import Corrupt, Denied, NotFound, PrestageError, Unavailable
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
-from prestage.cacher.origins.asking import Asker
-from prestage.cacher.origins.retry import RetryRules
 from prestage.cacher.transfer.engine import Engine
-from prestage.cacher.transfer.limits import Limits
-from prestage.images.descriptors import Platform
 from prestage.images.fetching import LayerFetcher
-from prestage.images.image import Image
-from prestage.images.incoming import Incoming, Wanted
+from prestage.images.incoming import Wanted
 from prestage.images.logins import Login
-from prestage.images.names import parse_oci
-from prestage.images.registry import Registry
 from servers import faults
 from servers.answers import Answer, Request
 from servers.hostile import Hostile
-
-QUICK = Limits(connections_start=4, connections_max=4, backoff_base_s=0.01, backoff_cap_s=0.05, hedge_after_s=0.3)
-MIB = 1 << 20
-
-
-@cache
-def made() -> Made:
-    """Two layers: one of two pieces, and a little one."""
-    draw = random.Random(11)
-    tars = [Tar().file("large", draw.randbytes(18 * MIB)).end(), Tar().file("little", draw.randbytes(3 * MIB)).end()]
-    return image([(tar, "none") for tar in tars])
-
-
-@dataclass
-class Rig:
-    """A registry that obeys, and what fetches from it."""
-
-    server: Hostile
-    client: HttpClient
-    login: Login | None = None
-    limits: Limits = QUICK
-    received_bytes: int = 0
-    blobs: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self.server.put("/v2/app/manifests/v1", made().top)
-        for digest, data in made().blobs.items():
-            self.server.put(f"/v2/app/blobs/{digest}", data)
-        self.blobs = {f"/v2/app/blobs/{digest}" for digest in made().layers}
-
-    def on_layers(self, *script: faults.Fault, always: faults.Fault | None = None) -> None:
-        """Faults for GETs of layers' bytes, one each in order; lookups of one byte stay proper."""
-        left = list(script)
-
-        def choose(request: Request) -> faults.Fault | None:
-            if not self.is_layer(request):
-                return None
-            return left.pop(0) if left else always
-
-        self.server.choose = choose
-
-    def is_layer(self, request: Request) -> bool:
-        return request.method == "GET" and request.path in self.blobs and request.range != (0, 1)
-
-    def resolve(self) -> tuple[Registry, Image]:
-        host = self.server.url("").removeprefix("http://")
-        asker = Asker(self.client, RetryRules(budget_s=5))
-        registry = Registry(parse_oci(f"oci://{host}/app:v1"), asker, self.login)
-        return registry, registry.resolve(Platform("linux", "amd64"))
-
-    def fetch(self, offset: int = 0) -> list[bytes]:
-        """All layers, the first one from `offset` on."""
-        registry, resolved = self.resolve()
-        found: list[bytes] = []
-
-        async def work(engine: Engine) -> None:
-            fetcher = LayerFetcher(engine, self.client, registry)
-            wanted = [Wanted(blob, 0 if number else offset) for number, blob in enumerate(resolved.blobs)]
-            async with fetcher.fetch(wanted) as incoming:
-                for one in wanted:
-                    found.append(await self._all(incoming, one))
-                self.received_bytes = incoming.received_bytes
-
-        with Engine(self.limits) as engine:
-            asyncio.run(work(engine))
-        return found  # not through asyncio.run, which would write out 40 MB for a message that nobody reads
-
-    async def _all(self, incoming: Incoming, one: Wanted) -> bytes:
-        found = bytearray()
-        while one.offset + len(found) < one.blob.size_bytes:
-            found += await incoming.read(one.blob, one.offset + len(found), MIB)
-        incoming.passed(one.blob)
-        return bytes(found)
 
 
 @pytest.fixture
@@ -152,7 +70,7 @@ def test_what_is_there_is_not_fetched_again(rig: Rig) -> None:
     assert sha256(second) == made().layers[1]
     asked = [request.range for request in rig.server.gets() if rig.is_layer(request) and made().layers[0] in request.path]
     assert asked
-    assert all(span is not None and span[0] >= 16 * MIB for span in asked)
+    assert all(span is not None and span[0] >= offset for span in asked)
 
 
 def test_no_more_is_fetched_ahead_of_its_reader_than_there_is_memory_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

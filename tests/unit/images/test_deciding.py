@@ -106,6 +106,16 @@ def test_progress_goes_on_from_where_an_attempt_was_broken_off() -> None:
     assert (progress.fetched, progress.unpacked, progress.step) == (total, unpack_total, "unpack")
 
 
+def test_what_came_and_is_not_containerds_is_not_counted_once_an_attempt_is_broken_off() -> None:
+    progress, blob = Progress(), TWELVE.layers[0].blob
+    progress.begun(plan(TWELVE, Seen((), ())))
+    progress.kept(blob.digest, 10)
+    progress.came(blob.digest, 30)
+    assert progress.fetched == 30
+    progress.stopped("pause")
+    assert (progress.step, progress.fetched) == ("pause", 10)
+
+
 @pytest.mark.parametrize(
     ("setup", "marks"),
     [

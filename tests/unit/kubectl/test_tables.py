@@ -47,6 +47,12 @@ def test_a_node_that_stages_images_says_how_much_room_containerd_has() -> None:
     assert row.images == "1 warm, 1 GB of 8 GB"
     assert row.warm == 1, "of models"
     assert nodes.rows([made], NOW)[0].images is None
+    moved = msgspec.structs.replace(made.status, images=msgspec.structs.replace(images, wasted=4 * 10**8))
+    [row] = nodes.rows([msgspec.structs.replace(made, status=moved)], NOW)
+    assert row.images == "1 warm, 1 GB of 8 GB, 400 MB wasted: their tags moved"
+    remote = msgspec.structs.replace(images, snapshotter="soci", remote_snapshotters=["soci"], budget=None)
+    [row] = nodes.rows([msgspec.structs.replace(made, status=msgspec.structs.replace(made.status, images=remote))], NOW)
+    assert row.images == "left to soci"
 
 
 def test_a_failure_is_named() -> None:

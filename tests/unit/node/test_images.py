@@ -280,6 +280,13 @@ def test_no_more_is_told_than_leaves_room_for_models() -> None:
     assert len(msgspec.json.encode(status)) < 32 << 10
 
 
+@pytest.mark.parametrize("setup", [replace(SETUP, snapshotter="soci", pulls_use="soci"), replace(SETUP, pulls_use="soci")])
+def test_a_node_whose_pulls_another_daemon_serves_has_no_room_for_images(setup: Setup) -> None:
+    seen = replace(look(Scene()), disk=Disk(1000, 900))
+    told = [status_of(plan(), one, datetime.datetime.now(datetime.UTC)).images for one in (seen, replace(seen, setup=setup))]
+    assert [one is not None and one.budget is not None for one in told] == [True, False]
+
+
 def test_the_budget_is_what_fits_below_the_mark_and_does_not_twitch() -> None:
     disk = Disk(1000, 500)
     assert budget_of(disk, 0, high_water=0.8, drop_blobs=True) == 120  # 300 of them, unpacked 2.5 times

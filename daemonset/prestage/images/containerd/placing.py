@@ -1,6 +1,6 @@
 """Blobs put where containerd keeps them, as files, and only then told to it: no byte of them goes through gRPC.
 
-    bytes, in order ─▶ a file without a name on containerd's file system, hashed on the way
+    bytes, as they come ─▶ a file without a name on containerd's file system (landing.py, which hashes it)
     SHA-256 right ─▶ fsync ─▶ its name: <content>/blobs/sha256/<hex> ─▶ fsync ─▶ STAT finds it there, COMMIT, on our lease
 
 containerd takes a blob that lies there into a namespace by STAT and COMMIT (its `content_sharing_policy` "shared", the default);
@@ -14,8 +14,8 @@ and COMMIT, it leaves a blob that containerd removes together with the next one 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,94 +23,101 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from prestage.cacher.errors import Corrupt, Denied, Full, Unavailable
-from prestage.images.containerd.content import Bytes, Content, Writing, Written
+from prestage.cacher.digests import PIECE_BYTES
+from prestage.cacher.errors import Denied, Full, Unavailable
+from prestage.images.containerd.content import Content, Writing, Written
 from prestage.images.containerd.waiting import write_at_last
-from prestage.images.names import OciDigest
+from prestage.images.descriptors import Descriptor
 
 _T = TypeVar("_T")
-READ_BYTES = 4 << 20
+_LIBC = ctypes.CDLL(None)
+_SYNC_WRITE = 2
+"""SYNC_FILE_RANGE_WRITE."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class Placer:
-    """See the module. `folder`: containerd's content folder, on one mount with itself. Stands where `Content` is written to."""
+class Unnamed:
+    """A file without a name, in `folder`, for one blob. Thread-safe; close it."""
 
-    def __init__(self, content: Content, folder: Path) -> None:
-        self._content, self._blobs = content, folder / "blobs" / "sha256"
+    def __init__(self, folder: Path, size_bytes: int) -> None:
+        self._folder, self.size_bytes = folder, size_bytes
+        with _translated(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
-    async def write(self, writing: Writing, source: Bytes) -> Written:
-        """As `Content.write`.
-
-        Raises:
-            Corrupt: what comes from `source` is not the blob; nothing is kept.
-            Full: containerd's file system is.
-            PrestageError: as `Content.write`.
-        """
-        digest = writing.blob.digest
-        if await self._content.info(digest) is not None:
-            return await write_at_last(self._content, writing, source)
-        with _unnamed(self._blobs) as fd:
-            if await self._filled(fd, writing, source) != digest:
-                raise Corrupt("a layer is not what its digest says", hint="it is fetched again")
-            writing.fed()
-            await _to_its_end(partial(self._named, fd, digest))
-            return await write_at_last(self._content, writing, _File(fd))
-
-    async def _filled(self, fd: int, writing: Writing, source: Bytes) -> OciDigest:
-        hasher, offset = hashlib.sha256(), 0
-
-        def take(data: memoryview, at: int) -> None:
-            done = 0
+    def write(self, data: memoryview, offset: int) -> None:
+        """All of it."""
+        done = 0
+        with _translated(self._folder):
             while done < len(data):
-                done += os.pwrite(fd, data[done:], at + done)
-            hasher.update(data)
+                done += os.pwrite(self._fd, data[done:], offset + done)
 
-        while offset < writing.blob.size_bytes:
-            data = await source.read(offset, min(READ_BYTES, writing.blob.size_bytes - offset))
-            with _translated(self._blobs):
-                await _to_its_end(partial(take, data, offset))
-            offset += len(data)
-            writing.told(offset)
-        return OciDigest(f"sha256:{hasher.hexdigest()}")
+    def read(self, buffer: memoryview, offset: int) -> int:
+        """Fewer bytes than fit only at the end. Read in order, it goes to the disk behind the reader: `link` waits for less."""
+        if offset and not offset % PIECE_BYTES:
+            _begin_writing_out(self._fd, offset - PIECE_BYTES, PIECE_BYTES)
+        with _translated(self._folder):
+            return os.preadv(self._fd, [buffer], offset)
 
-    def _named(self, fd: int, digest: OciDigest) -> None:
-        with _translated(self._blobs):
-            os.fchmod(fd, 0o444)
-            os.fsync(fd)
-            folder = os.open(self._blobs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def link(self, name: str) -> None:
+        """Synced, then with that name; then that is synced too. Idempotent."""
+        with _translated(self._folder):
+            os.fchmod(self._fd, 0o444)
+            os.fsync(self._fd)
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 with suppress(FileExistsError):  # of another namespace: those are the same bytes
                     # a folder's descriptor is what makes os.link follow the name under /proc
-                    os.link(f"/proc/self/fd/{fd}", digest.partition(":")[2], dst_dir_fd=folder, follow_symlinks=True)
+                    os.link(f"/proc/self/fd/{self._fd}", name, dst_dir_fd=folder, follow_symlinks=True)
                 os.fsync(folder)
             finally:
                 os.close(folder)
 
+    def close(self) -> None:
+        """Idempotent. What has no name is gone."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
-class _File:
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+
+class Placer:
+    """See the module. `folder`: containerd's content folder, on one mount with itself."""
+
+    def __init__(self, content: Content, folder: Path) -> None:
+        self._content, self._blobs = content, folder / "blobs" / "sha256"
+
+    def file(self, blob: Descriptor) -> Unnamed:
+        """For its bytes."""
+        return Unnamed(self._blobs, blob.size_bytes)
+
+    async def put(self, writing: Writing, file: Unnamed) -> Written:
+        """Make a file that is whole, and is what the blob's digest says, the content store's.
+
+        Raises:
+            Full: containerd's file system is.
+            Corrupt, PrestageError: as `Content.write`.
+        """
+        await _to_its_end(partial(file.link, writing.blob.digest.partition(":")[2]))
+        return await write_at_last(self._content, writing, _Reading(file))
+
+
+class _Reading:
+    def __init__(self, file: Unnamed) -> None:
+        self._file = file
 
     async def read(self, offset: int, size_bytes: int) -> memoryview:
-        data = await _to_its_end(partial(os.pread, self._fd, size_bytes, offset))
-        if not data:
+        data = memoryview(bytearray(size_bytes))
+        if not (count := await _to_its_end(partial(self._file.read, data, offset))):
             raise Unavailable("a layer's file ended early", hint="see the disk under containerd")
-        return memoryview(data)
+        return data[:count]
 
     async def arrival(self) -> None:
         return
 
 
-@contextmanager
-def _unnamed(folder: Path) -> Iterator[int]:
-    with _translated(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def _begin_writing_out(fd: int, offset: int, size_bytes: int) -> None:
+    """A hint: what becomes of it, `fsync` says. Python has no call for it."""
+    _LIBC.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(size_bytes), _SYNC_WRITE)
 
 
 @contextmanager

@@ -7,6 +7,8 @@
 Nothing else says it: Diff.Apply answers at its end, what it has written is known by a walk over all of it, and how much that will
 be stands nowhere. Of two equal notices the kernel keeps one; so file and folder are watched, and every read gives one of each, in
 turn. Where the folder is not here, or the kernel has no watch left, nothing is said: the layer counts once it is committed.
+
+What was read is let go from the page cache, where weights and what is unpacked lie too: nobody reads a layer's blob twice.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ LOOK_S: Final = 0.1
 """The kernel keeps 16,384 notices, of 256 MiB."""
 _ACCESS: Final = 0x1
 _TAKEN_BYTES: Final = 1 << 20
+_BEHIND_BYTES: Final = 8 << 20
+"""What stays: a decoder's buffer, and what the kernel has read ahead."""
 _LOST: Final = struct.pack("iI", -1, 0x4000)
 
 
@@ -36,10 +40,15 @@ class Reads:
 
     def __init__(self, path: Path, size_bytes: int, ends: Sequence[int]) -> None:
         """`ends`: where reads end, in order; empty: each is one buffer. Raises OSError where there is nothing to watch."""
-        self._size, self._ends, self._name, self._count = size_bytes, ends, path.name.encode(), 0
+        self._size, self._ends, self._name, self._count, self._gone = size_bytes, ends, path.name.encode(), 0, 0
         self.is_exact = True
         """No notice was lost."""
-        self._fd = _watching(path, path.parent)
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._fd = _watching(path, path.parent)
+        except OSError:
+            os.close(self._file)
+            raise
 
     def so_far(self) -> int:
         """Bytes of the blob, as compressed as it is."""
@@ -51,9 +60,16 @@ class Reads:
             return self._ends[min(self._count, len(self._ends)) - 1] if self._count else 0
         return min(self._count * READ_BYTES, self._size)
 
+    def forget(self, stop: int) -> None:
+        """Bytes up to there are not read again: they leave the page cache."""
+        if (stop := stop - _BEHIND_BYTES) > self._gone:
+            os.posix_fadvise(self._file, self._gone, stop - self._gone, os.POSIX_FADV_DONTNEED)
+            self._gone = stop
+
     def close(self) -> None:
         """Watch it no more."""
         os.close(self._fd)
+        os.close(self._file)
 
 
 async def watched(folder: Path, blob: Descriptor) -> Reads | None:
@@ -77,6 +93,7 @@ async def followed(folder: Path | None, blob: Descriptor, told: Callable[[int], 
         yield
     finally:
         telling.cancel()  # it waits, and reads no more
+        reads.forget(blob.size_bytes + _BEHIND_BYTES)
         reads.close()
         await asyncio.wait([telling])
 
@@ -87,6 +104,7 @@ async def _tell(reads: Reads, told: Callable[[int], None]) -> None:
         await asyncio.sleep(LOOK_S)
         if (now := reads.so_far()) > said:
             said = now
+            reads.forget(now)
             told(now)
 
 

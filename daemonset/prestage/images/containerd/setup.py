@@ -38,6 +38,11 @@ class Setup:
     """Where snapshots lie, as containerd sees it; empty: it does not say."""
 
     @property
+    def is_left_alone(self) -> bool:
+        """Another daemon brings the layers that pulls use: nothing that is staged here would reach them."""
+        return self.snapshotter in self.proxied or self.pulls_use in self.proxied
+
+    @property
     def content_folder(self) -> Path | None:
         """Where its blobs lie, if that folder is here too."""
         folder = Path(self.image_root).parent / _CONTENT

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 from prestage.images.containerd.channel import Locked
-from prestage.images.containerd.content import Bytes, Starved, Writer, Writing, Written
+from prestage.images.containerd.content import Bytes, Content, Starved, Writing, Written
 
 LOCKED_S, LOCKED_MOST_S = 0.3, 600.0
 
 
-async def write_at_last(writer: Writer, writing: Writing, source: Bytes) -> Written:
+async def write_at_last(content: Content, writing: Writing, source: Bytes) -> Written:
     """When the other client is done, the blob is there.
 
     Raises:
@@ -20,7 +20,7 @@ async def write_at_last(writer: Writer, writing: Writing, source: Bytes) -> Writ
     waited = 0.0
     while True:
         try:
-            return await writer.write(writing, source)
+            return await content.write(writing, source)
         except Starved:
             await source.arrival()
         except Locked:

@@ -81,13 +81,17 @@ def status_of(plan: ImagePlan, look: ImagesLook, now: datetime.datetime) -> Node
         snapshotter=setup.snapshotter[:63],
         discards_layers=setup.discards_layers,
         remote_snapshotters=[name[:63] for name in setup.proxied[:16]] or None,
-        budget=None if look.disk is None else budget_of(look.disk, used, high_water=look.high_water, drop_blobs=look.drop_blobs),
+        budget=None if look.disk is None or setup.is_left_alone else _budget(look.disk, used, look),
         used=used,
         wasted=sum(row.wasted_bytes for row in scene.shelf.values()) or None,
         rate_p10=int(rates[len(rates) // 10]) if rates else None,
         heartbeat_at=now.replace(microsecond=0),
     )
     return NodeCacheStatus(artifacts=entries[:ENTRIES_MAX] or None, images=images)
+
+
+def _budget(disk: Disk, used: int, look: ImagesLook) -> int:
+    return budget_of(disk, used, high_water=look.high_water, drop_blobs=look.drop_blobs)
 
 
 def _is_told(artifact: ArtifactId, plan: ImagePlan) -> bool:
