@@ -24,7 +24,7 @@ def test_moody(number):
 
 def again(folder: Path, *, count: int, mended: bool, ci: str = "1", workers: int = 0) -> subprocess.CompletedProcess[str]:
     (folder / "test_it.py").write_text(TESTS.format(count=count, mended=mended))
-    words = [AGAIN, folder / "cache", sys.executable, "-m", "pytest", "-q", "-n", str(workers), "test_it.py"]
+    words: list[str | Path] = [AGAIN, folder / "cache", sys.executable, "-m", "pytest", "-q", "-n", str(workers), "test_it.py"]
     return subprocess.run(
         words, cwd=folder, env={**os.environ, "CI": ci}, capture_output=True, text=True, timeout=120, check=False
     )
