@@ -21,7 +21,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock tools cluster containerd images-on-1 bench-control bench-plan rare-days starts frameworks torch test-gpu fuzz demo bench check style types imports unit test test-all slow integrations on-torch conformance vllm soak cycles api wire chart fmt clean
+.PHONY: help setup lock tools cluster containerd bench-control bench-plan rare-days starts frameworks torch test-gpu fuzz demo bench check style types imports unit test test-all slow integrations on-torch conformance vllm soak cycles api wire chart fmt clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1	\2/' | expand -t 14
@@ -57,13 +57,8 @@ tools: ## real servers for the tests, each optional: says what is there and what
 cluster: ## a real Kubernetes for the tests, in one binary: taken where it was built before, else 7 minutes once
 	@.ci/tools cluster
 
-containerd: ## containerd 2 for the tests of images, beside the system's: two minutes once
+containerd: ## containerd 1.7 and 2 for the tests of images: four minutes once
 	@.ci/tools containerd
-
-images-on-1: setup ## tests of images on containerd 1.7, which is built for it: two minutes once
-	@.ci/tools containerd-1
-	@test -x .tools/bin/containerd-1
-	PRESTAGE_CONTAINERD=$(CURDIR)/.tools/bin/containerd-1 $(BIN)/python -m pytest tests/integration/images -k "not containerd-2"
 
 demo: setup ## a real model from a local origin: cold against warm, report.html
 	$(BIN)/python -m prestage.bench.demo

@@ -1,7 +1,8 @@
 """A real containerd with its CRI plugin, in a mount namespace of its own, everything of it below one folder. Needs root.
 
-`kubelet` pulls as the kubelet does; the rest is what `prestage.images` talks to. Which one: `containerd` of the system, or
-another by PRESTAGE_CONTAINERD (a path); `containerd-2`, which `make containerd` builds, where a test asks for it.
+`kubelet` pulls as the kubelet does; the rest is what `prestage.images` talks to. Which one: `containerd-1` (1.7), where
+`make containerd` built it, else `containerd` of the system, or another by PRESTAGE_CONTAINERD (a path); `containerd-2`, built
+alike, where a test asks for it.
 """
 
 from __future__ import annotations
@@ -78,9 +79,7 @@ class Containerd:
 
     def start(self) -> None:
         self.socket.unlink(missing_ok=True)
-        given = os.environ.get("PRESTAGE_CONTAINERD") if self._name == "containerd" else None
-        given = given or str(find(self._name))
-        argv: list[str | Path] = ["unshare", "--mount", "--propagation", "private", given, "--config", self._config]
+        argv: list[str | Path] = ["unshare", "--mount", "--propagation", "private", _found(self._name), "--config", self._config]
         self._program = _Daemon(argv, port=0, log=self.folder / "log", cwd=self.folder, host=str(self.socket))
         shared.add(self._program.pid)
 
@@ -197,6 +196,12 @@ def _listing(folder: Path) -> list[Row]:
         modified_ns = 0 if is_made_up else seen.st_mtime_ns
         rows.append(Row(name, seen.st_mode, (seen.st_uid, seen.st_gid), seen.st_rdev, content, xattrs, first, modified_ns))
     return rows
+
+
+def _found(name: str) -> str:
+    if name != "containerd":
+        return str(find(name))
+    return os.environ.get("PRESTAGE_CONTAINERD") or str(find("containerd-1") or find("containerd"))
 
 
 def _state_of(pid: int) -> str:

@@ -31,7 +31,7 @@ SOURCES = {
     "mkfs.btrfs": "`apt-get install btrfs-progs`",
     "kubetest": "a Go toolchain and `make cluster` (7 minutes), or PRESTAGE_CLUSTER_BIN",
     "containerd": "`apt-get install containerd`",
-    "containerd-2": "a Go toolchain and `make containerd` (2 minutes)",
+    "containerd-2": "a Go toolchain and `make containerd` (4 minutes)",
     "docker-registry": "`apt-get install docker-registry`",
     "runc": "`apt-get install runc`",
     "busybox": "`apt-get install busybox-static`",

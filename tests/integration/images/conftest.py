@@ -1,4 +1,4 @@
-"""One containerd, of the system and, where it was built, of the second major version, and one open registry for a module."""
+"""One containerd, of the first and, where it was built, of the second major version, and one open registry for a module."""
 
 from __future__ import annotations
 
