@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 
@@ -210,24 +210,44 @@ class Ledger:
         self._charge(demand, node, span)
         return None
 
-    def has_room_for(self, book: Book, demands: Sequence[Demand]) -> bool:
-        """Whether all of them may be kept there, so that nothing has to be asked of each. False: it has to be."""
-        if len(book.promises) + len(demands) > ENTRIES_MAX or any(one.namespace in self._walled for one in demands):
+    def spacious(self, copies: Iterable[Iterable[Demand]]) -> set[str]:
+        """Namespaces whose walls for all nodes together are in nobody's way, whichever of its demands each copy is kept for."""
+        sizes = defaultdict[str, int](int)
+        for demands in copies:
+            for name, size_bytes in {one.namespace: one.size_bytes for one in demands if one.namespace in self._walled}.items():
+                sizes[name] += size_bytes
+        return {name for name, size_bytes in sizes.items() if not self._binds(name, size_bytes)}
+
+    def _binds(self, namespace: str, size_bytes: int) -> bool:
+        rooms = [self._room(namespace, None), *filter(None, [self._pinned.get(namespace)])]
+        return any(room.lacks_bytes(size_bytes, (NOW,)) > 0 for room in rooms)
+
+    def has_room_for(self, book: Book, demands: Sequence[Demand], spacious: Set[str]) -> bool:
+        """Whether all of them may be kept there, so that nothing has to be asked of each. False: it has to be. `spacious`: of
+        all that is to be kept anywhere."""
+        if len(book.promises) + len(demands) > ENTRIES_MAX:
+            return False
+        sizes = defaultdict[str, int](int)
+        for one in demands:
+            if one.namespace in self._walled:
+                sizes[one.namespace] += one.size_bytes
+        name = book.node.name
+        if not sizes.keys() <= spacious or any(self._room(one, name).lacks_bytes(sizes[one], (NOW,)) > 0 for one in sizes):
             return False
         guarded = book.guarded_bytes - sum(book.guarded.get(one.artifact, 0) for one in demands)
         return book.room.now_bytes + guarded + sum(one.size_bytes for one in demands) <= book.room.limit_bytes
 
     def keep(self, demand: Demand, book: Book) -> None:
-        """It stays, now; `has_room_for` was asked."""
+        """It stays, now; `has_room_for` was asked. No wall is charged: with all that is to be kept none is in the way."""
         found = book.promises.get(demand.artifact)
         if found is None:
             made = Promise(Action.KEEP, demand.size_bytes, 0, demand.ready_by, demand.namespace, demand.trust, [NOW])
             book.promises[demand.artifact] = made
             book.let_go(demand.artifact)
             book.take(demand.size_bytes, NOW)
-            return
-        found.is_kept = True
-        self._take(book, demand.artifact, found, NOW)
+        else:
+            found.is_kept = True
+            self._take(book, demand.artifact, found, NOW)
 
     def hasten(self, node: str, artifact: str) -> bool:
         """Its room from now on, not only from its start; False: others have it."""

@@ -23,8 +23,10 @@ _Offer = tuple[tuple[int, float, int, int, int, bool, str, str], tuple[Demand, .
 
 def keep_copies(ledger: Ledger, copies: Copies, values: Values, worth: Worth) -> None:
     """Guarded copies, then all others. Where a wall or the budget is in the way a copy is not listed: it stays until the node
-    needs its room. On a node where all have room nothing is weighed."""
-    tight = {name for name, book in ledger.books.items() if not _keeps_all(ledger, book, copies, values, worth)}
+    needs its room. On a node where all have room, within the walls of those whose it is, nothing is weighed."""
+    wanting = {name: _to_keep(ledger, book, copies, values, worth) for name, book in ledger.books.items()}
+    spacious = ledger.spacious(copies.wanted.get(one.artifact, ()) for demands in wanting.values() for one in demands)
+    tight = {name for name, demands in wanting.items() if not _keeps_all(ledger, ledger.books[name], demands, spacious)}
     offers = sorted([*_wanted(ledger, copies, values, worth, tight), *_once(ledger, copies, values, worth, tight)])
     _let_go_of_what_has_no_room(ledger, offers)
     for key, demands in offers:
@@ -49,22 +51,26 @@ def _let_go_of_what_has_no_room(ledger: Ledger, offers: Sequence[_Offer]) -> Non
             book.let_go(artifact)
 
 
-def _keeps_all(ledger: Ledger, book: Book, copies: Copies, values: Values, worth: Worth) -> bool:
-    """Does so, where no wall can be in the way and there is room."""
+def _to_keep(ledger: Ledger, book: Book, copies: Copies, values: Values, worth: Worth) -> list[Demand]:
+    """What is there, is not promised from now on anyway, and is wanted or was used."""
     found = list[Demand]()
     for artifact in book.node.held:
         promise = book.promises.get(artifact)
         if promise is not None and promise.not_before is None:
             continue
         if artifact in copies.wanted:
-            if not book.node.is_warm(artifact):
-                continue
-            found.append(copies.wanted[artifact][0])
+            if book.node.is_warm(artifact):
+                found.append(copies.wanted[artifact][0])
         elif (once := _kept_for_once(ledger, book, artifact, values, worth)) is not None:
             found.append(once)
-    if not ledger.has_room_for(book, found):
+    return found
+
+
+def _keeps_all(ledger: Ledger, book: Book, demands: Sequence[Demand], spacious: Set[str]) -> bool:
+    """Does so, where there is room."""
+    if not ledger.has_room_for(book, demands, spacious):
         return False
-    for demand in found:
+    for demand in demands:
         ledger.keep(demand, book)
     return True
 

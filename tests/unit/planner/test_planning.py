@@ -394,4 +394,4 @@ def test_a_node_cache_that_cannot_be_read_is_made_again(written: Object) -> None
 
 def test_a_change_in_a_quiet_moment_is_planned_almost_at_once_and_a_burst_after_a_pause() -> None:
     assert pause_s(quiet_s=math.inf, last_s=0.0) == pause_s(quiet_s=0.3, last_s=2.0) == 0.01
-    assert [pause_s(quiet_s=0.0, last_s=last_s) for last_s in (0.0, 0.07, 3.0)] == [0.05, 0.07, 0.1]
+    assert [pause_s(quiet_s=0.0, last_s=last_s) for last_s in (0.0, 0.07, 3.0)] == [0.02, 0.07, 0.1]

@@ -150,5 +150,5 @@ def test_where_all_have_room_the_plan_is_the_one_that_weighing_gives(world: Worl
     counted = {artifact: Use(weight, NOW, world.sizes[artifact]) for artifact, weight in weights.items()}
     quick = plan(world.demands, world.nodes, NOW, walls=world.walls, uses=counted)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Ledger, "has_room_for", lambda ledger, book, demands: False)
+        patch.setattr(Ledger, "has_room_for", lambda ledger, book, demands, spacious: False)
         assert plan(world.demands, world.nodes, NOW, walls=world.walls, uses=counted) == quick

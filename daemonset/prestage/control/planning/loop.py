@@ -2,8 +2,8 @@
 
 change ─▶ a pause ─▶ collect ─▶ plan ─▶ board ─▶ NodeCaches that say something new
 
-The pause is 10 ms where nothing was planned a moment ago, else 50 ms, up to 100 ms after long plans. The plan itself is made in
-a thread, from values that nobody changes: gates and conditions do not wait for it.
+The pause is 10 ms where nothing was planned a moment ago, else as long as the last plan took, 20 to 100 ms. The plan itself is
+made in a thread, from values that nobody changes: gates and conditions do not wait for it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from prestage.planner.apart import plan_apart
 from prestage.planner.plan import Rules
 
 _FIRST_S: Final = 0.01
-_DEBOUNCE_S: Final = (0.05, 0.1)
+_DEBOUNCE_S: Final = (0.02, 0.1)
 _QUIET_S: Final = 0.25
 _ANYWAY_S: Final = 60.0
 """A plan is made at least so often: clocks move, and a write that was lost is made good."""
