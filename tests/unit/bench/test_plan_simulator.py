@@ -160,6 +160,19 @@ def test_who_finds_no_accelerator_before_the_trace_ends_is_not_measured_nor_are_
         assert (tally.waits_s, tally.fetched_bytes) == ([1.0] * counted, 10.0 * counted)
 
 
+def test_a_scheduler_that_packs_leaves_whole_nodes_for_who_needs_one_and_waits_for_accelerators_are_told_apart() -> None:
+    starts = [
+        Start(0.0, "a", 2, 10, 100.0),
+        Start(2.0, "b", 2, 10, 100.0),
+        Start(10.0, "c", 8, 10, 5.0),
+        Start(200.0, "d", 1, 10, 1.0),
+    ]
+    for scheduler, queued_s in ((Scheduler.PACKED, 0.0), (Scheduler.STEERED, 91.0)):  # "a" had its bytes at 1 and ends at 101
+        cluster = cluster_of(2, budget_bytes=100, link=10.0, gpus=8)
+        tally = Run(cluster, starts, [], Reactive(), scheduler=scheduler).go()
+        assert (tally.queued_s, tally.waits_s) == (queued_s, [1.0] * 4)
+
+
 def test_a_run_with_the_same_seed_is_the_same_run(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text(traces.write_trace(a_day()))

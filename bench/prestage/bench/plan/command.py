@@ -40,7 +40,7 @@ from prestage.cacher.errors import Misconfigured
 @click.option("--origin", type=Size(), help="Bytes a second that all origins give together; default: no limit.")
 @click.option("--gpus", default=0, show_default=True, type=click.IntRange(0), help="Of a node; 0: no limit.")
 @click.option("--policies", default="all", show_default=True, help=f"Separated by commas, of: {'; '.join([*POLICIES, OURS])}.")
-@click.option("--schedulers", default="aware", show_default=True, help="blind, best of 5, steered, aware; separated by commas.")
+@click.option("--schedulers", default="aware", show_default=True, help=f"Separated by commas, of: {', '.join(Scheduler)}.")
 @click.option(
     "--fault",
     type=click.Choice([one.value for one in Fault]),

@@ -22,6 +22,7 @@ def plan_tables(rows: Sequence[Row]) -> Iterator[Table]:
         title = f"{store}told ahead {ahead}, scheduler {key[2]}; means of {most}, ± spread"
         table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
         table.add_column("policy")
+        is_queued = any(row.mean("queued_hours") > 0 for row in own)
         for name in (
             "warm starts",
             "bytes hit",
@@ -34,6 +35,7 @@ def plan_tables(rows: Sequence[Row]) -> Iterator[Table]:
             "possible",
             "of those on time",
             "late p99 s",
+            *(["hours for GPUs"] if is_queued else []),
         ):
             table.add_column(name, justify="right")
         for row in own:
@@ -51,6 +53,7 @@ def plan_tables(rows: Sequence[Row]) -> Iterator[Table]:
                 f"{row.mean('feasible'):.3f}",
                 f"{row.mean('on_time_of_feasible'):.4f}",
                 f"{row.mean('late_p99_s'):.1f}",
+                *([f"{row.mean('queued_hours'):.1f}"] if is_queued else []),
             )
         yield table
 
