@@ -127,8 +127,8 @@ rare-days: setup ## faults on an installed chart that take minutes: a full disk,
 starts: setup ## a pod's start with image and model staged, with the model alone, with nothing, on a real kubelet (root; PRESTAGE_PNG=FILE draws it)
 	$(PYTEST) -s tests/cluster/story/starts.py
 
-frameworks: setup torch .tools/vllm/.ready ## unmodified transformers and vLLM in pods on a real kubelet, by the Hugging Face layout, as uid 1000 (root)
-	$(PYTEST) -s tests/cluster/story/frameworks.py
+frameworks: setup torch .tools/vllm/.ready ## unmodified transformers and vLLM in pods on a real kubelet, by the Hugging Face layout, as uid 1000; and the examples that need them (root)
+	$(PYTEST) -s tests/cluster/story/frameworks.py tests/cluster/story/example_servers.py $(ARGS)
 
 torch: setup $(TORCH)/.ready ## a venv of its own with torch (4.6 GB) that sees .venv too: for the loader's torch tests
 

@@ -38,6 +38,21 @@ def llama(folder: Path, *, tied: bool, shard: str = "500KB") -> Path:
     return folder
 
 
+def chat(folder: Path) -> Path:
+    """A Llama with a tokenizer of single bytes, and of words for what else it says."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    llama(folder, tied=False)
+    names = ["<unk>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    names += [f"\u0120w{at}" for at in range(len(names), 1024)]  # a blank, as such tokenizers write it
+    made = Tokenizer(models.BPE(vocab={name: at for at, name in enumerate(names)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+    return folder
+
+
 def state_of(model: Any) -> dict[str, Any]:
     """Every parameter and buffer by name, tied names and non-persistent buffers too."""
     parameters = dict(model.named_parameters(remove_duplicate=False))

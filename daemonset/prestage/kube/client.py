@@ -42,6 +42,7 @@ from prestage.kube.settings import KubeSettings
 _JSON = "application/json"
 _APPLY = "application/apply-patch+yaml"
 _ANSWER_BYTES_MAX = 512 * 2**20
+_DEFAULT_NAMESPACE = "default"
 _NETWORK = (aiohttp.ClientError, ConnectionError, ssl.SSLError, TimeoutError)
 
 
@@ -90,8 +91,12 @@ class _Ask:
 class KubeApi:
     """Open it with `async with await KubeApi.connect(settings)`. One for a process: connections are shared."""
 
-    def __init__(self, configuration: _Configuration, rest: _Rest, settings: KubeSettings) -> None:
+    def __init__(
+        self, configuration: _Configuration, rest: _Rest, settings: KubeSettings, *, namespace: str = _DEFAULT_NAMESPACE
+    ) -> None:
         self._configuration, self._rest, self._settings = configuration, rest, settings
+        self.namespace = namespace
+        """Of the kubeconfig's context: where kubectl looks when no namespace is named."""
         self._backoff = Backoff(cap_s=5.0)
         self.requests = Counter[tuple[str, str]]()
         """Requests sent, retries included, by method and what they were about ("pods/status")."""
@@ -107,13 +112,14 @@ class KubeApi:
         from kubernetes.aio.client import Configuration
         from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
-        configuration = Configuration()
+        configuration, namespace = Configuration(), None
         try:
             if settings.in_cluster:
                 load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # theirs
             else:
                 path = None if settings.kubeconfig is None else str(settings.kubeconfig)
-                await load_kube_config(path, settings.context, configuration, persist_config=False)  # type: ignore[no-untyped-call]  # theirs
+                loader = await load_kube_config(path, settings.context, configuration, persist_config=False)  # type: ignore[no-untyped-call]  # theirs
+                namespace = loader.current_context["context"].get("namespace")
         except (ConfigException, OSError, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError) as exc:
             # the package looks into what is no kubeconfig without asking first
             where = settings.kubeconfig or "the default kubeconfig"
@@ -121,7 +127,8 @@ class KubeApi:
         configuration.retries = None
         if settings.server:
             configuration.host = settings.server
-        return cls(cast(_Configuration, configuration), _rest_of(configuration), settings)
+        named = namespace if isinstance(namespace, str) and namespace else _DEFAULT_NAMESPACE
+        return cls(cast(_Configuration, configuration), _rest_of(configuration), settings, namespace=named)
 
     async def __aenter__(self) -> Self:
         return self

@@ -37,7 +37,7 @@ def cluster_options(command: _Command) -> _Command:
 def namespace_options(command: _Command) -> _Command:
     """`-n`, `-A`: of one namespace, or of all."""
     command = click.option("-A", "--all-namespaces", is_flag=True, help="Of every namespace.")(command)
-    return click.option("-n", "--namespace", default="default", show_default=True, help="Of this namespace.")(command)
+    return click.option("-n", "--namespace", help="Of this namespace. Default: as kubectl.")(command)
 
 
 def ask(kubeconfig: Path | None, context: str | None, question: Callable[[KubeApi], Awaitable[Answer]]) -> Answer:

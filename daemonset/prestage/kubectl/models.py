@@ -119,11 +119,11 @@ def _counts(digest: str, caches: Sequence[NodeCache] | None) -> tuple[int | None
 @click.command()
 @namespace_options
 @cluster_options
-def models(namespace: str, all_namespaces: bool, kubeconfig: Path | None, context: str | None, as_json: bool) -> None:
+def models(namespace: str | None, all_namespaces: bool, kubeconfig: Path | None, context: str | None, as_json: bool) -> None:
     """The models of a namespace: StagedModels, and what annotations of its pods name."""
-    selection = Selection(namespace=None if all_namespaces else namespace)
 
     async def question(api: KubeApi) -> list[ModelRow]:
+        selection = Selection(namespace=None if all_namespaces else namespace or api.namespace)
         staged = await kinds(api, STAGED_MODELS, StagedModel, selection) or []
         artifacts = await kinds(api, ARTIFACTS, Artifact, selection) or []
         return rows(staged, artifacts, await kinds(api, NODE_CACHES, NodeCache))

@@ -106,7 +106,12 @@ def _replicas(one: Object) -> int:
 @click.option("--control-namespace", default="prestage", show_default=True, help="Where the chart is installed.")
 @cluster_options
 def status(
-    namespace: str, all_namespaces: bool, control_namespace: str, kubeconfig: Path | None, context: str | None, as_json: bool
+    namespace: str | None,
+    all_namespaces: bool,
+    control_namespace: str,
+    kubeconfig: Path | None,
+    context: str | None,
+    as_json: bool,
 ) -> None:
     """Pods with models: which are warm, which wait, for what. And whether every part of ours is up, where you may see that."""
 
@@ -114,7 +119,7 @@ def status(
         ours = Selection(namespace=control_namespace, labels=_PARTS)
         deployments, daemons = await allowed(api, DEPLOYMENTS, ours), await allowed(api, DAEMON_SETS, ours)
         seen = None if deployments is None or daemons is None else parts(deployments, daemons)
-        pods = await all_of(api, PODS, Selection(namespace=None if all_namespaces else namespace))
+        pods = await all_of(api, PODS, Selection(namespace=None if all_namespaces else namespace or api.namespace))
         return pod_rows(pods), seen
 
     rows, ours = ask(kubeconfig, context, question)

@@ -59,10 +59,12 @@ def asked_for(text: str) -> Asked:
 
 @click.command()
 @click.argument("what", metavar="POD|MODEL|IMAGE|NODE")
-@click.option("-n", "--namespace", default="default", show_default=True, help="Of this namespace.")
+@click.option("-n", "--namespace", help="Of this namespace. Default: as kubectl.")
 @click.option("--control-namespace", default="prestage", show_default=True, help="Where the chart is installed.")
 @cluster_options
-def why(what: str, namespace: str, control_namespace: str, kubeconfig: Path | None, context: str | None, as_json: bool) -> None:
+def why(
+    what: str, namespace: str | None, control_namespace: str, kubeconfig: Path | None, context: str | None, as_json: bool
+) -> None:
     """Why POD waits or was cold; why MODEL is still here, or went, and when it comes back; what NODE holds, and why.
 
     \b
@@ -74,7 +76,7 @@ def why(what: str, namespace: str, control_namespace: str, kubeconfig: Path | No
     """
 
     async def question(api: KubeApi) -> list[Finding]:
-        return await answer(api, asked_for(what), namespace, control_namespace, time.time())
+        return await answer(api, asked_for(what), namespace or api.namespace, control_namespace, time.time())
 
     found = ask(kubeconfig, context, question)
     if as_json:

@@ -57,6 +57,20 @@ def test_tables_of_real_objects(api: ApiServer) -> None:
     assert json.loads(said(api, "status", "-n", "shown", "--json")) == {"parts": [], "pods": []}
 
 
+def test_without_a_name_it_is_the_namespace_of_the_kubeconfigs_context(api: ApiServer, tmp_path: Path) -> None:
+    api.kubectl("create", "namespace", "current")
+    model = {"apiVersion": "prestage.dev/v1alpha1", "kind": "StagedModel", "metadata": {"name": "m", "namespace": "current"}}
+    api.kubectl("apply", "-f", "-", stdin=json.dumps({**model, "spec": {"source": "hf://org/name"}}))
+    there = tmp_path / "there.conf"
+    there.write_text(api.kubeconfig.read_text())
+    api.kubectl("config", "set-context", "--current", "--namespace=current", kubeconfig=there)
+    for words, seen in (([], ["current"]), (["-n", "default"], [])):
+        rows = json.loads(said(api, "models", "--json", *words, kubeconfig=there))
+        assert [row["namespace"] for row in rows] == seen
+    assert json.loads(said(api, "why", "m", "--json", kubeconfig=there))
+    assert json.loads(said(api, "models", "--json")) == []
+
+
 def test_a_tenant_sees_his_models_and_no_node(api: ApiServer) -> None:
     api.kubectl("create", "namespace", "tenant")
     verbs = ("--verb=get,list", "--resource=stagedmodels.prestage.dev,artifacts.prestage.dev")

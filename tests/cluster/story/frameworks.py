@@ -6,10 +6,8 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import subprocess
-import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 import pytest
 from story import Story
+from story.lending import HOUSE, OURS, lend, packages_of, python_of
 
 from cluster.installed import IMAGE
 from prestage.bench.minilm import model_folder
@@ -25,11 +24,6 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.needs("kubernetes-node", "helm", "versitygw", "toxiproxy-server"),
 ]
-HOUSE = Path(__file__).resolve().parents[3]
-LIBRARIES = Path("/usr/lib") / f"{platform.machine()}-linux-gnu"
-"""What torch is linked with and the image, which has no torch, lacks."""
-CORES = Path("/usr/bin/lscpu")
-"""vLLM asks it, and the image lacks it."""
 TMP = "/tmp"
 """The one place that it may write to: torch wants one when it is imported, vLLM takes its locks there."""
 MINILM, LLAMA = "sentence-transformers/all-MiniLM-L6-v2", "org/llama"
@@ -56,11 +50,6 @@ GENERATING = (HOUSE / "tests" / "engines" / "vllm_offline.py").read_text()
 MAKING = "import sys; from pathlib import Path; from models import llama; llama(Path(sys.argv[1]), tied=False)"
 
 
-def packages_of(environment: str) -> Path:
-    """Of one of ours below .tools."""
-    return (HOUSE / ".tools" / environment / "lib" / Path(sysconfig.get_path("purelib")).parent.name / "site-packages").resolve()
-
-
 @dataclass(frozen=True, slots=True)
 class Framework:
     """In a pod of this name. `arguments` go to `code` after the model."""
@@ -76,17 +65,10 @@ class Framework:
     @property
     def python(self) -> Path:
         """Its own interpreter on this machine."""
-        return HOUSE / ".tools" / self.environment / "bin" / "python"
-
-    @property
-    def paths(self) -> str:
-        """Where its packages are, here and in the pod."""
-        return ":".join(map(str, self.packages))
+        return python_of(self.environment)
 
 
-TRANSFORMERS = Framework(
-    "transformers", "torch", (packages_of("torch"), Path(sysconfig.get_path("purelib")).resolve()), LOADING, MINILM
-)
+TRANSFORMERS = Framework("transformers", "torch", (packages_of("torch"), OURS), LOADING, MINILM)
 VLLM = Framework(
     "vllm",
     "vllm",
@@ -107,23 +89,17 @@ VLLM = Framework(
 
 def pod(it: Framework) -> str:
     """As a careful user writes it."""
-    lent = {**{path: str(path) for path in it.packages}, LIBRARIES: "/lent", CORES: str(CORES)}
-    mounts = [{"name": f"lent-{at}", "mountPath": place, "readOnly": True} for at, place in enumerate(lent.values())]
-    volumes: list[dict[str, Any]] = [{"name": f"lent-{at}", "hostPath": {"path": str(path)}} for at, path in enumerate(lent)]
-    mounts.append({"name": "tmp", "mountPath": TMP})
-    volumes.append({"name": "tmp", "emptyDir": {}})
-    env = {"PYTHONPATH": it.paths, "HOME": TMP, "LD_LIBRARY_PATH": "/usr/local/lib:/lent", **(it.env or {})}
-    env |= {"WHO": WHO, "CODE": it.code}
     container = {
         "name": "loads",
         "image": f"{IMAGE}:test",
         "imagePullPolicy": "Never",
         "command": ["sh", "-ec", 'python3 -c "$WHO"; exec python3 -c "$CODE" "$@"', "sh", it.model, *it.arguments],
-        "env": [{"name": name, "value": value} for name, value in env.items()],
         "securityContext": {"readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": mounts,
+        "volumeMounts": [{"name": "tmp", "mountPath": TMP}],
     }
-    spec = {"containers": [container], "volumes": volumes, "restartPolicy": "Never", "securityContext": {"runAsUser": 1000}}
+    spec: dict[str, Any] = {"containers": [container], "restartPolicy": "Never", "securityContext": {"runAsUser": 1000}}
+    spec["volumes"] = [{"name": "tmp", "emptyDir": {}}]
+    lend(spec, *it.packages, env={"HOME": TMP, **(it.env or {}), "WHO": WHO, "CODE": it.code})
     asked = {"model.prestage.dev/model": f"hf://{it.model}@main", "prestage.dev/layout": "HuggingFace"}
     metadata = {"name": it.name, "namespace": "demo", "annotations": asked}
     return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
