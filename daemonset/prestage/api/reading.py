@@ -6,7 +6,9 @@ Reading is lenient where the next version may say more (unknown fields pass), st
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import msgspec
@@ -67,19 +69,52 @@ def written(stored: Stored) -> dict[str, object]:
     return {"apiVersion": API_VERSION, **made}
 
 
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What a value of a type is held to, beside its type."""
+
+    mark: Mark
+    is_bound: bool
+    """By anything of the mark but how a list is merged."""
+    item: _Shape | None
+    """Of each entry; None: it is no list."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """`name`: in JSON; `attribute`: in Python."""
+
+    name: str
+    attribute: str
+    shape: _Shape
+
+
+@cache
+def _fields(kind: type[Value]) -> tuple[_Field, ...]:
+    """Found out once for each type: a NodeCache is read a thousand times for one of its fields."""
+    return tuple(_Field(field.encode_name, field.name, _shape(field.type)) for field in fields_of(kind))
+
+
+def _shape(kind: inspect.Type) -> _Shape:
+    mark, plain = marked(kind), bare(kind)
+    item = _shape(plain.item_type) if isinstance(plain, inspect.ListType) else None
+    return _Shape(mark, bool(mark.form or mark.quantity or mark.rules), item)
+
+
 def _misformed(value: Value, path: str) -> Iterator[Invalid]:
-    fields = {field.encode_name: getattr(value, field.name) for field in fields_of(type(value))}
-    for rule in type(value).RULES:
-        if rule.holds is not None and not rule.holds(fields):
+    kind = type(value)
+    given = {field.name: getattr(value, field.attribute) for field in _fields(kind)}
+    for rule in kind.RULES:
+        if rule.holds is not None and not rule.holds(given):
             yield Invalid(path, rule.message)
-    for field in fields_of(type(value)):
-        given = fields[field.encode_name]
-        if given is not None:
-            yield from _misformed_at(field.type, given, f"{path}.{field.encode_name}".lstrip("."))
+    for field in _fields(kind):
+        one = given[field.name]
+        if one is not None and (field.shape.is_bound or isinstance(one, Value | list)):
+            yield from _misformed_at(field.shape, one, f"{path}.{field.name}".lstrip("."))
 
 
-def _misformed_at(shape: inspect.Type, given: object, path: str) -> Iterator[Invalid]:
-    mark, plain = marked(shape), bare(shape)
+def _misformed_at(shape: _Shape, given: object, path: str) -> Iterator[Invalid]:
+    mark = shape.mark
     if mark.form and isinstance(given, str) and not re.fullmatch(mark.form.pattern, given):
         yield Invalid(path, mark.form.message)
     if mark.quantity and isinstance(given, int | str):
@@ -92,10 +127,10 @@ def _misformed_at(shape: inspect.Type, given: object, path: str) -> Iterator[Inv
             yield Invalid(path, rule.message)
     if isinstance(given, Value):
         yield from _misformed(given, path)
-    elif isinstance(given, list) and isinstance(plain, inspect.ListType):
+    elif isinstance(given, list) and shape.item is not None:
         yield from _twice(given, mark, path)
         for number, one in enumerate(given):
-            yield from _misformed_at(plain.item_type, one, f"{path}[{number}]")
+            yield from _misformed_at(shape.item, one, f"{path}[{number}]")
 
 
 def _twice(given: list[object], mark: Mark, path: str) -> Iterator[Invalid]:
@@ -104,8 +139,14 @@ def _twice(given: list[object], mark: Mark, path: str) -> Iterator[Invalid]:
         return
     seen = set[tuple[object, ...]]()
     for one in given:
-        names = {field.encode_name: field.name for field in fields_of(type(one))} if isinstance(one, Value) else {}
-        key = tuple(getattr(one, names[name]) for name in mark.keys) or (one,)
+        attributes = _attributes(type(one)) if mark.keys and isinstance(one, Value) else {}
+        key = tuple(getattr(one, attributes[name]) for name in mark.keys) or (one,)
         if key in seen:
             yield Invalid(path, f"duplicate entries for key {', '.join(map(str, key))}")
         seen.add(key)
+
+
+@cache
+def _attributes(kind: type[Value]) -> Mapping[str, str]:
+    """By their names in JSON."""
+    return {field.name: field.attribute for field in _fields(kind)}

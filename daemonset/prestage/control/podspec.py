@@ -32,14 +32,14 @@ INJECTED = frozenset(
 def part(seen: object, *path: str) -> Mapping[str, object]:
     """The object below `path`; empty where there is none."""
     for key in path:
-        seen = seen.get(key) if isinstance(seen, Mapping) else None
-    return seen if isinstance(seen, Mapping) else {}
+        seen = seen.get(key) if type(seen) is dict or isinstance(seen, Mapping) else None
+    return seen if type(seen) is dict or isinstance(seen, Mapping) else {}
 
 
 def entries(seen: object, key: str) -> list[Object]:
     """The objects of the list at `key`."""
-    found = seen.get(key) if isinstance(seen, Mapping) else None
-    return [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
+    found = seen.get(key) if type(seen) is dict or isinstance(seen, Mapping) else None
+    return [one for one in found if type(one) is dict or isinstance(one, Mapping)] if isinstance(found, list) else []
 
 
 def annotations_of(seen: Object) -> dict[str, str]:

@@ -45,7 +45,7 @@ def template_of(pod: Object, owners: Owners) -> Template | None:
 def controller_of(seen: Object) -> Mapping[str, object] | None:
     """The owner reference of who made it and looks after it."""
     found = metadata_of(seen).get("ownerReferences")
-    references = [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
+    references = [one for one in found if type(one) is dict or isinstance(one, Mapping)] if isinstance(found, list) else []
     return next((one for one in references if one.get("controller") is True), None)
 
 

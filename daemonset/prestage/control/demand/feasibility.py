@@ -259,7 +259,7 @@ def _toleration(given: Mapping[str, object]) -> Toleration:
 
 
 def _mapping(given: object) -> Mapping[str, object]:
-    return given if isinstance(given, Mapping) else {}
+    return given if type(given) is dict or isinstance(given, Mapping) else {}
 
 
 def _list(given: object) -> list[Mapping[str, object]]:

@@ -103,7 +103,7 @@ def _models(pod: Object, spec: Mapping[str, object]) -> tuple[tuple[WantedModel,
 
 
 def _mapping(given: object) -> Mapping[str, object]:
-    return given if isinstance(given, Mapping) else {}
+    return given if type(given) is dict or isinstance(given, Mapping) else {}
 
 
 def _list(given: object) -> list[object]:

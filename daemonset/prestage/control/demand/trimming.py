@@ -206,7 +206,7 @@ def _container(given: Mapping[str, object]) -> dict[str, object]:
 
 
 def _mapping(given: object) -> Mapping[str, object]:
-    return given if isinstance(given, Mapping) else {}
+    return given if type(given) is dict or isinstance(given, Mapping) else {}
 
 
 def _list(given: object) -> list[Mapping[str, object]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from prestage.control.demand.amounts import requests_of
 from prestage.control.demand.feasibility import Needs, misfit, suits
 from prestage.control.gates.images import NO_IMAGES, ImageOutlook, PodImages, Standing, image_outlook, with_awaited
-from prestage.control.gates.prediction import Backlog, Outlook, backlog_of, outlook
+from prestage.control.gates.prediction import LEAST_S, Backlog, Outlook, backlog_of, outlook
 from prestage.control.gates.preference import PLACES_MAX, place_of
 from prestage.control.gates.world import World
 from prestage.control.podspec import part
@@ -126,10 +126,11 @@ class Look:
         if bare and not roomy:
             return _of_models(looks, bare, world)
         moments = [one.ready_in_s for one in at_hand.values() if one.ready_in_s is not None]
-        others = fit.with_room if not roomy else ()
-        far = [self._backlog(name) for name in others if name not in near and world.holding(name) is not None]
-        if far and all(digest in world.sizes for digest in digests):
-            moments.append(min(one.with_more_s(digests, world.sizes) for one in far))
+        others, held, sizes = fit.with_room if not roomy else (), world.holdings(), world.sizes
+        far = [self._backlog(name) for name in others if name in held and name not in near]
+        if far and all(digest in sizes for digest in digests):
+            more_bytes = sum(sizes[digest] for digest in digests)
+            moments.append(max(LEAST_S, min(one.left_s + more_bytes / one.rate_bytes_per_s for one in far)))
         return Prospect(
             warm=tuple(roomy),
             bare=tuple(bare),
