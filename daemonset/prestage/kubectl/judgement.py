@@ -24,6 +24,7 @@ _USUAL: Final = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/", "no
 _ENFORCING: Final = re.compile(r"red hat|rhel|centos|rocky|alma|fedora|oracle linux|bottlerocket|flatcar selinux", re.IGNORECASE)
 _NAMED: Final = 3
 _FREE_MIN_PERCENT: Final = 20.0
+_CRDS_FIRST: Final = "helm install prestage-crds first"
 
 
 def judge(facts: ClusterFacts) -> list[Finding]:
@@ -100,6 +101,12 @@ def _tainted(nodes: Sequence[NodeFacts]) -> Iterator[Finding]:
         )
 
 
+def _describe(part: str) -> str:
+    """What shows why its pods do not run: their containers' last words, and their Events."""
+    component = "node" if part.startswith("prestage-node") else part.removeprefix("prestage-")
+    return f"kubectl -n prestage describe pods -l app.kubernetes.io/component={component}"
+
+
 def _thresholds(nodes: Sequence[NodeFacts]) -> Iterator[Finding]:
     asked = [node for node in nodes if node.eviction is not None]
     if not asked:
@@ -127,8 +134,10 @@ def _kubelet(facts: ClusterFacts) -> Iterator[Finding]:
 def _installed(facts: ClusterFacts) -> Iterator[Finding]:
     if facts.definitions is not None:
         missing = sorted({f"{kind.plural}.prestage.dev" for kind in KINDS} - set(facts.definitions))
-        if missing:
-            yield error("kinds", f"not there: {', '.join(missing)}", "helm install prestage-crds first")
+        if missing and facts.parts == ():
+            yield note("kinds", f"not there yet: {', '.join(missing)}", _CRDS_FIRST)
+        elif missing:
+            yield error("kinds", f"not there: {', '.join(missing)}", _CRDS_FIRST)
         else:
             yield ok("kinds", f"all {len(KINDS)} are there")
     if facts.has_namespace and facts.pod_security in ("baseline", "restricted"):
@@ -142,7 +151,7 @@ def _installed(facts: ClusterFacts) -> Iterator[Finding]:
         return
     for part in facts.parts:
         text = f"{part.name}: {part.ready} of {part.wanted} ready"
-        yield ok("running", text) if part.is_up else error("running", text, "kubectl -n prestage get pods", "unavailable")
+        yield ok("running", text) if part.is_up else error("running", text, _describe(part.name), "unavailable")
     if facts.has_driver is False:
         yield error("driver", "the CSIDriver prestage.dev is not there", "helm upgrade --install prestage …")
     if others := _names(facts.nodes or (), lambda node: node.has_driver is False and node.system != "windows"):

@@ -108,7 +108,7 @@ async def answer(api: Api, asked: Asked, namespace: str, control_namespace: str,
             node, pools = await _one(api, NODES, asked.name), await allowed(api, STORE_POOLS)
             start = about_start(node, pools or (), cache) if node is not None else []
             return [*start, *about_node(cache, await allowed(api, ARTIFACTS), decisions, now)]
-    what = asked.kind or "pod, model or node"
+    what = {"": "pod, model or node", "model": "model or image"}.get(asked.kind, asked.kind)
     where = "" if asked.kind == "node" else f" in namespace {namespace}"
     hint = "pod/NAME, model/NAME or node/NAME; -n NAMESPACE; kubectl prestage models lists models"
     raise NotFound(f"there is no {what} {asked.name!r}{where} that you may see", hint=hint)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,12 @@ def test_vllm_finds_its_model_and_completes_as_on_this_machine(allowed: Story, t
         lend(spec, packages_of("vllm"), env=ON_THE_CPU, files={program: "/usr/local/bin/vllm"})
 
     kubectl("apply", "-n", "demo", "-f", "-", stdin=example("vllm", changed))
-    took_s = story.available("vllm", timeout_s=400)
+    began_s, ready = time.monotonic(), ("get", "deployment", "vllm", "-n", "demo", "-o", "jsonpath={.status.availableReplicas}")
+    try:
+        story.told(lambda: kubectl(*ready) == "1", "vLLM serves", timeout_s=400)
+    except TimeoutError as exc:
+        raise AssertionError(kubectl("logs", "-n", "demo", "-l", "app=vllm", "--tail=100")) from exc
+    took_s = time.monotonic() - began_s
     [pod] = story.pods("vllm")
     body = json.dumps({"model": name, "prompt": PROMPT, "max_tokens": 16, "temperature": 0})
     said = asked(story, pod, "http://127.0.0.1:8000/v1/completions", body)["choices"][0]["text"]

@@ -34,7 +34,7 @@ def test_each_pod_of_the_job_counts_what_the_file_says_it_holds(story: Story) ->
         assert done.returncode == 0, f"{done.stderr}\n{kubectl('describe', 'pods', '-n', 'demo', '-l', 'job-name=count')}"
         said = kubectl("logs", "-n", "demo", "-l", "job-name=count", "--tail=-1").splitlines()
     finally:
-        kubectl("delete", "job", "count", "-n", "demo", "--timeout=60s")
+        kubectl("delete", "job", "count", "-n", "demo", "--cascade=foreground", "--timeout=60s")
         story.hub.disconnect()
     assert said == ["2 tensors, 17 parameters"] * 4
 

@@ -148,11 +148,11 @@ def test_a_service_accounts_token_is_asked_for_and_only_that_of_the_fetcher() ->
 
 def test_what_rbac_does_not_give_is_told_with_the_command_that_gives_it() -> None:
     secret = read_credentials("token")
-    for named in (account(), secret):
+    for named, flag in ((account(), "--fetcher"), (secret, "--secret token")):
         with pytest.raises(No) as found:
             run(credentials_of(Forbidding(), "team-a", named, OriginType.S3))
         assert code(found) == "NoCredentials"
-        assert "kubectl prestage enable team-a" in str(found.value.refusal.hint)
+        assert f"kubectl prestage enable team-a {flag} -o yaml" in str(found.value.refusal.hint)
 
 
 def read_credentials(secret: str) -> Credentials:

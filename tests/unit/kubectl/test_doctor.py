@@ -79,6 +79,7 @@ def node(**changes: object) -> ClusterFacts:
         (replace(GOOD, kubelet_dirs=("/var/lib/k0s/kubelet",)), "kubelet-dir", Level.WARNING),
         (replace(GOOD, kubelet_dirs=()), "kubelet-dir", Level.NOTE),
         (replace(GOOD, definitions=()), "kinds", Level.ERROR),
+        (replace(GOOD, definitions=(), parts=()), "kinds", Level.NOTE),
         (replace(GOOD, pod_security="restricted"), "podsecurity", Level.ERROR),
         (replace(GOOD, pod_security=""), "podsecurity", Level.NOTE),
         (replace(GOOD, parts=()), "installed", Level.NOTE),

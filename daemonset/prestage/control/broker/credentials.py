@@ -90,7 +90,7 @@ async def _of_secret(api: Api, namespace: str, name: str, kind: OriginType) -> K
     except Missing as exc:
         raise denied("NoCredentials", f"there is no Secret {namespace}/{name}", "create it, or name another one") from exc
     except Forbidden as exc:
-        raise _not_let(namespace, f"Secret {name}") from exc
+        raise _not_let(namespace, f"Secret {name}", f"--secret {name}") from exc
     data = found.get("data")
     return read_keys(f"Secret {namespace}/{name}", data if isinstance(data, Mapping) else {}, kind)
 
@@ -136,10 +136,10 @@ async def _of_account(api: Api, namespace: str, name: str, role: str | None, kin
         answer = await api.create(SERVICE_ACCOUNTS, asked, namespace=namespace, name=name, subresource="token")
     except Missing as exc:
         raise denied(
-            "NoCredentials", f"there is no service account {namespace}/{name}", f"kubectl prestage enable {namespace}"
+            "NoCredentials", f"there is no service account {namespace}/{name}", f"kubectl prestage enable {namespace} --fetcher"
         ) from exc
     except Forbidden as exc:
-        raise _not_let(namespace, f"the service account {name}") from exc
+        raise _not_let(namespace, f"the service account {name}", "--fetcher") from exc
     status = answer.get("status")
     token = status.get("token") if isinstance(status, Mapping) else None
     if not isinstance(token, str):
@@ -147,8 +147,8 @@ async def _of_account(api: Api, namespace: str, name: str, role: str | None, kin
     return RoleToken(role, token, f"the role {role} by {namespace}/{name}")
 
 
-def _not_let(namespace: str, what: str) -> No:
-    hint = f"apply what `kubectl prestage enable {namespace} -o yaml` prints"
+def _not_let(namespace: str, what: str, flag: str) -> No:
+    hint = f"apply what `kubectl prestage enable {namespace} {flag} -o yaml` prints"
     return denied("NoCredentials", f"{what} in {namespace} is not given to the broker", hint)
 
 
