@@ -9,9 +9,7 @@ after `IDLE_S` without bytes it is closed, which keeps what was written and lets
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -44,8 +42,6 @@ from prestage.wire.containerd_pb2 import (
 _SERVICE = "/containerd.services.content.v1.Content"
 CHUNK_BYTES = 1 << 20
 """Of one message: 1 MiB in lockstep is as fast as anything (recorded in docs/images.md)."""
-WINDOW = 2
-"""Messages that containerd has not answered, beside the one that is made: so neither of the two waits for the other."""
 IDLE_S = 5.0
 """Longest time that a stream is open without a byte: containerd 2.3 ends a pull that has waited for one too long."""
 SILENCE_S = 60.0
@@ -193,19 +189,19 @@ async def _talk(call: Stream, writing: Writing, source: Bytes) -> Written:
 
 
 async def _feed(call: Stream, writing: Writing, source: Bytes, offset: int) -> None:
-    """All from `offset` on; some messages are made and sent while containerd writes those before them."""
+    """All from `offset` on; the next message is made while containerd writes the last one."""
     writing.told(offset)
-    sent: deque[int] = deque()
-    while (message := await _next(writing, source, offset)) is not None:
-        offset = message.stop
-        await _sent(call, message.raw)
-        sent.append(offset)
-        if len(sent) > WINDOW:
-            await _answer(call)
-            writing.told(sent.popleft())
-    while sent:
-        await _answer(call)
-        writing.told(sent.popleft())
+    ahead = asyncio.ensure_future(_next(writing, source, offset))
+    try:
+        while (message := await ahead) is not None:
+            ahead = asyncio.ensure_future(_next(writing, source, message.stop))
+            await _answered(call, message.raw)
+            writing.told(message.stop)
+    finally:
+        ahead.cancel()
+        await asyncio.wait([ahead])
+        if not ahead.cancelled():
+            ahead.exception()  # another error is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,29 +237,13 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-async def _answered(call: Stream, request: ContentWriteRequest, timeout_s: float = SILENCE_S) -> ContentWriteAnswer:
-    await _sent(call, request, timeout_s)
-    return await _answer(call, timeout_s)
-
-
-async def _sent(call: Stream, request: ContentWriteRequest | bytes, timeout_s: float = SILENCE_S) -> None:
-    with _silence(timeout_s):
+async def _answered(call: Stream, request: ContentWriteRequest | bytes, timeout_s: float = SILENCE_S) -> ContentWriteAnswer:
+    try:
         async with asyncio.timeout(timeout_s):
             await call.write(request)
-
-
-async def _answer(call: Stream, timeout_s: float = SILENCE_S) -> ContentWriteAnswer:
-    with _silence(timeout_s):
-        async with asyncio.timeout(timeout_s):
             answer = await call.read()
+    except TimeoutError:
+        raise Unavailable(f"containerd said nothing for {timeout_s:.0f} s", hint="see its log; its disk may hang") from None
     if not isinstance(answer, ContentWriteAnswer):
         raise Unavailable("containerd ended a write", hint="try again")
     return answer
-
-
-@contextmanager
-def _silence(timeout_s: float) -> Iterator[None]:
-    try:
-        yield
-    except TimeoutError:
-        raise Unavailable(f"containerd said nothing for {timeout_s:.0f} s", hint="see its log; its disk may hang") from None
