@@ -23,6 +23,8 @@ CHART = Path(__file__).resolve().parents[2] / "daemonset" / "chart"
 IMAGE = "localhost/prestage"
 NAMESPACE = "prestage"
 ROOT = "/mnt/prestage/store"
+IN_PLACE = os.environ.get("PRESTAGE_IMAGES_IN_PLACE") == "1"
+"""How the chart's images container stages: by the socket, which is the default."""
 PRESTAGE_START_S = 240.0
 DISK_BYTES = 640 << 20
 _DISK = f"""
@@ -76,7 +78,12 @@ class Installed:
         return {
             "image": {"repository": IMAGE, "tag": "test", "pullPolicy": "Never"},
             "pools": {"default": {"root": ROOT, "requireMountpoint": True}},
-            "images": {"enabled": True, "highWater": 100, "resources": {}},  # the machine's own disk may be as full as it is
+            "images": {
+                "enabled": True,
+                "inPlace": IN_PLACE,
+                "highWater": 100,  # the machine's own disk may be as full as it is
+                "resources": {},
+            },
             "broker": {**small, "clusterIP": address},
             "planner": small,
             "admission": small,
