@@ -116,7 +116,7 @@ soak: setup ## the agent under four clients and faults for two hours (SOAK_S=600
 bench-control: setup ## the control plane with 500 fake nodes and 2,000 pods (root; ARGS="--nodes 50 --pods 200"); prints the table of `prestage bench control`
 	PYTHONPATH=cacher:daemonset:bench:loader-lib:tests $(BIN)/python -m cluster.fleet $(ARGS)
 
-bench-plan: setup ## the planner on 5,000 simulated nodes and rates of your own (RATES=file; many hours; ARGS="--hours 1" for a part, "--nodes 450 --origin 54G" for fewer); prints a table
+bench-plan: setup ## the planner on 5,000 simulated nodes and rates of your own (RATES=file; days; ARGS='--nodes 450 --origin 54G --tick 60 --hours 12' is 10 minutes); prints a table
 	$(BIN)/prestage bench plan --rates $(RATES) --nodes 5000 --gpus 8 --budget 2000000000000 --link 3000000000 --origin 600000000000 \
 	  --tick 300 --seeds 1 --announced 0.5 --schedulers steered --policies "LRU,cron only,prestage" $(ARGS)
 
