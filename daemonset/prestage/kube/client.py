@@ -7,6 +7,7 @@ again and for how long is said in ports.py and decided by answers.py.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import ssl
 import urllib.parse
@@ -88,6 +89,13 @@ class _Ask:
         return f"{self.method.lower()} {self.path}"
 
 
+def _look_for(path: str | None) -> None:
+    """The package takes a file that is not there for an empty one. Raises: NoCluster."""
+    named = path or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    if not any(os.path.exists(os.path.expanduser(one)) for one in named.split(os.pathsep)):
+        raise NoCluster(f"there is no kubeconfig {named!r}", hint="set KUBECONFIG, or say --kubeconfig FILE")
+
+
 class KubeApi:
     """Open it with `async with await KubeApi.connect(settings)`. One for a process: connections are shared."""
 
@@ -118,6 +126,7 @@ class KubeApi:
                 load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # theirs
             else:
                 path = None if settings.kubeconfig is None else str(settings.kubeconfig)
+                _look_for(path)
                 loader = await load_kube_config(path, settings.context, configuration, persist_config=False)  # type: ignore[no-untyped-call]  # theirs
                 namespace = loader.current_context["context"].get("namespace")
         except (ConfigException, OSError, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError) as exc:
