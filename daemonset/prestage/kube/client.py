@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, cast
 
@@ -92,7 +93,7 @@ class _Ask:
 def _look_for(path: str | None) -> None:
     """The package takes a file that is not there for an empty one. Raises: NoCluster."""
     named = path or os.environ.get("KUBECONFIG") or "~/.kube/config"
-    if not any(os.path.exists(os.path.expanduser(one)) for one in named.split(os.pathsep)):
+    if not any(Path(one).expanduser().exists() for one in named.split(os.pathsep)):
         raise NoCluster(f"there is no kubeconfig {named!r}", hint="set KUBECONFIG, or say --kubeconfig FILE")
 
 

@@ -392,7 +392,7 @@ def test_a_kubeconfig_that_is_none_says_what_to_do(api_server: ApiServer) -> Non
             path.write_text(text)
             with pytest.raises(NoCluster, match="set KUBECONFIG, or say --kubeconfig FILE"):
                 await KubeApi.connect(KubeSettings(kubeconfig=path))
-        with pytest.raises(NoCluster, match="there is no kubeconfig '.*missing.conf'"):
+        with pytest.raises(NoCluster, match=r"there is no kubeconfig '.*missing.conf'"):
             await KubeApi.connect(KubeSettings(kubeconfig=path.with_name("missing.conf")))
 
     run(test())
