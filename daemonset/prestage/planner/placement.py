@@ -71,7 +71,7 @@ def place_waiting(ledger: Ledger, copies: Copies, demand: Demand, welcome: Colle
 def place_declared(ledger: Ledger, copies: Copies, demand: Demand, timing: Timing, meant: Collection[str] = ()) -> Placed:
     """`meant`: where it was to go by the last plan, though no node was told yet."""
     placed = Placed()
-    names = demand.feasible | demand.at.keys() if demand.at.keys() - demand.feasible else demand.feasible
+    names = demand.feasible if demand.at.keys() <= demand.feasible else demand.feasible | demand.at.keys()
     ranked = _on_time_first(ledger, demand, timing, _with_place_first(ledger, demand, names, meant))
     placed.missing = max(0, _spread(ledger, demand, ranked, placed, timing))
     if not placed.nodes:
@@ -93,8 +93,12 @@ def _with_place_first(ledger: Ledger, demand: Demand, names: frozenset[str], mea
     known = ledger.near.get(demand.artifact, frozenset[str]())
     begun = {name for name in known if name in names and _is_for_a_window(ledger.books[name], demand)}
     begun |= {name for name in meant if name in names}
-    first = {name for name in demand.at.keys() | begun if ledger.places.left(demand, name) > 0}
-    yield from _ranked(ledger, demand, first, meant)
+    among = demand.at.keys() if begun <= demand.at.keys() else demand.at.keys() | begun
+    first = set[str]()
+    for name in _ranked(ledger, demand, among, meant):  # asked one by one: some of thousands are looked at
+        if ledger.places.left(demand, name) > 0:
+            first.add(name)
+            yield name
     if left := names - first:
         yield from _ranked(ledger, demand, left)
 

@@ -17,19 +17,17 @@ import asyncio
 import ctypes
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from prestage.cacher.digests import PIECE_BYTES
 from prestage.cacher.errors import Denied, Full, Unavailable
 from prestage.images.containerd.content import Content, Writing, Written
+from prestage.images.containerd.ending import to_its_end
 from prestage.images.containerd.waiting import write_at_last
 from prestage.images.descriptors import Descriptor
 
-_T = TypeVar("_T")
 _LIBC = ctypes.CDLL(None)
 _SYNC_WRITE = 2
 """SYNC_FILE_RANGE_WRITE."""
@@ -97,7 +95,7 @@ class Placer:
             Full: containerd's file system is.
             Corrupt, PrestageError: as `Content.write`.
         """
-        await _to_its_end(partial(file.link, writing.blob.digest.partition(":")[2]))
+        await to_its_end(asyncio.to_thread(file.link, writing.blob.digest.partition(":")[2]))
         return await write_at_last(self._content, writing, _Reading(file))
 
 
@@ -107,7 +105,7 @@ class _Reading:
 
     async def read(self, offset: int, size_bytes: int) -> memoryview:
         data = memoryview(bytearray(size_bytes))
-        if not (count := await _to_its_end(partial(self._file.read, data, offset))):
+        if not (count := await to_its_end(asyncio.to_thread(self._file.read, data, offset))):
             raise Unavailable("a layer's file ended early", hint="see the disk under containerd")
         return data[:count]
 
@@ -130,15 +128,3 @@ def _translated(folder: Path) -> Iterator[None]:
         if isinstance(exc, PermissionError):
             raise Denied(f"{folder}: {exc.strerror}", hint="putting layers in place takes containerd's folder, as root") from exc
         raise Unavailable(f"{folder}: {exc.strerror}", hint="see the disk under containerd") from exc
-
-
-async def _to_its_end(work: Callable[[], _T]) -> _T:
-    """In a thread, also when the caller is cancelled meanwhile: file and memory are not its own before."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        if not running.cancelled():
-            running.exception()  # what came of it is nobody's any more
-        raise

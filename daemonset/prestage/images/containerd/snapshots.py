@@ -8,7 +8,6 @@ there; containerd 1.6 then does not put it on the lease, so that is always done 
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -19,6 +18,7 @@ from google.protobuf.empty_pb2 import Empty
 from prestage.cacher.errors import Corrupt, NotFound, PrestageError, Unavailable
 from prestage.images.chains import ChainId
 from prestage.images.containerd.channel import AlreadyThere, Channel
+from prestage.images.containerd.ending import to_its_end
 from prestage.images.containerd.leases import Leases, Resource
 from prestage.images.image import Layer
 from prestage.wire.containerd_pb2 import (
@@ -105,7 +105,7 @@ class Snapshots:
             return await self._commit(lease, key, layer)
         except BaseException:
             with suppress(PrestageError):
-                await asyncio.shield(self.remove(key))
+                await to_its_end(self.remove(key))
             raise
 
     async def sweep(self, lease: str) -> int:

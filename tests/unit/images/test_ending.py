@@ -1,0 +1,51 @@
+"""What was begun is waited for, though who began it is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from prestage.images.containerd.ending import to_its_end
+
+
+def test_what_comes_of_it_is_told() -> None:
+    async def fails() -> None:
+        raise ValueError("no")
+
+    async def both() -> str:
+        with pytest.raises(ValueError, match="no"):
+            await to_its_end(fails())
+        return await to_its_end(asyncio.sleep(0, "yes"))
+
+    assert asyncio.run(both()) == "yes"
+
+
+@pytest.mark.parametrize("error", [None, ValueError("nobody is told")])
+def test_cancelled_it_ends_after_the_work_and_says_only_that(error: Exception | None) -> None:
+    async def cancelled() -> list[str]:
+        seen, go = list[str](), asyncio.Event()
+
+        async def work() -> None:
+            await go.wait()
+            seen.append("worked")
+            if error is not None:
+                raise error
+
+        async def caller() -> None:
+            try:
+                await to_its_end(work())
+            finally:
+                seen.append("ended")
+
+        running = asyncio.ensure_future(caller())
+        await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.sleep(0)
+        seen.append("still there")
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return seen
+
+    assert asyncio.run(cancelled()) == ["still there", "worked", "ended"]
