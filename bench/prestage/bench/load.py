@@ -49,8 +49,8 @@ _BY_STATE: dict[str, tuple[str, ...]] = {
 _NEEDS = {"fastsafetensors": "fastsafetensors", "runai": "runai_model_streamer"}
 """Rivals that are no dependency, and the module of each; both know torch only."""
 _RETURN_NOTHING = ("xxh3", *_RAW)
-_MAP_WHAT_IS_HOT = ("safetensors", "prestage", "prestage-verified")
-"""With torch and numpy alike. Memory that is handed over for nothing pushes hot files out."""
+_MAP_WHAT_IS_HOT = {"pt": ("safetensors", "prestage", "prestage-verified"), "np": ("prestage", "prestage-verified")}
+"""By framework: safetensors copies for numpy. Memory that is handed over for nothing pushes hot files out."""
 _STRIPE_BYTES = 32 << 20
 _SPARE_BYTES = 512 << 20
 
@@ -191,7 +191,7 @@ def measure(job: LoadJob, scratch: Path, tell: Callable[[str], None]) -> LoadRes
 
 def _takes_no_memory(variant: str, state: str, job: LoadJob) -> bool:
     """But what the bench itself needs: for bytes that it returns."""
-    return variant in _RETURN_NOTHING or job.ranks > 1 or (state == "hot" and variant in _MAP_WHAT_IS_HOT)
+    return variant in _RETURN_NOTHING or job.ranks > 1 or (state == "hot" and variant in _MAP_WHAT_IS_HOT[job.framework])
 
 
 def prepare(files: Sequence[Path], state: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from loading import bytes_tensors
 
-from prestage.bench import load_run
+from prestage.bench import load_child, load_run
 from prestage.bench.cold import StillWarm, make_cold
 from prestage.bench.load import LoadJob, LoadResult, load
 from prestage.bench.load_rows import goals, rows
@@ -77,6 +78,19 @@ def test_a_hot_run_that_was_none_is_said_to_be_noisy(tmp_path: Path, state: str,
     samples = {number: {"foreign_cores": 0.0, "disk_bytes": read} for number, read in enumerate((9_999.0, 10_001.0))}
     result = LoadResult(job, describe(tmp_path), 1_000_000, {}, {("prestage", state): samples})
     assert [one.partition(":")[0] for one in result.noisy()] == said
+
+
+def test_only_loaders_that_copy_are_handed_memory_for_hot_files(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed = dict[str, int]()
+    run_child = load_child.run
+
+    def noted(variants: Sequence[str], framework: str, files: Sequence[Path], memory: int, ready: Callable[[], object]) -> Any:
+        handed[variants[0]] = memory
+        return run_child(variants, framework, files, memory, ready)
+
+    monkeypatch.setattr(load_child, "run", noted)
+    result = run(model, "--rounds", "1", "--state", "hot", "--loaders", "safetensors,prestage")
+    assert handed["safetensors"] - handed["prestage"] == result["bytes"], "it copies for numpy"
 
 
 def test_ranks_load_at_once_and_their_bytes_from_disk_add_up(model: Path) -> None:
