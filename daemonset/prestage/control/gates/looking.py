@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from prestage.control.demand.amounts import requests_of
 from prestage.control.demand.feasibility import Needs, misfit, suits
 from prestage.control.gates.images import NO_IMAGES, ImageOutlook, PodImages, Standing, image_outlook, with_awaited
-from prestage.control.gates.prediction import LEAST_S, Backlog, Outlook, backlog_of, outlook
+from prestage.control.gates.prediction import Backlog, Outlook, backlog_of, outlook
 from prestage.control.gates.preference import PLACES_MAX, place_of
 from prestage.control.gates.world import World
 from prestage.control.podspec import part
@@ -130,7 +130,7 @@ class Look:
         far = [self._backlog(name) for name in others if name in held and name not in near]
         if far and all(digest in sizes for digest in digests):
             more_bytes = sum(sizes[digest] for digest in digests)
-            moments.append(max(LEAST_S, min(one.left_s + more_bytes / one.rate_bytes_per_s for one in far)))
+            moments.append(min(one.with_bytes_s(more_bytes) for one in far))
         return Prospect(
             warm=tuple(roomy),
             bare=tuple(bare),

@@ -15,7 +15,7 @@ from prestage.api.texts import quantity_bytes
 
 UNMEASURED_BYTES_PER_S: Final = 200_000_000
 """Of a node that has not staged anything yet: what one connection-bound origin gives (docs/figures.md has more)."""
-LEAST_S: Final = 1.0
+_LEAST_S: Final = 1.0
 _BUSY: Final = (State.STAGING, State.PENDING)
 
 
@@ -154,7 +154,11 @@ class Backlog:
 
     def with_more_s(self, digests: Iterable[str], sizes: Mapping[str, int]) -> float:
         """Until it has these too, none of which it is at."""
-        return max(LEAST_S, self.left_s + sum(sizes.get(digest, 0) for digest in digests) / self.rate_bytes_per_s)
+        return self.with_bytes_s(sum(sizes.get(digest, 0) for digest in digests))
+
+    def with_bytes_s(self, more_bytes: int) -> float:
+        """Until it has so many more."""
+        return max(_LEAST_S, self.left_s + more_bytes / self.rate_bytes_per_s)
 
 
 def backlog_of(node: Holding, sizes: Mapping[str, int], now_s: float, *, of_images: bool = False) -> Backlog:
