@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
+from zoneinfo import ZoneInfo
 
 import pytest
 from planning.real import digest_of, is_there, listed, make_node, make_replica_set, place, stages, until
@@ -20,6 +21,8 @@ from prestage.kube.resources import DEPLOYMENTS, EVENTS, NAMESPACES, NODE_CACHES
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("kubernetes")]
 _AHEAD_S = 40.0  # of a window: a busy machine takes its time to declare, plan and stage
+_BEGAN = datetime.datetime.now(datetime.UTC)
+_JOB_H, _WEB_H = 6, 9
 WEB, JOB, MODEL = "hf://org/web@main", "hf://org/job@main", "ref:llama"
 
 
@@ -29,8 +32,8 @@ def template(ref: str) -> dict[str, object]:
 
 
 def deployment(namespace: str) -> str:
-    """With nobody running: it is wanted at eight, for two."""
-    said = {"ready-schedule": "0 8 * * *", "time-zone": "Europe/Berlin", "duration": "10h", "replicas": "2"}
+    """With nobody running: it is wanted later today, for two."""
+    said = {"ready-schedule": f"0 {in_tokyo(_WEB_H).hour} * * *", "time-zone": "Asia/Tokyo", "duration": "10h", "replicas": "2"}
     metadata = {"name": "web", "namespace": namespace, "annotations": {f"prestage.dev/{key}": text for key, text in said.items()}}
     spec = {"replicas": 0, "selector": {"matchLabels": {"app": "web"}}, "template": template(WEB)}
     return json.dumps({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
@@ -39,7 +42,8 @@ def deployment(namespace: str) -> str:
 def cron_job(namespace: str, *, suspend: bool = False) -> str:
     pods = template(JOB)
     pods = {**pods, "spec": {**cast("dict[str, object]", pods["spec"]), "restartPolicy": "Never"}}
-    spec = {"schedule": "0 2 * * *", "timeZone": "Europe/Berlin", "suspend": suspend, "jobTemplate": {"spec": {"template": pods}}}
+    when = {"schedule": f"0 {in_tokyo(_JOB_H).hour} * * *", "timeZone": "Asia/Tokyo"}
+    spec = {**when, "suspend": suspend, "jobTemplate": {"spec": {"template": pods}}}
     metadata = {"name": "nightly", "namespace": namespace}
     return json.dumps({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": metadata, "spec": spec})
 
@@ -80,6 +84,15 @@ def condition(status: dict[str, object], kind: str) -> tuple[str, str]:
     return (found[0]["status"], found[0]["reason"]) if found else ("", "")
 
 
+def in_tokyo(hours: int) -> datetime.datetime:
+    """So many whole hours after the one that the test began in: a window never open already, whatever the time of day."""
+    return _BEGAN.astimezone(ZoneInfo("Asia/Tokyo")) + datetime.timedelta(hours=hours)
+
+
+def to_the_hour(hours: int) -> str:
+    return in_tokyo(hours).astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:00:00Z")
+
+
 def seconds_from_now(seconds: float) -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
 
@@ -117,9 +130,7 @@ class Scene:
         assert await listed(self.api, self.node) == {digest_of(ref, 1) for ref in (WEB, JOB, MODEL)}
         by = await deadlines(self.api, self.node)
         assert by[digest_of(MODEL, 1)] == ready_by.strftime("%Y-%m-%dT%H:%M:%SZ")
-        zone = datetime.timezone(datetime.timedelta(hours=1))
-        hours = {ref: _hour(by[digest_of(ref, 1)], zone) for ref in (WEB, JOB)}
-        assert hours in ({WEB: 8, JOB: 2}, {WEB: 7, JOB: 1})  # winter and summer time
+        assert {ref: by[digest_of(ref, 1)] for ref in (WEB, JOB)} == {WEB: to_the_hour(_WEB_H), JOB: to_the_hour(_JOB_H)}
         await until(partial(_foretold, self.api, self.namespace, ready_by), log=log)
 
     async def generation(self) -> object:
@@ -189,11 +200,6 @@ def test_what_is_declared_is_staged_before_its_time_through_a_planner_that_dies(
     api_with_kinds: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
     asyncio.run(live(api_with_kinds, namespace, tmp_path))
-
-
-def _hour(moment: str | None, zone: datetime.tzinfo) -> int:
-    assert moment is not None
-    return datetime.datetime.fromisoformat(moment.replace("Z", "+00:00")).astimezone(zone).hour
 
 
 async def _staged_without(api: KubeApi, node: str, digest: str) -> bool:
