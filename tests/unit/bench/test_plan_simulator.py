@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from pathlib import Path
 
 import pytest
@@ -310,7 +311,9 @@ def test_the_command_prints_tables_json_and_a_picture(tmp_path: Path) -> None:
     assert png.read_bytes()[:4] == b"\x89PNG"
     made = json.loads(CliRunner().invoke(bench, [*common, "--json"]).output)
     assert [row["policy"] for row in made["rows"]] == ["LRU", "prestage"]
-    assert {"mean", "spread"} == set(made["rows"][0]["wait_hours"])
+    waited = made["rows"][0]["wait_hours"]
+    assert len(waited["values"]) == made["rows"][0]["seeds"] == 2
+    assert waited["mean"] == pytest.approx(statistics.fmean(waited["values"]))
 
 
 @pytest.mark.parametrize(

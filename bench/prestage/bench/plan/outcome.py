@@ -132,9 +132,13 @@ class Row:
         """Standard deviation over the seeds."""
         return statistics.pstdev(one[measure] for one in self.seeds)
 
+    def _summary(self, measure: str) -> dict[str, object]:
+        """`values`: seed by seed, so that policies can be held against each other pair by pair."""
+        return {"mean": self.mean(measure), "spread": self.spread(measure), "values": [one[measure] for one in self.seeds]}
+
     def to_json(self) -> dict[str, object]:
         """One object."""
-        said = {name: {"mean": self.mean(name), "spread": self.spread(name)} for name in MEASURES}
+        said = {name: self._summary(name) for name in MEASURES}
         about = {"policy": self.policy, "scheduler": self.scheduler, "announced": self.share, "ssd": self.ssd}
         return {**about, "seeds": len(self.seeds), **said, "cost": asdict(self.cost)}
 
