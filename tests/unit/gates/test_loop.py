@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 
@@ -293,5 +294,29 @@ def test_the_room_of_a_pod_that_lands_elsewhere_than_was_thought_is_the_next_one
         assert ("team-a", "second") in freed
         assert [step.verdict.reason for step in gates.steps(freed)] == [Reason.WARM_NODE]
         assert gates._freed({("team-a", "second")}) == set()
+
+    run(test())
+
+
+def test_a_look_at_all_that_is_faster_answers_what_the_others_wait_for() -> None:
+    """The first pod lands elsewhere; the look at all, a moment later, gives its room to the second."""
+
+    async def test() -> None:
+        api, took = FakeApi(), list[float]()
+        there = world(node("a"), node("b"), node_cache("a", {DIGEST: "Warm"}), node_cache("b", {DIGEST: "Staging"}), artifact())
+        made = [await api.create(PODS, gated(name)) for name in ("first", "second")]
+        put(there, made[0])
+        gates, touched = Gates(api, there, reacted=took.append), there.touched()
+        await gates.take(gates.steps())
+        put(there, made[1])
+        began_s = time.monotonic()
+        touched.take()
+        landed = await api.get(PODS, "first", namespace="team-a")
+        put(there, {**landed, "spec": {**part(landed, "spec"), "nodeName": "b"}})
+        async with asyncio.TaskGroup() as group:
+            await gates._look(None, group, gates._cause(touched, began_s - 1000.0))
+        assert not gates_of(await api.get(PODS, "second", namespace="team-a"))
+        [took_s] = took
+        assert took_s <= time.monotonic() - began_s
 
     run(test())

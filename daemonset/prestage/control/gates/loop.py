@@ -103,10 +103,12 @@ class Gates:
             while True:
                 await touched.wait()
                 await asyncio.sleep(_PAUSE_S)
-                since_s, pods = touched.since_s, touched.take()
-                pods = None if pods is None else pods | self._freed(pods)
+                since_s, pods = touched.since_s, self._with_freed(touched.take())
                 if self.world.whole:
                     await self._look(pods, group, lambda pod, since_s=since_s: since_s)  # type: ignore[misc]  # bound at once
+
+    def _with_freed(self, pods: Set[Key] | None) -> Set[Key] | None:
+        return None if pods is None else pods | self._freed(pods)
 
     def _freed(self, pods: Set[Key]) -> Set[Key]:
         """Those that may have the room of `pods` that landed elsewhere than was thought."""
@@ -125,9 +127,13 @@ class Gates:
             await asyncio.sleep(max(_LOOK_S, _SHARE * took_s))
             began_s, began_cpu_s = time.monotonic(), time.thread_time()
             if self.world.whole:
-                cause = lambda pod, at_s=before_s: touched.since_s if touched.concerns(key_of(pod)) else at_s  # noqa: E731  bound at once
-                await self._look(None, group, cause)
+                await self._look(None, group, self._cause(touched, before_s))
             before_s, took_s = began_s, time.thread_time() - began_cpu_s
+
+    def _cause(self, touched: Touched, before_s: float) -> Callable[[Object], float]:
+        """What waits to be looked at is told apart now: a look forgets who landed elsewhere than was thought."""
+        since_s, waiting = touched.since_s, self._with_freed(touched.pods)
+        return lambda pod: since_s if waiting is None or key_of(pod) in waiting else before_s
 
     async def _look(self, keys: Set[Key] | None, group: asyncio.TaskGroup, since_s: Callable[[Object], float]) -> None:
         """`since_s`: when what is answered for a pod was read, at the earliest."""

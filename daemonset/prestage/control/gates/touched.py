@@ -38,13 +38,14 @@ class Touched(News):
             return
         self.set()
 
-    def concerns(self, pod: Key) -> bool:
-        """It is among those that wait to be looked at."""
-        return self._all or pod in self._pods
+    @property
+    def pods(self) -> Set[Key] | None:
+        """Those that wait to be looked at; None: all."""
+        return None if self._all else self._pods
 
     def take(self) -> Set[Key] | None:
         """What was added since the last time; None: all."""
-        taken: Set[Key] | None = None if self._all else self._pods
+        taken = self.pods
         self._pods, self._all = set(), False
         self.clear()
         return taken
