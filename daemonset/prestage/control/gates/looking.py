@@ -10,21 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from prestage.control.demand.amounts import requests_of
-from prestage.control.demand.feasibility import Needs, misfit, suits
+from prestage.control.demand.feasibility import Needs, Site, misfit
+from prestage.control.gates.fits import Fit
 from prestage.control.gates.images import NO_IMAGES, ImageOutlook, PodImages, Standing, image_outlook, with_awaited
 from prestage.control.gates.prediction import Backlog, Outlook, backlog_of, outlook
 from prestage.control.gates.preference import PLACES_MAX, place_of
 from prestage.control.gates.world import World
 from prestage.control.podspec import part
 from prestage.kube.ports import Object
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """Names of nodes. `fitting`: that could take the pod if they were empty; `with_room`: of those, that can take it now."""
-
-    fitting: frozenset[str]
-    with_room: set[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +64,9 @@ class Look:
 
     def __init__(self, world: World, assumed: Mapping[str, Sequence[Object]] | None = None) -> None:
         self.world = world
-        self._sites = dict(world.sites())
+        self._sites = world.sites()
+        self._landed: dict[str, Site] = {}
+        """Nodes with who is about to land there."""
         self._fits: dict[Needs, Fit] = {}
         self._prospects: dict[Needs, dict[tuple[tuple[str, ...], PodImages], Prospect]] = {}
         self._backlogs: dict[str, Backlog] = {}
@@ -81,13 +76,13 @@ class Look:
 
     def assume(self, node: str, pod: Object) -> None:
         """It lands there."""
-        site = self._sites.get(node)
+        site = self._landed.get(node) or self._sites.get(node)
         if site is None:
             return
         free = dict(site.free)
         for name, amount in requests_of(part(pod, "spec")).items():
             free[name] = free.get(name, 0) - amount
-        self._sites[node] = site = replace(site, free=free)
+        self._landed[node] = site = replace(site, free=free)
         for needs, fit in self._fits.items():
             if node in fit.with_room and misfit(needs, site) is not None:
                 fit.with_room.discard(node)
@@ -97,9 +92,9 @@ class Look:
         """Who could take such a pod, and who can now."""
         found = self._fits.get(needs)
         if found is None:
-            fitting = frozenset(name for name, site in self._sites.items() if suits(needs, site) is None)
-            found = Fit(fitting, {name for name in fitting if misfit(needs, self._sites[name]) is None})
-            self._fits[needs] = found
+            found = self._fits[needs] = self.world.fit(needs)
+            full = [name for name, site in self._landed.items() if name in found.with_room and misfit(needs, site) is not None]
+            found.with_room.difference_update(full)
         return found
 
     def prospect(self, needs: Needs, digests: tuple[str, ...], images: PodImages = NO_IMAGES) -> Prospect:
@@ -118,7 +113,7 @@ class Look:
 
     def _prospect(self, fit: Fit, digests: tuple[str, ...], images: PodImages) -> Prospect:
         world = self.world
-        near = fit.fitting.intersection(set[str]().union(*map(world.holders, digests)))
+        near = fit.fitting & set[str]().union(*map(world.holders, digests))
         looks = {name: self._one(name, digests, images) for name in sorted(near)}
         roomy = [name for name, one in looks.items() if one.warm and name in fit.with_room]
         at_hand = {name: one for name, one in looks.items() if name in fit.with_room}

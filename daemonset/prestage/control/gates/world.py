@@ -17,8 +17,9 @@ from typing import Final
 from prestage.api.annotations import PREFIX, ModelRequest, StagedModelName
 from prestage.api.brokerage import Template
 from prestage.control.demand.amounts import requests_of
-from prestage.control.demand.feasibility import Site, site_of, takes_room
+from prestage.control.demand.feasibility import Needs, Site, site_of, takes_room
 from prestage.control.demand.image_lines import ARCHITECTURE, image_line, repository_of
+from prestage.control.gates.fits import Fit, Fits
 from prestage.control.gates.followed import FOLLOWED
 from prestage.control.gates.holdings import Holdings
 from prestage.control.gates.images import ARCHITECTURES, NO_IMAGES, PodImages
@@ -76,6 +77,7 @@ class World:
     _taken: dict[str, dict[Key, Mapping[str, int]]] = field(default_factory=dict)
     _sites: dict[str, Site] = field(default_factory=dict)
     _stale: set[str] = field(default_factory=set)
+    _fits: Fits = field(default_factory=Fits)
     _renewed_s: float | None = None
     wishes: Wishes = field(default_factory=Wishes)
 
@@ -162,8 +164,13 @@ class World:
                 self._sites.pop(name, None)
             else:
                 self._sites[name] = site_of(node, self._taken.get(name, {}).values())
+            self._fits.changed(name)
         self._stale.clear()
         return self._sites
+
+    def fit(self, needs: Needs) -> Fit:
+        """Which nodes could take such a pod, and which can now."""
+        return self._fits.of(needs, self.sites())
 
     @property
     def sizes(self) -> Mapping[str, int]:
