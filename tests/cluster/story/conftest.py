@@ -16,7 +16,7 @@ from prestage.kubectl.cli import kubectl_prestage
 from servers.fixtures import require
 from servers.hub import Hub
 from servers.registry import PASSWORD, USER, Registry
-from servers.toxiproxy import Toxiproxy
+from servers.toxiproxy import Route, Toxiproxy
 from servers.versitygw import Versitygw
 
 _ORIGIN = "guarded-registry"
@@ -51,11 +51,16 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 
 
 @pytest.fixture(scope="module")
-def registry(story: Story, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """With a password: the node is handed it, for its Origin says so. The namespace has the login."""
+def guarded(story: Story, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Registry, Route]]:
+    """With a password: the node is handed it, for its Origin says so. The namespace has the login. Behind a way of its own."""
     require("docker-registry")
-    kubectl = story.cluster.kubectl
-    with Registry(tmp_path_factory.mktemp("registry"), password=True, address=story.cluster.ip) as running:
+    kubectl, folder = story.cluster.kubectl, tmp_path_factory.mktemp("registry")
+    with (
+        Registry(folder / "registry", password=True, address=story.cluster.ip) as running,
+        Toxiproxy(folder / "toxiproxy") as toxiproxy,
+    ):
+        way = toxiproxy.route(running.port, host=story.cluster.ip)
+        running.host = f"{story.cluster.ip}:{way.port}"
         story.node.mirror(running.host, f"http://{running.host}")
         spec = {"type": "OCI", "endpoint": f"http://{running.host}", "allowedCIDRs": [f"{story.cluster.ip}/32"]}
         origin = {"apiVersion": "prestage.dev/v1alpha1", "kind": "Origin", "metadata": {"name": _ORIGIN}}
@@ -64,6 +69,16 @@ def registry(story: Story, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         kubectl("apply", "--server-side", "-f", "-", stdin=enabled)
         login = (f"--docker-server={running.host}", f"--docker-username={USER}", f"--docker-password={PASSWORD}")
         kubectl("create", "secret", "docker-registry", "regcred", "-n", "demo", *login)
-        yield running
+        yield running, way
         kubectl("delete", "secret", "regcred", "-n", "demo")
         kubectl("delete", "origin", _ORIGIN)
+
+
+@pytest.fixture(scope="module")
+def registry(guarded: tuple[Registry, Route]) -> Registry:
+    return guarded[0]
+
+
+@pytest.fixture(scope="module")
+def to_registry(guarded: tuple[Registry, Route]) -> Route:
+    return guarded[1]

@@ -12,15 +12,17 @@ from layers import Made, Tar, image
 from story import REF, Story
 
 from cluster.images import BUSYBOX
+from prestage.api.annotations import WARM_GATE
 from servers.registry import PASSWORD, Registry
+from servers.toxiproxy import Route
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("kubernetes-node", "helm", "versitygw", "toxiproxy-server", "docker-registry")]
 
 
-def engine(seed: int = 8) -> Made:
+def engine(seed: int = 8, *, weight_bytes: int = 6 << 20) -> Made:
     """It runs, and has something to move."""
     system = Tar().folder("bin").file("bin/busybox", BUSYBOX.read_bytes(), mode=0o755).end()
-    weight = Tar().folder("opt").file("opt/weight", random.Random(seed).randbytes(6 << 20)).end()
+    weight = Tar().folder("opt").file("opt/weight", random.Random(seed).randbytes(weight_bytes)).end()
     return image([(system, "gzip"), (weight, "gzip")])
 
 
@@ -102,15 +104,15 @@ def _ready(story: Story) -> str:
     return next((one["reason"] for one in conditions if one["type"] == "Ready"), "")
 
 
-def sleeping(name: str, reference: str) -> str:
-    """A Deployment of no pods that says when it will have one: with a model, and an image of its own."""
+def sleeping(name: str, reference: str, *, replicas: int = 0) -> str:
+    """A Deployment (of no pods) that says when it will have one: with a model, and an image of its own."""
     later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=2)
     when = {"ready-schedule": f"{later.minute} {later.hour} * * *", "duration": "1h", "replicas": "1"}
     container = {"name": "c", "image": reference, "command": ["/bin/busybox", "sleep", "600"]}
     annotations = {"model.prestage.dev/llama": REF, "prestage.dev/credentials": "s3"}
     pods = {"containers": [container], "terminationGracePeriodSeconds": 0, "imagePullSecrets": [{"name": "regcred"}]}
     template = {"metadata": {"labels": {"app": name}, "annotations": annotations}, "spec": pods}
-    spec = {"replicas": 0, "selector": {"matchLabels": {"app": name}}, "template": template}
+    spec = {"replicas": replicas, "selector": {"matchLabels": {"app": name}}, "template": template}
     metadata = {"name": name, "namespace": "demo", "annotations": {f"prestage.dev/{key}": text for key, text in when.items()}}
     return json.dumps({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
 
@@ -128,3 +130,36 @@ def test_a_workload_that_sleeps_has_its_image_and_its_model_before_its_first_pod
     pulled = registry.asked(client="containerd")[asked:]
     assert [(one.method, one.is_blob) for one in pulled] == [("HEAD", False), ("GET", False)]
     story.gone("sleeper")
+
+
+def gates_of(story: Story, app: str) -> list[str]:
+    """Of its only pod, once there is one."""
+    [made] = story.pods(app) or [{"spec": {"schedulingGates": [{"name": "not made yet"}]}}]
+    return [one["name"] for one in made["spec"].get("schedulingGates", [])]
+
+
+def test_a_pod_whose_model_is_there_is_held_while_its_image_comes(story: Story, registry: Registry, to_registry: Route) -> None:
+    """The registry is slow, and has had images of that repository for this namespace: somebody is at it, so it is waited for."""
+    kubectl, app = story.cluster.kubectl, "held"
+    warm = images_of(story).count("Warm")
+    kubectl("apply", "-f", "-", stdin=sleeping(app, registry.push("team/held", "v1", engine(seed=10))))
+    story.told(lambda: images_of(story).count("Warm") > warm and set(story.states()) == {"Warm"}, "model and image", timeout_s=90)
+    name, asked = (
+        registry.push("team/held", "v2", made := engine(seed=11, weight_bytes=24 << 20)),
+        len(registry.asked(client="containerd")),
+    )
+    slow = to_registry.add("bandwidth", rate=400)  # KB/s for each connection
+    kubectl("apply", "-f", "-", stdin=sleeping(app, name, replicas=1))
+    story.told(lambda: gates_of(story, app) == [WARM_GATE] and "Staging" in images_of(story), "held for its image")
+    assert {one["state"] for one in cache(story)["status"]["artifacts"] if one.get("type") != "Image"} == {"Warm"}
+    [pod_] = story.pods(app)
+    story.told(lambda: any(reason == "Staging" for reason, _ in story.events(pod_["metadata"]["name"])), "an Event says so")
+    while "Staging" in images_of(story):
+        assert gates_of(story, app) == [WARM_GATE] or "Staging" not in images_of(story), "released before its image was there"
+    to_registry.remove(slow)
+    story.available(app)
+    kubectl("wait", "pod", "-l", f"app={app}", "-n", "demo", "--for=condition=prestage.dev/Warm", "--timeout=60s")
+    pulled = registry.asked(client="containerd")[asked:]
+    assert [(one.method, one.is_blob) for one in pulled] == [("HEAD", False), ("GET", False)], "not a byte of a layer"
+    assert sum(one.bytes for one in pulled if one.method == "GET") == len(made.top)
+    story.gone(app)
