@@ -64,7 +64,8 @@ def about_pod(seen: Evidence, decisions: Sequence[Decision] | None, now: float) 
     if waited is None or waited <= _QUICK_S:
         return []
     if decisions is None:
-        said = f"it was not there when the pod was made, {waited:.0f} s before it was; {SAY_IT}"
+        later = f"came {waited:.0f} s later" if _is_warm(seen.pod) else f"{waited:.0f} s later it still is not"
+        said = f"it was not there when the pod was made, and {later}; {SAY_IT}"
         return [Finding("cold", Level.NOTE, said), Finding("decisions", Level.NOTE, _NO_LOG)]
     if not node:
         return []
@@ -83,10 +84,14 @@ def _waited(pod: Object, made: float, now: float) -> float | None:
     there = condition_of(pod)
     if not there:
         return None
-    since = _moment(there.get("lastTransitionTime"))
-    if there.get("status") != "True":
+    if not _is_warm(pod):
         return now - made
+    since = _moment(there.get("lastTransitionTime"))
     return None if since is None else since - made
+
+
+def _is_warm(pod: Object) -> bool:
+    return condition_of(pod).get("status") == "True"
 
 
 def about_model(name: str, seen: Holdings) -> list[Finding] | None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import dataclasses
 import datetime
+import re
 from collections.abc import Iterable
 
 import pytest
@@ -245,12 +246,12 @@ class Walled(FakeApi):
         return await super().page(resource, selection, limit=limit, rest=rest)
 
 
-async def waited(api: FakeApi, seconds: float) -> float:
-    """The pod is warm so long after it was made; when that was."""
+async def waited(api: FakeApi, seconds: float, *, status: str = "True") -> float:
+    """The pod is warm (or heard last) so long after it was made; when that was."""
     seen = await FakeApi.get(api, PODS, "p", namespace="team-a")
     made = datetime.datetime.fromisoformat(str(seen["metadata"]["creationTimestamp"]))  # type: ignore[index]
     warm = (made + datetime.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    condition = {"type": "prestage.dev/Warm", "status": "True", "reason": "Warm", "message": "x", "lastTransitionTime": warm}
+    condition = {"type": "prestage.dev/Warm", "status": status, "reason": "Warm", "message": "x", "lastTransitionTime": warm}
     await api.replace(PODS, {**seen, "status": {"conditions": [condition]}}, subresource="status")
     return made.timestamp()
 
@@ -261,12 +262,21 @@ def test_who_may_read_only_his_own_namespace_is_told_that_it_was_cold_and_what_h
     asyncio.run(waited(api, 43))
     heard = told(api, "pod/p")
     assert (
-        "cold: it was not there when the pod was made, 43 s before it was; prestage.dev/ready-schedule on its workload" in heard
+        "cold: it was not there when the pod was made, and came 43 s later; prestage.dev/ready-schedule on its workload" in heard
     )
     assert "decisions: you may not read the planners' decision log" in heard
     assert "nodes: you may not read NodeCaches" in told(api, "model/llama")
     with pytest.raises(NotFound):
         told(api, "node/n1")
+
+
+def test_a_pod_that_never_was_warm_is_not_told_that_it_was() -> None:
+    api = Walled()
+    asyncio.run(world(api, [OLD]))
+    asyncio.run(waited(api, 43, status="False"))
+    assert re.search(
+        r"cold: it was not there when the pod was made, and \d+ s later it still is not; prestage", told(api, "pod/p")
+    )
 
 
 def test_a_pod_that_was_cold_is_told_from_the_log_and_one_that_was_not_hears_nothing_of_it() -> None:

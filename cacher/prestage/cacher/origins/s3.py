@@ -26,7 +26,7 @@ from prestage.cacher.origins.answers import common_verdict, error_code
 from prestage.cacher.origins.asking import Asker
 from prestage.cacher.origins.http import conditions
 from prestage.cacher.origins.ports import Next, Selection, Verdict
-from prestage.cacher.origins.s3_addresses import S3Settings
+from prestage.cacher.origins.s3_addresses import ENDPOINT_IS, S3Settings
 from prestage.cacher.origins.s3_answers import NotXml, Page, object_entry, other_region, read_page, refusal
 from prestage.cacher.origins.s3_credentials import Credentialed, Signer
 from prestage.cacher.origins.s3_published import FOLDER, KEY, NotPublished, Publication, difference, parse_publication
@@ -217,7 +217,7 @@ class S3Origin:
             return read_page(reply.body)
         except NotXml as exc:
             raise Unavailable(
-                f"{self._ref.name}: the answer to a listing is not S3's: {exc}", hint="check AWS_ENDPOINT_URL_S3"
+                f"{self._ref.name}: the answer to a listing is not S3's: {exc}", hint=f"check {ENDPOINT_IS}"
             ) from exc
 
     def _look_at(self, paths: Sequence[str], look: Callable[[str], FileEntry]) -> list[FileEntry]:
@@ -242,7 +242,7 @@ class S3Origin:
                 raise self._refusal(key, *((why.head, why.body) if why.head.status >= 300 else (reply.head, reply.body)))
         entry = object_entry(path, reply.head)
         if entry is None:
-            raise Unavailable(f"{self._shown(key)}: the server does not say how long it is", hint="check AWS_ENDPOINT_URL_S3")
+            raise Unavailable(f"{self._shown(key)}: the server does not say how long it is", hint=f"check {ENDPOINT_IS}")
         return entry
 
     def _call(

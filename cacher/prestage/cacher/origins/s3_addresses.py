@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from prestage.cacher.errors import Misconfigured
 
 STYLES = ("auto", "path", "virtual")
+ENDPOINT_IS = "the endpoint (AWS_ENDPOINT_URL_S3; in a cluster the Origin's)"
+"""Where it is set, for whoever is told to look there."""
 _DNS_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

@@ -18,6 +18,7 @@ from prestage.cacher.errors import Denied, Misconfigured, NotFound, PrestageErro
 from prestage.cacher.manifest import FileEntry
 from prestage.cacher.net.ports import ResponseHead
 from prestage.cacher.origins.answers import OurFault, error_code, said
+from prestage.cacher.origins.s3_addresses import ENDPOINT_IS
 
 _MAX_DEPTH = 16
 _CHECKSUM_BYTES = {"crc64nvme": 8, "crc32c": 4, "crc32": 4}
@@ -175,7 +176,7 @@ def refusal(
     code, text = error_code(head, body), said(head, body)
     why = f" ({text or code or head.status})"
     if code == "NoSuchBucket":
-        return NotFound(f"{subject}: no such bucket", hint="check the bucket's name and AWS_ENDPOINT_URL_S3")
+        return NotFound(f"{subject}: no such bucket", hint=f"check the bucket's name and {ENDPOINT_IS}")
     if code == "NoSuchVersion" or (head.status == 405 and "x-amz-delete-marker" in head.headers):
         return NotFound(f"{subject}: no such version{why}", hint="leave ?versionId= out for the newest one")
     if head.status == 404:
@@ -194,7 +195,10 @@ def refusal(
             hint += f"; if the bucket lets the requester pay, set {REQUESTER_PAYS}=1 (you are billed for the transfer)"
         return Denied(f"{subject}: {used}: not allowed{why}", hint=hint)
     if head.status == 301:
-        return Misconfigured(f"{subject}: the bucket is elsewhere{why}", hint="set AWS_REGION or AWS_ENDPOINT_URL_S3")
+        return Misconfigured(
+            f"{subject}: the bucket is elsewhere{why}",
+            hint=f"set its region (AWS_REGION; in a cluster the Origin's) or {ENDPOINT_IS}",
+        )
     if 400 <= head.status < 500:
         return Misconfigured(
             f"{subject}: the server refuses the request: {head.status}{why}", hint="check bucket, key and version"
