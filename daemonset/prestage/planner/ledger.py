@@ -107,13 +107,8 @@ class Book:
         return self.room.lacks_bytes(size_bytes, spans, kept_bytes=self.guarded_bytes - self.guarded.get(artifact, 0))
 
 
-def _has(books: Mapping[str, Book], node: str, artifact: str) -> bool:
-    """Whether it is there, or will be. No method: a ledger that knew itself would wait, with its books, for a full collection."""
-    book = books[node]
-    return artifact in book.promises or book.node.is_warm(artifact)
-
-
 def _free_bytes(books: Mapping[str, Book], node: str) -> float:
+    """No method: a ledger that knew itself would wait, with its books, for a full collection."""
     return books[node].free_bytes
 
 
@@ -130,10 +125,14 @@ class Ledger:
         self.roomiest = Roomiest((node.name for node in nodes if node.takes_more), partial(_free_bytes, self.books), touched)
         self.near: dict[str, set[str]] = defaultdict(set)
         """By artifact, the nodes that hold it in whatever state, were told to or are promised it."""
+        self.there: dict[str, set[str]] = defaultdict(set)
+        """By artifact, the nodes that have it or are promised it."""
         for name, book in self.books.items():
             for artifact in (*book.node.held, *book.node.planned):
                 self.near[artifact].add(name)
-        self.likeness = Likeness(parts or Parts(), self.near, partial(_has, self.books))
+            for artifact in book.node.warm:
+                self.there[artifact].add(name)
+        self.likeness = Likeness(parts or Parts(), self.there)
         self.places = Places()
         self._walls = walls
         self._charges = defaultdict[tuple[str, str, str], list[Span]](list)
@@ -196,6 +195,7 @@ class Ledger:
             made = Promise(action, demand.size_bytes, priority, demand.ready_by, demand.namespace, demand.trust, [])
             found = book.promises[demand.artifact] = made
             self.near[demand.artifact].add(node)
+            self.there[demand.artifact].add(node)
         else:
             if action is Action.STAGE:
                 found.action = action

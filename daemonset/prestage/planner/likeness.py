@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from prestage.planner.demands import Demand
@@ -32,32 +32,44 @@ class Parts:
 class Likeness:
     """Of one plan."""
 
-    def __init__(self, parts: Parts, near: Mapping[str, Iterable[str]], has: Callable[[str, str], bool]) -> None:
-        """`near`: by artifact, the nodes that may have it. `has`: whether a node does, or will."""
-        self._parts, self._near, self._has = parts, near, has
+    def __init__(self, parts: Parts, there: Mapping[str, Collection[str]]) -> None:
+        """`there`: by artifact, the nodes that have it or will; artifacts and nodes may be added, none goes."""
+        self._parts, self._there = parts, there
+        self._who: dict[int, list[str]] = {}
+        self._who_of = 0
+        """So many artifacts were anywhere when `_who` was found."""
 
     def saved_bytes(self, demand: Demand) -> dict[str, int]:
         """By node: what of it and of what goes beside it need not come, because something else has it there. Without what the
         artifact itself holds: where that is, it is warm or coming."""
         own = self._parts.of.get(demand.artifact, {})
-        found = defaultdict[str, set[int]](set)
+        found = defaultdict[str, int](int)
         for other, shared in self._others(demand.artifact, own).items():
-            for node in self._near.get(other, ()):
-                if self._has(node, other):
-                    found[node].update(shared)
-        sums = {node: sum(own[part] for part in there) for node, there in found.items()}
-        saved = {node: total for node, total in sums.items() if total >= _LEAST * demand.size_bytes}
+            for node in self._there[other]:
+                found[node] |= shared
+        sizes = list(own.values())
+        sums = {shared: sum(size for place, size in enumerate(sizes) if shared >> place & 1) for shared in set(found.values())}
+        saved = {node: sums[shared] for node, shared in found.items() if sums[shared] >= _LEAST * demand.size_bytes}
         for other, size_bytes in demand.beside.items():
-            for node in self._near.get(other, ()):
-                if self._has(node, other):
-                    saved[node] = saved.get(node, 0) + size_bytes
+            for node in self._there.get(other, ()):
+                saved[node] = saved.get(node, 0) + size_bytes
         return saved
 
-    def _others(self, artifact: str, own: Iterable[int]) -> dict[str, list[int]]:
-        """Artifacts that are somewhere, with what of its parts each has."""
-        found = defaultdict[str, list[int]](list)
-        for part in own:
-            there = [one for one in self._parts.holders.get(part, ()) if one != artifact and one in self._near]
-            for other in there if len(there) <= _OTHERS_MAX else heapq.nsmallest(_OTHERS_MAX, there):
-                found[other].append(part)
+    def _others(self, artifact: str, own: Iterable[int]) -> dict[str, int]:
+        """Artifacts that are somewhere, with what of its parts each has: a bit for each, by its place in `own`."""
+        found = defaultdict[str, int](int)
+        for place, part in enumerate(own):
+            others = [one for one in self._with(part) if one != artifact]
+            for other in others[:_OTHERS_MAX]:
+                found[other] |= 1 << place
+        return found
+
+    def _with(self, part: int) -> list[str]:
+        """Artifacts that are somewhere and have it, one more than are asked for."""
+        if self._who_of != len(self._there):
+            self._who, self._who_of = {}, len(self._there)
+        found = self._who.get(part)
+        if found is None:
+            somewhere = (one for one in self._parts.holders.get(part, ()) if one in self._there)
+            found = self._who[part] = heapq.nsmallest(_OTHERS_MAX + 1, somewhere)
         return found
