@@ -27,6 +27,11 @@ class Link:
             limits = [max(0.0, one.rate_bytes_per_s) for one in windows if one.begins <= begins < one.ends]
             self._rates.append(min([rate_bytes_per_s, *limits]))
 
+    @property
+    def most_bytes_per_s(self) -> float:
+        """It is never faster."""
+        return self._usual
+
     def rate_at(self, moment: float) -> float:
         """At that moment."""
         for place, rate in enumerate(self._rates):

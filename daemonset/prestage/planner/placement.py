@@ -132,7 +132,13 @@ def _is_for_a_window(book: Book, demand: Demand) -> bool:
 
 
 def _on_time_first(ledger: Ledger, demand: Demand, timing: Timing, ranked: Iterable[str]) -> Iterator[str]:
-    """Nodes that have to fetch too much before it come last."""
+    """Nodes that have to fetch too much before it come last. Where none is in time, none has to be asked."""
+    there = ledger.there.get(demand.artifact, frozenset[str]())
+    if timing.is_hopeless(demand, ledger.books.values()) and not any(
+        ledger.books[name].node.is_warm(demand.artifact) for name in there
+    ):
+        yield from ranked
+        return
     too_late = list[str]()
     for node in ranked:
         if demand.ready_by is not None and timing.misses(demand, ledger.books[node]):

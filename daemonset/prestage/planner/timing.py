@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from prestage.api.nodes import Action, State
@@ -16,6 +16,8 @@ from prestage.planner.demands import Demand
 from prestage.planner.ledger import Book, Promise
 from prestage.planner.links import Link
 from prestage.planner.rules import Rules
+
+_ROUNDING_S = 1e-3
 
 
 @dataclass(slots=True)
@@ -40,7 +42,7 @@ class Timing:
     def __init__(self, now: float, rules: Rules) -> None:
         self.now, self.rules = now, rules
         self._links: dict[str, Link] = {}
-        self._backlog_bytes = defaultdict[str, int](int)
+        self._fastest_bytes_per_s = 0.0
 
     def link(self, book: Book) -> Link:
         """A node that did not tell its rate gets a careful one: it is not to be late by our ignorance."""
@@ -74,6 +76,14 @@ class Timing:
             if artifact != demand.artifact and (promise.ready_by or 0.0) <= demand.ready_by
         )
         return self.link(book).ends(self.now, ahead + demand.size_bytes) > demand.ready_by
+
+    def is_hopeless(self, demand: Demand, books: Collection[Book]) -> bool:
+        """Whether no link, idle and at its best, would bring it in time. `books`: of all nodes of the plan. False: one might."""
+        if demand.ready_by is None:
+            return False
+        if not self._fastest_bytes_per_s:
+            self._fastest_bytes_per_s = max((self.link(book).most_bytes_per_s for book in books), default=math.inf)
+        return self.now + demand.size_bytes / self._fastest_bytes_per_s > demand.ready_by + _ROUNDING_S
 
     def stages(self, book: Book) -> list[Stage]:
         """What is not there yet, in the order in which it is fetched, with the latest start of each."""

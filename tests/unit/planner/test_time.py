@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from unittest import mock
 
 import pytest
 from hypothesis import example, given
@@ -17,6 +18,7 @@ from prestage.planner.nodes import NodeState, RateWindow
 from prestage.planner.plan import Rules, plan
 from prestage.planner.plans import Outcome, Plan, Reason, Remedy
 from prestage.planner.rooms import OPEN, Room, Span, uncovered
+from prestage.planner.timing import Timing
 
 STAGE, KEEP = Action.STAGE, Action.KEEP
 STRICT = Rules(slack=1.0, guard_s=0.0)
@@ -28,8 +30,9 @@ def full(name: str, budget: int = 100, *warm: str, **more: object) -> NodeState:
     return dataclasses.replace(made, **more)  # type: ignore[arg-type]
 
 
-def idle(name: str, budget: int = 100, *warm: str, used: int = 0) -> NodeState:
-    return dataclasses.replace(node(name, budget, *warm), used_bytes=used)
+def idle(name: str, budget: int = 100, *warm: str, used: int = 0, **more: object) -> NodeState:
+    made = dataclasses.replace(node(name, budget, *warm), used_bytes=used)
+    return dataclasses.replace(made, **more)  # type: ignore[arg-type]
 
 
 def told(made: Plan, name: str = "n1") -> dict[str, float | None]:
@@ -115,6 +118,23 @@ def test_a_node_that_would_be_late_is_left_for_one_that_is_not() -> None:
     slow, fast = dataclasses.replace(idle("n1", 900), rate_bytes_per_s=1.0), idle("n2")
     made = plan([declared("a", "n1", "n2", size=50, ready_by=NOW + 20)], [slow, fast], NOW)
     assert shown(made) == {"n1": {}, "n2": {"a": STAGE}}
+
+
+@given(worlds())
+def test_where_no_link_is_fast_enough_not_asking_says_what_asking_would(world: World) -> None:
+    made = plan(world.demands, world.nodes, NOW, walls=world.walls)
+    with mock.patch.object(Timing, "is_hopeless", return_value=False):
+        assert plan(world.demands, world.nodes, NOW, walls=world.walls) == made
+
+
+def test_of_a_window_that_no_link_can_meet_no_node_is_asked_and_a_warm_one_still_comes_first() -> None:
+    nodes = [idle(f"n{number}", rate_bytes_per_s=1.0) for number in range(1, 4)]
+    late = declared("a", "n1", "n2", "n3", size=50, ready_by=NOW + 20)
+    with mock.patch.object(Timing, "misses") as asked:
+        assert plan([late], nodes, NOW, rules=STRICT).verdicts["d-a"].nodes == ("n1",)
+    asked.assert_not_called()
+    there = [*nodes[:2], idle("n3", 60, "a", rate_bytes_per_s=1.0)]
+    assert plan([late], there, NOW, rules=STRICT).verdicts["d-a"].nodes == ("n3",)
 
 
 def test_a_slow_window_of_the_day_makes_the_start_earlier() -> None:
