@@ -72,7 +72,7 @@ def place_declared(ledger: Ledger, copies: Copies, demand: Demand, timing: Timin
     """`meant`: where it was to go by the last plan, though no node was told yet."""
     placed = Placed()
     names = demand.feasible if demand.at.keys() <= demand.feasible else demand.feasible | demand.at.keys()
-    ranked = _on_time_first(ledger, demand, timing, _with_place_first(ledger, demand, names, meant))
+    ranked = _on_time_first(ledger, demand, timing, names, _with_place_first(ledger, demand, names, meant))
     placed.missing = max(0, _spread(ledger, demand, ranked, placed, timing))
     if not placed.nodes:
         full = sorted(name for name, reason in placed.refused.items() if reason is Reason.NODE_FULL)
@@ -131,13 +131,15 @@ def _is_for_a_window(book: Book, demand: Demand) -> bool:
     return before is not None and before.action is Action.STAGE and is_declared(before.priority)
 
 
-def _on_time_first(ledger: Ledger, demand: Demand, timing: Timing, ranked: Iterable[str]) -> Iterator[str]:
-    """Nodes that have to fetch too much before it come last. Where none is in time, none has to be asked."""
-    there = ledger.there.get(demand.artifact, frozenset[str]())
-    if timing.is_hopeless(demand, ledger.books.values()) and not any(
-        ledger.books[name].node.is_warm(demand.artifact) for name in there
-    ):
-        yield from ranked
+def _on_time_first(
+    ledger: Ledger, demand: Demand, timing: Timing, names: Collection[str], ranked: Iterable[str]
+) -> Iterator[str]:
+    """Nodes that have to fetch too much before it come last. Where no link could bring it in time those that hold it come first,
+    and nobody is asked. `names`: of those that may be in `ranked`."""
+    if timing.is_hopeless(demand, ledger.books.values()):
+        there = (name for name in ledger.there.get(demand.artifact, ()) if name in names)
+        nodes = (ledger.books[name].node for name in there)
+        yield from _first(ranked, {node.name for node in nodes if node.takes_more and node.is_warm(demand.artifact)})
         return
     too_late = list[str]()
     for node in ranked:
@@ -146,6 +148,19 @@ def _on_time_first(ledger: Ledger, demand: Demand, timing: Timing, ranked: Itera
         else:
             yield node
     yield from too_late
+
+
+def _first(ranked: Iterable[str], some: set[str]) -> Iterator[str]:
+    """`some` of them before the others, each in their order; looks no further than the last of these."""
+    nodes, others = iter(ranked), list[str]()
+    while some and (node := next(nodes, None)) is not None:
+        if node in some:
+            some.discard(node)
+            yield node
+        else:
+            others.append(node)
+    yield from others
+    yield from nodes
 
 
 def _span(ledger: Ledger, demand: Demand, node: str, timing: Timing) -> Span:
