@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pods.objects import node, pod
@@ -65,9 +66,13 @@ def test_who_is_about_to_land_is_no_news_of_the_node() -> None:
     assert there.fit(needs).with_room == {"a", "b"}
 
 
-def test_more_kinds_than_are_kept_begin_anew() -> None:
-    there, kept = world(node("a", gpus=3)), Fits()
-    for number in range(fits._KEPT_MAX + 2):
-        kept.of(needs_of(there, number), there.sites())
-    assert len(kept._known) == 2
-    assert kept.of(needs_of(there, 1), there.sites()).with_room == {"a"}
+def test_of_more_kinds_than_are_kept_the_one_asked_about_longest_ago_is_found_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fits, "_NAMES_MAX", 5)
+    there, kept = world(node("a", gpus=3), node("b", gpus=1)), Fits()
+    first, second, third = (needs_of(there, gpus) for gpus in (1, 2, 3))
+    for needs in (first, second, first, third):
+        kept.of(needs, there.sites())
+    assert list(kept._known) == [first, third]
+    put(there, node("a", gpus=1))
+    kept.changed("a")
+    assert [kept.of(needs, there.sites()).with_room for needs in (first, second, third)] == [{"a", "b"}, set(), set()]

@@ -8,8 +8,8 @@ from typing import Final
 
 from prestage.control.demand.feasibility import Needs, Site, misfit, suits
 
-_KEPT_MAX: Final = 1024
-"""Kinds of pods; with more of them than that all begin anew."""
+_NAMES_MAX: Final = 100_000
+"""Nodes of all kinds of pods together, some 20 MB: of more the kind that was asked about longest ago is found anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,10 @@ class Fits:
 
     def of(self, needs: Needs, sites: Mapping[str, Site]) -> Fit:
         """`sites`: all nodes; of each that is another than the last time `changed` was told. `with_room` is the caller's own."""
-        known = self._known.get(needs)
-        if known is None:
-            if len(self._known) >= _KEPT_MAX:
-                self._known.clear()
-            known = self._known[needs] = _Known(set(sites))
+        known = self._known.pop(needs, None) or _Known(set(sites))
+        while self._known and (len(self._known) + 1) * len(sites) > _NAMES_MAX:
+            del self._known[next(iter(self._known))]
+        self._known[needs] = known
         for name in known.stale:
             site = sites.get(name)
             fits = site is not None and suits(needs, site) is None
