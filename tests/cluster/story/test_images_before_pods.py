@@ -154,8 +154,13 @@ def test_a_pod_whose_model_is_there_is_held_while_its_image_comes(story: Story, 
     assert {one["state"] for one in cache(story)["status"]["artifacts"] if one.get("type") != "Image"} == {"Warm"}
     [pod_] = story.pods(app)
     story.told(lambda: any(reason == "Staging" for reason, _ in story.events(pod_["metadata"]["name"])), "an Event says so")
-    while "Staging" in images_of(story):
-        assert gates_of(story, app) == [WARM_GATE] or "Staging" not in images_of(story), "released before its image was there"
+
+    def arrived() -> bool:
+        gates, states = gates_of(story, app), images_of(story)
+        assert gates == [WARM_GATE] or "Staging" not in states, "released before its image was there"
+        return "Staging" not in states
+
+    story.told(arrived, "its image", timeout_s=120)
     to_registry.remove(slow)
     story.available(app)
     kubectl("wait", "pod", "-l", f"app={app}", "-n", "demo", "--for=condition=prestage.dev/Warm", "--timeout=60s")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from planning.worlds import NOW, World, declared, node, shown, waiting, worlds
 
 from prestage.planner.demands import Demand
-from prestage.planner.likeness import Parts
+from prestage.planner.likeness import Likeness, Parts
 from prestage.planner.plan import plan
 
 
@@ -43,6 +43,23 @@ def test_shared_blobs_never_make_room_that_is_not_there() -> None:
 def test_a_hundredth_of_its_bytes_is_no_reason_to_prefer_a_node_with_less_room() -> None:
     assert chosen(waiting("tuned", "n1", "n2", size=99), small=200) == ["n1"]
     assert chosen(waiting("tuned", "n1", "n2", size=1001), small=1500, large=9000) == ["n2"]
+
+
+def test_what_it_holds_itself_is_not_counted_and_a_part_that_two_others_have_once() -> None:
+    there = {"tuned": {"n1"}, "base": {"n2", "n3"}, "other": {"n3"}, "more": {"n3"}}
+    shared = parts({"base": {1: 20, 2: 10}, "tuned": {1: 20, 3: 5}, "other": {4: 25}, "more": {1: 20, 3: 5}})
+    assert Likeness(shared, there).saved_bytes(waiting("tuned", "n1", size=25)) == {"n2": 20, "n3": 25}
+
+
+def test_what_is_promised_in_the_same_plan_counts_for_the_next_demand() -> None:
+    nodes = [node("n1", 300), node("n2", 290), node("n3", 280)]
+    first, second = waiting("base", "n3", size=30), waiting("tuned", "n1", "n2", "n3", size=25)
+    alike = dataclasses.replace(waiting("alike", "n2", size=20), priority=2)
+    shared = parts({"base": {1: 20}, "tuned": {1: 20}, "alike": {1: 20}})
+    made = plan([alike, dataclasses.replace(first, priority=1), second], nodes, NOW, parts=shared)
+    assert "tuned" in {**shown(made)["n2"], **shown(made)["n3"]}
+    alone = plan([dataclasses.replace(first, priority=1), second], nodes, NOW, parts=shared)
+    assert "tuned" in shown(alone)["n3"]
 
 
 def test_of_a_part_that_very_many_have_not_all_are_asked_for_and_the_same_ones_whatever_the_order() -> None:

@@ -135,6 +135,8 @@ def test_of_a_window_that_no_link_can_meet_no_node_is_asked_and_a_warm_one_still
     asked.assert_not_called()
     there = [*nodes[:2], idle("n3", 60, "a", rate_bytes_per_s=1.0)]
     assert plan([late], there, NOW, rules=STRICT).verdicts["d-a"].nodes == ("n3",)
+    elsewhere = dataclasses.replace(late, at={"n1": 1})  # there its pods find place, but nobody brings it there in time
+    assert plan([elsewhere], there, NOW, rules=STRICT).verdicts["d-a"].nodes == ("n3",)
 
 
 def test_a_slow_window_of_the_day_makes_the_start_earlier() -> None:
