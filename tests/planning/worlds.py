@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -22,24 +23,24 @@ def node(name: str, budget: int | None = 100, *warm: str, rate: float | None = 1
     return NodeState(name, f"uid-{name}", budget, is_accepting=is_accepting, rate_bytes_per_s=rate, held=held)
 
 
-def bound(artifact: str, *nodes: str, size: int = 30, feasible: Iterable[str] = (), **more: object) -> Demand:
+def bound(artifact: str, *nodes: str, size: int = 30, feasible: Iterable[str] = (), **more: Any) -> Demand:
     made = Demand(f"b-{artifact}-{'-'.join(nodes)}", artifact, size, "team", Trust.BOUND, dict.fromkeys(nodes, 1))
-    return dataclasses.replace(made, feasible=frozenset(feasible) | set(nodes), gpus=1, **more)  # type: ignore[arg-type]
+    return dataclasses.replace(made, feasible=frozenset(feasible) | set(nodes), gpus=1, **more)
 
 
-def waiting(artifact: str, *nodes: str, size: int = 30, count: int = 1, feasible: Iterable[str] = (), **more: object) -> Demand:
+def waiting(artifact: str, *nodes: str, size: int = 30, count: int = 1, feasible: Iterable[str] = (), **more: Any) -> Demand:
     made = Demand(f"w-{artifact}", artifact, size, "team", Trust.WAITING, dict.fromkeys(nodes, 1), count=count)
-    return dataclasses.replace(made, feasible=frozenset(feasible) | set(nodes), **more)  # type: ignore[arg-type]
+    return dataclasses.replace(made, feasible=frozenset(feasible) | set(nodes), **more)
 
 
-def standing(artifact: str, *nodes: str, size: int = 30, **more: object) -> Demand:
+def standing(artifact: str, *nodes: str, size: int = 30, **more: Any) -> Demand:
     made = Demand(f"s-{artifact}", artifact, size, "team", Trust.STANDING, feasible=frozenset(nodes))
-    return dataclasses.replace(made, **more)  # type: ignore[arg-type]
+    return dataclasses.replace(made, **more)
 
 
-def declared(artifact: str, *nodes: str, size: int = 30, count: int = 1, **more: object) -> Demand:
+def declared(artifact: str, *nodes: str, size: int = 30, count: int = 1, **more: Any) -> Demand:
     made = Demand(f"d-{artifact}", artifact, size, "team", Trust.DECLARED, feasible=frozenset(nodes), count=count)
-    return dataclasses.replace(made, gpus=1, **more)  # type: ignore[arg-type]
+    return dataclasses.replace(made, gpus=1, **more)
 
 
 def shown(plan: Plan) -> dict[str, dict[str, Action]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,9 +31,9 @@ def reason(there: World, asked: Object, *, waited_s: float = 0.0) -> Reason:
     return decide(seen(there, asked, waited_s=waited_s).situation).reason
 
 
-def held(name: str, state: str | None = None, *, model: str | None = "Warm", **more: object) -> Object:
+def held(name: str, state: str | None = None, *, model: str | None = "Warm", **more: Any) -> Object:
     """A NodeCache of a node that stages images."""
-    return staging_images(node_cache(name, {DIGEST: model} if model else {}), state, **more)  # type: ignore[arg-type]
+    return staging_images(node_cache(name, {DIGEST: model} if model else {}), state, **more)
 
 
 def around(*objects: Object, clock: Clock | None = None) -> World:

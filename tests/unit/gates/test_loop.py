@@ -20,7 +20,7 @@ from prestage.control.gates.wishes import Wish, Wishes
 from prestage.control.gates.world import World
 from prestage.control.podspec import gates_of, part
 from prestage.kube.errors import Unreachable
-from prestage.kube.ports import Object, metadata_of
+from prestage.kube.ports import Object, Resource, metadata_of
 from prestage.kube.resources import LEASES, NODE_CACHES, NODES, PODS
 from prestage.kube.testing import FakeApi
 
@@ -44,11 +44,11 @@ def reasons(there: World, api: FakeApi | None = None) -> dict[str, Reason]:
     return {str(metadata_of(step.pod)["name"]): step.verdict.reason for step in Gates(api or FakeApi(), there).steps()}
 
 
-async def followed(api: FakeApi, *objects: tuple[object, Object]) -> None:
+async def followed(api: FakeApi, *objects: tuple[Resource, Object]) -> None:
     for resource, one in objects:
-        made = await api.create(resource, one)  # type: ignore[arg-type]
+        made = await api.create(resource, one)
         if "status" in one:
-            await api.replace(resource, {**made, "status": one["status"]}, subresource="status")  # type: ignore[arg-type]
+            await api.replace(resource, {**made, "status": one["status"]}, subresource="status")
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
@@ -136,7 +136,7 @@ def test_a_node_that_goes_or_fills_up_releases_at_once() -> None:
     there = world(node("a"), node_cache("a", {DIGEST: "Staging"}), artifact(), gated())
     assert reasons(there) == {}
     busy = pod({}, name="busy", gpus=1, spec={"nodeName": "a"})
-    busy["spec"] = {**gated()["spec"], "nodeName": "a", "schedulingGates": []}  # type: ignore[dict-item]
+    busy["spec"] = {**part(gated(), "spec"), "nodeName": "a", "schedulingGates": []}
     put(there, busy)
     assert reasons(there) == {"p": Reason.NO_ROOM}
     drop(there, busy, node("a"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -54,8 +55,8 @@ def test_of_a_containerd_that_images_are_staged_into_it_is_said_what_matters() -
     assert not [one for one in judge(replace(GOOD, images=())) if one.check == "images"]
 
 
-def node(**changes: object) -> ClusterFacts:
-    return replace(GOOD, nodes=(replace(NODE, **changes),))  # type: ignore[arg-type]
+def node(**changes: Any) -> ClusterFacts:
+    return replace(GOOD, nodes=(replace(NODE, **changes),))
 
 
 @pytest.mark.parametrize(

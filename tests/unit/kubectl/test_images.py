@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from typing import Any
 
 import pytest
 from pods.objects import DIGEST, ENGINE, IMAGE, artifact, container, image_artifact, node, node_cache, pod, staging_images
@@ -25,11 +26,11 @@ ENABLED: Object = {"metadata": {"name": "team-a", "labels": {"prestage.dev/enabl
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
 
-def held(name: str, state: str | None = None, **more: object) -> Object:
-    return staging_images(node_cache(name, {DIGEST: "Warm"}), state, **more)  # type: ignore[arg-type]
+def held(name: str, state: str | None = None, **more: Any) -> Object:
+    return staging_images(node_cache(name, {DIGEST: "Warm"}), state, **more)
 
 
-def evidence(*caches: Object, asked: Object | None = None, **more: object) -> Evidence:
+def evidence(*caches: Object, asked: Object | None = None, **more: Any) -> Evidence:
     seen = Evidence(
         asked or pod(gpus=1),
         ENABLED,
@@ -39,7 +40,7 @@ def evidence(*caches: Object, asked: Object | None = None, **more: object) -> Ev
         events=[],
         nodes=[node("a"), node("b")],
     )
-    return dataclasses.replace(seen, **more)  # type: ignore[arg-type]
+    return dataclasses.replace(seen, **more)
 
 
 def said(seen: Evidence) -> list[tuple[Level, str]]:
@@ -143,8 +144,8 @@ def test_the_list_of_models_says_how_far_images_are() -> None:
 
 
 def test_how_far_says_no_more_than_is_known() -> None:
-    def one(**more: object) -> HeldArtifact:
-        return HeldArtifact(digest=IMAGE, type=EntryType.IMAGE, state=State.STAGING, **more)  # type: ignore[arg-type]
+    def one(**more: Any) -> HeldArtifact:
+        return HeldArtifact(digest=IMAGE, type=EntryType.IMAGE, state=State.STAGING, **more)
 
     assert how_far(one(), 10) == "Staging"
     assert how_far(one(step=Step.DOWNLOAD, fetched=5), None) == "Staging (Download)"

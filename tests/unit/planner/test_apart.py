@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prestage.api.nodes import ENTRIES_MAX, Action, EntryType, State
 from prestage.calendar.windows import Opening, Openings
 from prestage.control.demand.collecting import Collected
@@ -24,10 +26,10 @@ def node(name: str, budget: int, *warm: str) -> NodeState:
     return NodeState(name, f"uid-{name}", budget, rate_bytes_per_s=100.0, used_bytes=0, held=held)
 
 
-def wanted(artifact: str, size: int, trust: Trust = Trust.WAITING, *, image: bool = False, **more: object) -> Demand:
+def wanted(artifact: str, size: int, trust: Trust = Trust.WAITING, *, image: bool = False, **more: Any) -> Demand:
     kind = EntryType.IMAGE if image else EntryType.MODEL
     common: dict[str, object] = {"at": dict.fromkeys(NAMES, 1), "feasible": frozenset(NAMES), "together": "app", "kind": kind}
-    return Demand(artifact, artifact, size, "team", trust, **{**common, **more})  # type: ignore[arg-type]
+    return Demand(artifact, artifact, size, "team", trust, **{**common, **more})
 
 
 def said(plan: Plan) -> dict[str, set[tuple[str, Action, EntryType]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from planning.cluster import Cluster, running, until
@@ -14,7 +14,7 @@ from prestage.cacher.errors import Denied, Unavailable
 from prestage.control.planning.app import LEASE
 from prestage.control.planning.loop import pause_s
 from prestage.kube.errors import Unreachable
-from prestage.kube.ports import Object, metadata_of, uid_of
+from prestage.kube.ports import Object, Resource, metadata_of, uid_of
 from prestage.kube.resources import (
     CACHE_POLICIES,
     EVENTS,
@@ -243,12 +243,12 @@ def test_a_write_that_fails_is_made_good_and_hurts_no_other_node() -> None:
         planner = cluster.planner()
         apply, failed = cluster.api.apply, list[str]()
 
-        async def flaky(resource: object, body: Object, **more: object) -> Object:
+        async def flaky(resource: Resource, body: Object, **more: Any) -> Object:
             name = str(metadata_of(body)["name"])
             if name == "n1" and len(failed) < 2:
                 failed.append(name)
                 raise Unreachable("gone for a moment")
-            return await apply(resource, body, **more)  # type: ignore[arg-type]
+            return await apply(resource, body, **more)
 
         cluster.api.apply = flaky  # type: ignore[method-assign]
         async with running(planner):

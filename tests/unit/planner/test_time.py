@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -24,15 +25,15 @@ STAGE, KEEP = Action.STAGE, Action.KEEP
 STRICT = Rules(slack=1.0, guard_s=0.0)
 
 
-def full(name: str, budget: int = 100, *warm: str, **more: object) -> NodeState:
+def full(name: str, budget: int = 100, *warm: str, **more: Any) -> NodeState:
     """Of which everything is in use: whatever comes pushes something out."""
     made = dataclasses.replace(node(name, budget, *warm), used_bytes=budget)
-    return dataclasses.replace(made, **more)  # type: ignore[arg-type]
+    return dataclasses.replace(made, **more)
 
 
-def idle(name: str, budget: int = 100, *warm: str, used: int = 0, **more: object) -> NodeState:
+def idle(name: str, budget: int = 100, *warm: str, used: int = 0, **more: Any) -> NodeState:
     made = dataclasses.replace(node(name, budget, *warm), used_bytes=used)
-    return dataclasses.replace(made, **more)  # type: ignore[arg-type]
+    return dataclasses.replace(made, **more)
 
 
 def told(made: Plan, name: str = "n1") -> dict[str, float | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import cast
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,15 +18,15 @@ from prestage.control.warmth.condition import Reason, Sources, Told, told
 from prestage.kube.ports import Object
 
 
-def aged(seconds: float, *, on: str | None = None, phase: str = "Pending", **more: object) -> Object:
+def aged(seconds: float, *, on: str | None = None, phase: str = "Pending", **more: Any) -> Object:
     created = (NOW - datetime.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    made = pod(gpus=1, creationTimestamp=created, **more)  # type: ignore[arg-type]
+    made = pod(gpus=1, creationTimestamp=created, **more)
     spec = cast("dict[str, object]", made["spec"])
     return {**made, "spec": {**spec, **({"nodeName": on} if on else {})}, "status": {"phase": phase}}
 
 
-def held(name: str, state: str | None = None, *, model: str = "Warm", **more: object) -> Object:
-    return staging_images(node_cache(name, {DIGEST: model}), state, **more)  # type: ignore[arg-type]
+def held(name: str, state: str | None = None, *, model: str = "Warm", **more: Any) -> Object:
+    return staging_images(node_cache(name, {DIGEST: model}), state, **more)
 
 
 def around(*objects: Object) -> World:

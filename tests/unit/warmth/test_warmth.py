@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections.abc import Awaitable
-from typing import cast
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,9 +56,9 @@ class WithConditions(FakeApi):
         return await super().patch(resource, name, body, namespace=namespace, subresource=subresource, type=type)
 
 
-def aged(seconds: float, **more: object) -> dict[str, object]:
+def aged(seconds: float, **more: Any) -> dict[str, object]:
     created = (NOW - datetime.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return pod(gpus=1, creationTimestamp=created, **more)  # type: ignore[arg-type]
+    return pod(gpus=1, creationTimestamp=created, **more)
 
 
 def bound(where: str, seconds: float = 1.0) -> dict[str, object]:
