@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from prestage.cacher.digests import PIECE_BYTES, piece_count
+from prestage.cacher.ending import to_its_end
 from prestage.cacher.errors import Corrupt, Unavailable
 from prestage.cacher.origins.source import OriginSource
 from prestage.cacher.transfer.engine import Engine
@@ -82,9 +83,10 @@ class Incoming:
             piece.end()
         for sink in self._whole.values():
             sink.end()
-        while self._running:
-            await asyncio.shield(asyncio.wait(set(self._running)))
-        self._pool.shutdown()
+        try:
+            await to_its_end(self._all_ended())
+        finally:
+            self._pool.shutdown()
 
     async def read(self, blob: Descriptor, offset: int, size_bytes: int) -> memoryview:
         """At least one byte from `offset` on, at most `size_bytes`; good until the next call. Offsets only grow.
@@ -113,6 +115,10 @@ class Incoming:
         if (sink := self._whole.pop(blob.digest, None)) is not None:
             sink.end()
         self._advance()
+
+    async def _all_ended(self) -> None:
+        while self._running:
+            await asyncio.wait(set(self._running))
 
     def _let_go(self, piece: Piece) -> None:
         del self._pieces[piece.blob.digest, piece.number]

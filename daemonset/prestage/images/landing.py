@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from prestage.cacher.digests import piece_count
+from prestage.cacher.ending import to_its_end
 from prestage.cacher.errors import Corrupt, Unavailable
 from prestage.cacher.origins.source import OriginSource
 from prestage.cacher.transfer.engine import Engine
@@ -79,8 +80,10 @@ class Landing:
     async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
         self._cancel.set()
         self._stop()
-        await _until(self._fetching, *self._hashed.values())
-        self._close()
+        try:
+            await to_its_end(asyncio.wait({self._fetching, *self._hashed.values()}))
+        finally:
+            self._close()
 
     async def whole(self, blob: Descriptor) -> Unnamed:
         """Its file, once all of it is there and is what its digest says. `done` with it, or leave.
@@ -160,8 +163,3 @@ class _Sink:
 
     def journal(self, records: Sequence[PieceRecord]) -> None:
         """Nothing is kept: see the module."""
-
-
-async def _until(*running: asyncio.Future[None]) -> None:
-    while left := {one for one in running if not one.done()}:
-        await asyncio.shield(asyncio.wait(left))

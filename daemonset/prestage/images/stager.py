@@ -220,10 +220,12 @@ class ImageStager:
         """Of layers; None: they go through the socket.
 
         Raises:
-            Misconfigured: `in_place`, and containerd's content folder is not here.
+            Misconfigured: `in_place`, and containerd's content folder is not here, or not told.
         """
         if not self.terms.in_place:
             return None
+        if not self.containerd.setup.image_root:
+            raise Misconfigured("containerd does not say where its blobs lie", hint="its CRI plugin is off: see ctr plugins ls")
         if (folder := self.containerd.setup.content_folder) is None:
             raise Misconfigured("containerd's content folder is not here", hint="mount it, at the path that containerd knows")
         return Placer(self.containerd.content, folder)

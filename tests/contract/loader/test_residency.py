@@ -85,16 +85,37 @@ def test_a_foreign_uid_on_a_read_only_mount_is_told_the_truth(mounted: Path, fol
     assert found == {"uid": FOREIGN_UID, "halves": ["resident", "absent"], "whole": "partly", "counted": None}
 
 
-def test_asking_costs_a_page_a_place_and_does_not_change_the_answer(folder: Path) -> None:
+def test_asking_costs_a_page_a_place_and_other_places_are_as_absent_as_before(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = 20
+    turns = iter(range(times))
+
+    def drawn(size_bytes: int) -> bytes:
+        """By chance two questions fall on one page, in half of all runs; here no two do."""
+        return ((next(turns) << 32) // times).to_bytes(4, sys.byteorder) * (size_bytes // 4)
+
+    monkeypatch.setattr(os, "urandom", drawn)
     make_cold([folder / "file"])
     probe = open_probe(str(folder / "file"))
     try:
-        for _ in range(20):
+        for _ in range(times):
             assert sampled(probe, 0, SIZE) is Residency.ABSENT
         counted = counted_bytes(probe)
-        assert counted is None or counted <= 20 * 4 * 4096  # None: a kernel before 6.5
+        assert counted is None or counted <= times * 4 * 4096  # None: a kernel before 6.5
     finally:
         os.close(probe)
+
+
+def test_no_two_questions_ask_the_same_places(folder: Path) -> None:
+    """So what one fetched does not answer the next."""
+    make_cold([folder / "file"])
+    probe = open_probe(str(folder / "file"))
+    try:
+        found = [sampled(probe, 0, SIZE) for _ in range(20)]
+    finally:
+        os.close(probe)
+    assert Residency.RESIDENT not in found
 
 
 def test_the_owner_may_count_and_the_count_agrees_with_the_samples(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from prestage.cacher.errors import Misconfigured
 from prestage.images.containerd.placing import Unnamed
 from prestage.images.moving import WrongBytes
 from servers import faults
+from servers.containerd import Containerd
+from servers.fixtures import require
 from servers.hostile import Hostile
 from servers.registry import Registry
 
@@ -53,6 +56,19 @@ def test_what_is_put_in_place_is_what_a_pull_makes(registry: Registry, node: Nod
     asyncio.run(node.containerd.kubelet().remove(name))
     node.release(resolved.artifact)
     assert node.inventory() == NOTHING
+
+
+@pytest.mark.parametrize("program", ["containerd", "containerd-2"])
+def test_the_first_blob_of_a_node_is_put_in_place_too(program: str, registry: Registry) -> None:
+    """Before it, containerd 1 has no folder for blobs."""
+    require(program)
+    with tempfile.TemporaryDirectory(prefix="ctrd-") as folder, Containerd(Path(folder), program=program) as new:
+        first = Node(new, replace(Node(new).terms, in_place=True))
+        first.stage(registry.push("p/first", "v1", simple(layers=2, seed=64)))
+        assert [row.state for row in first.listed()] == ["warm"]
+        inodes = [path.stat().st_nlink for path in (new.root / "io.containerd.content.v1.content/blobs/sha256").iterdir()]
+        first.clean()
+    assert inodes == [1] * 3, "two layers and the config"
 
 
 def test_a_file_that_containerd_has_removed_before_it_heard_of_it_is_written_to_it(

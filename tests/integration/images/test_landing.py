@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import threading
@@ -12,12 +13,15 @@ from pathlib import Path
 
 import pytest
 from layers import sha256
-from layers.rig import MIB, Rig, made
+from layers.rig import MIB, QUICK, Rig, file_in, made
 
 from prestage.cacher.errors import Corrupt, Full, NotFound, PrestageError
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.config import NetConfig
+from prestage.cacher.transfer.engine import Engine
 from prestage.images.descriptors import Descriptor
+from prestage.images.fetching import LayerFetcher
+from prestage.images.incoming import Wanted
 from servers import faults
 from servers.hostile import Hostile
 
@@ -70,6 +74,36 @@ def test_a_disk_that_is_full_is_told(rig: Rig, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(Full, match="make room on containerd"):
         rig.land(tmp_path)
+
+
+@pytest.mark.parametrize("way", ["memory", "files"])
+def test_cancelled_on_its_way_out_it_still_lets_go_of_all(way: str, rig: Rig, tmp_path: Path) -> None:
+    """Files, threads and connections: what is left of them fails every test."""
+    rig.on_layers(always=faults.Drip(2_000_000))
+    registry, resolved = rig.resolve()
+
+    async def leave(engine: Engine, at_the_door: asyncio.Event) -> None:
+        fetcher = LayerFetcher(engine, rig.client, registry)
+        if way == "files":
+            async with fetcher.land(resolved.blobs, file_in(tmp_path)):
+                at_the_door.set()
+            return
+        async with fetcher.fetch([Wanted(blob) for blob in resolved.blobs]) as incoming:
+            await incoming.read(resolved.blobs[0], 0, 1)
+            at_the_door.set()
+
+    async def work(engine: Engine) -> None:
+        at_the_door = asyncio.Event()
+        leaving = asyncio.create_task(leave(engine, at_the_door))
+        await at_the_door.wait()
+        for _ in range(3):
+            assert leaving.cancel(), "too late"
+            await asyncio.sleep(0)
+        await asyncio.wait([leaving])
+        assert leaving.cancelled()
+
+    with Engine(QUICK) as engine:
+        asyncio.run(work(engine))
 
 
 @pytest.mark.parametrize("way", ["memory", "files"])

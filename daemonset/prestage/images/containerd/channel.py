@@ -3,7 +3,8 @@
     NOT_FOUND -> NotFound                      UNAVAILABLE "locked" -> Locked: another client writes that blob just now
     ALREADY_EXISTS -> AlreadyThere             UNAVAILABLE, DEADLINE_EXCEEDED -> Unavailable
     PERMISSION_DENIED -> Denied                "no space left" in whatever -> Full
-    "unexpected commit" digest -> Corrupt      anything else -> Unavailable, with containerd's own words
+    "unexpected commit" digest -> Corrupt      UNIMPLEMENTED -> NotServed: a plugin of containerd's is off
+    anything else -> Unavailable, with containerd's own words
 
 What only reads is sent again for some seconds while nobody listens: containerd restarts in that time.
 """
@@ -41,6 +42,10 @@ class AlreadyThere(PrestageError):
 
 class Locked(Busy):
     """Another client writes this blob just now."""
+
+
+class NotServed(Misconfigured):
+    """This containerd has no such service."""
 
 
 class Stream(Protocol):
@@ -138,6 +143,8 @@ def translated(exc: grpc.RpcError, method: str) -> PrestageError:
         return Full(text, hint="make room on containerd's file system")
     if code is grpc.StatusCode.NOT_FOUND:
         return NotFound(text, hint="it may have been removed meanwhile")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return NotServed(text, hint="see which plugins containerd lists as failed: ctr plugins ls")
     if code is grpc.StatusCode.ALREADY_EXISTS:
         return AlreadyThere(text)
     if code is grpc.StatusCode.UNAVAILABLE and "locked" in detail:

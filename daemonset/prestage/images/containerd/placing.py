@@ -22,9 +22,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prestage.cacher.digests import PIECE_BYTES
+from prestage.cacher.ending import to_its_end
 from prestage.cacher.errors import Denied, Full, Unavailable
 from prestage.images.containerd.content import Content, Writing, Written
-from prestage.images.containerd.ending import to_its_end
 from prestage.images.containerd.waiting import write_at_last
 from prestage.images.descriptors import Descriptor
 

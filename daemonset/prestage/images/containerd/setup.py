@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from prestage.cacher.errors import Misconfigured, PrestageError
-from prestage.images.containerd.channel import Channel
+from prestage.images.containerd.channel import Channel, NotServed
 from prestage.wire import cri_pb2 as cri
 from prestage.wire.containerd_pb2 import PluginsAnswer, PluginsRequest
 
@@ -44,9 +44,10 @@ class Setup:
 
     @property
     def content_folder(self) -> Path | None:
-        """Where its blobs lie, if that folder is here too."""
-        folder = Path(self.image_root).parent / _CONTENT
-        return folder if self.image_root and folder.is_dir() else None
+        """Where its blobs lie, if that is here too. Before the first blob of its life containerd has not made it."""
+        root = Path(self.image_root)
+        folder = root.parent / _CONTENT
+        return folder if self.image_root and (folder.is_dir() or root.is_dir()) else None
 
 
 async def read_setup(channel: Channel, version: str, snapshotter: str | None) -> Setup:
@@ -54,6 +55,7 @@ async def read_setup(channel: Channel, version: str, snapshotter: str | None) ->
 
     Raises:
         Misconfigured: `snapshotter` is not there.
+        PrestageError: as the channel says; its CRI plugin does not get ready.
     """
     plugins = (await channel.ask(_PLUGINS, PluginsRequest(filters=[f"type=={SNAPSHOTTERS}"]), PluginsAnswer)).plugins
     working = tuple(sorted(plugin.id for plugin in plugins if not plugin.init_err.code and not plugin.init_err.message))
@@ -72,9 +74,10 @@ def _snapshotter_of(root: str) -> str:
 
 
 async def _image_root(channel: Channel) -> str:
+    """Asked again while its CRI plugin is not ready: that is some time after containerd listens."""
     try:
-        answer = await channel.call(_FS, cri.ImageFsInfoRequest(), cri.ImageFsInfoAnswer)
-    except PrestageError:
+        answer = await channel.ask(_FS, cri.ImageFsInfoRequest(), cri.ImageFsInfoAnswer)
+    except NotServed:
         return ""
     return next((one.fs_id.mountpoint for one in answer.image_filesystems), "")
 

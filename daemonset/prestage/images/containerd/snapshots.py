@@ -15,10 +15,10 @@ from contextlib import suppress
 
 from google.protobuf.empty_pb2 import Empty
 
+from prestage.cacher.ending import to_its_end
 from prestage.cacher.errors import Corrupt, NotFound, PrestageError, Unavailable
 from prestage.images.chains import ChainId
 from prestage.images.containerd.channel import AlreadyThere, Channel
-from prestage.images.containerd.ending import to_its_end
 from prestage.images.containerd.leases import Leases, Resource
 from prestage.images.image import Layer
 from prestage.wire.containerd_pb2 import (

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from prestage.api.annotations import Layout
 from prestage.api.brokerage import GrantedMount, MountsAnswer
 from prestage.cacher.agent.logs import log
 from prestage.cacher.agent.messages import TreePart, TreeRequest, TreeView
+from prestage.cacher.ending import to_its_end
 from prestage.cacher.errors import Busy, Corrupt, Misconfigured, NotFound, PrestageError, Unavailable
 from prestage.cacher.store.composing import RECORD
 from prestage.node.csi import binding
@@ -95,7 +96,7 @@ class Publisher:
                 return
             answer = await self._authorised(asked, ends_s)
             tree = await self._tree(target, asked, answer.models, ends_s)
-            await _finished(asyncio.to_thread(self._bind, tree, target))
+            await to_its_end(asyncio.to_thread(self._bind, tree, target))
             for granted in answer.models:
                 log(
                     "mounted",
@@ -176,23 +177,13 @@ class Publisher:
             there = await asyncio.to_thread(binding.bound, target)
             if there is not None and not there.is_ours:
                 raise Misconfigured(f"something that is not ours is mounted at {target}", hint="unmount it")
-            await _finished(asyncio.to_thread(binding.release, target))
+            await to_its_end(asyncio.to_thread(binding.release, target))
             try:
                 holds = {tree.hold for tree in await self._agent.trees() if tree.target == str(target)}
                 for hold in holds | ({there.hold} if there is not None and there.hold is not None else set()):
                     await self._agent.drop(hold)
             except PrestageError as exc:
                 log("tree_not_dropped", fields={"target": str(target), "message": exc.message})  # settling.py will
-
-
-async def _finished(work: Coroutine[object, object, None]) -> None:
-    """Not left half done by a cancel."""
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
 
 
 def tree_request(target: Path, asked: Asked, granted: list[GrantedMount]) -> TreeRequest:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from prestage.images.containerd.ending import to_its_end
+from prestage.cacher.ending import to_its_end
 
 
 def test_what_comes_of_it_is_told() -> None:
@@ -21,8 +21,9 @@ def test_what_comes_of_it_is_told() -> None:
     assert asyncio.run(both()) == "yes"
 
 
+@pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("error", [None, ValueError("nobody is told")])
-def test_cancelled_it_ends_after_the_work_and_says_only_that(error: Exception | None) -> None:
+def test_cancelled_it_ends_after_the_work_and_says_only_that(error: Exception | None, times: int) -> None:
     async def cancelled() -> list[str]:
         seen, go = list[str](), asyncio.Event()
 
@@ -40,8 +41,10 @@ def test_cancelled_it_ends_after_the_work_and_says_only_that(error: Exception | 
 
         running = asyncio.ensure_future(caller())
         await asyncio.sleep(0)
-        running.cancel()
-        await asyncio.sleep(0)
+        for _ in range(times):
+            running.cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
         seen.append("still there")
         go.set()
         with pytest.raises(asyncio.CancelledError):

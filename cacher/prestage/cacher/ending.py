@@ -10,12 +10,16 @@ _T = TypeVar("_T")
 
 
 async def to_its_end(work: Awaitable[_T]) -> _T:
-    """Also when the caller is cancelled meanwhile: then nobody is told what came of it."""
+    """Also when the caller is cancelled meanwhile, however often: then nobody is told what came of it."""
     running = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
+    cancelled: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    if cancelled is not None:
         if not running.cancelled():
             running.exception()
-        raise
+        raise cancelled
+    return running.result()
