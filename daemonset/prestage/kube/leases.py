@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from prestage.cacher.ending import to_its_end
 from prestage.cacher.errors import Busy, Denied, Misconfigured, NotFound, Unavailable
 from prestage.kube.errors import Conflict, Missing
 from prestage.kube.ports import Api, Object, metadata_of, version_of
@@ -131,11 +132,14 @@ class Election:
             if work.done():
                 await work
         finally:
-            for task in (work, keeping):
-                task.cancel()
-            await asyncio.gather(work, keeping, return_exceptions=True)
-            self.leading = False
-            await asyncio.shield(self._let_go())
+            await to_its_end(self._ended(work, keeping))
+
+    async def _ended(self, *tasks: asyncio.Future[None]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.leading = False
+        await self._let_go()
 
     async def _take(self) -> None:
         while True:

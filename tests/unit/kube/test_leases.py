@@ -124,6 +124,32 @@ def test_the_second_leads_as_soon_as_the_first_lets_go() -> None:
     run(test())
 
 
+def test_a_leader_that_takes_its_time_to_end_holds_the_lease_until_it_has_ended_however_often_it_is_told_to() -> None:
+    async def test() -> None:
+        api, began, may_end, ended = FakeApi(), asyncio.Event(), asyncio.Event(), list[str]()
+
+        async def slowly() -> None:
+            began.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await may_end.wait()
+                held = await api.get(LEASES, "planner", namespace="here")
+                ended.append(str(spec_of(held)["holderIdentity"]))
+
+        leader = asyncio.create_task(election(api, "a").run(slowly))
+        await began.wait()
+        for _ in range(3):
+            leader.cancel()
+            await asyncio.sleep(0.01)
+        may_end.set()
+        await asyncio.gather(leader, return_exceptions=True)
+        held = await api.get(LEASES, "planner", namespace="here")
+        assert (ended, spec_of(held)["holderIdentity"]) == (["a"], "")
+
+    run(test())
+
+
 def test_a_leader_that_cannot_renew_stops_before_another_begins() -> None:
     class Cut(FakeApi):
         cut_off = False

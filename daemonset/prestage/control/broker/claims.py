@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from prestage.api.nodes import ErrorClass
+from prestage.cacher.ending import to_its_end
 from prestage.cacher.errors import PrestageError
 from prestage.control.broker.refusals import No
 from prestage.kube.errors import Conflict, Missing
@@ -50,7 +51,7 @@ class Claims:
                 yield
             finally:
                 with suppress(PrestageError):  # what stays is stale soon
-                    await asyncio.shield(self._api.delete(LEASES, name, namespace=self._namespace, uid=uid))
+                    await to_its_end(self._api.delete(LEASES, name, namespace=self._namespace, uid=uid))
 
     @asynccontextmanager
     async def _locked(self, name: str) -> AsyncIterator[None]:
