@@ -26,6 +26,7 @@ from agents.contract import UnixConnection
 from bringing import write_folder
 
 from prestage.cacher.digests import PIECE_BYTES
+from prestage.cacher.store.format import filesystem_identity
 from servers.hub import Hub
 
 VERSIONS = {"0.1.0": "192cd18", "0.1.0+agent": "f001398"}
@@ -67,7 +68,10 @@ def unpacked(version: str, folder: Path) -> Path:
     """The store that `version` left."""
     with lzma.open(ARCHIVES / f"{version}.tar.xz") as compressed, tarfile.open(fileobj=compressed) as archive:
         archive.extractall(folder, filter="tar")
-    return folder / "store"
+    root = folder / "store"
+    stated = json.loads((root / "format").read_text())
+    (root / "format").write_text(json.dumps({**stated, "filesystem": filesystem_identity(root)}))  # as if it had been made here
+    return root
 
 
 def _packed(version: str, root: Path) -> None:
