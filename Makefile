@@ -79,7 +79,7 @@ imports: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	$(PYTEST) -n $(JOBS) --dist worksteal --durations=15 -m "not slow" tests/unit $(wildcard tests/contract)
+	.ci/again .pytest_cache/unit $(PYTEST) -n $(JOBS) --dist worksteal --durations=15 -m "not slow" tests/unit $(wildcard tests/contract)
 
 test: setup tools ## all but the slow tier, on real servers where they can be had
 	.ci/again .pytest_cache/test $(PYTEST) -n $(JOBS) --dist worksteal --durations=15 -m "not slow" $(TESTS)
@@ -91,7 +91,7 @@ slow: setup tools cluster ## the slow tier alone; which tests follow each other 
 	.ci/again .pytest_cache/slow $(PYTEST) -n $(JOBS) --dist loadgroup --no-loadscope-reorder --durations=25 --timeout=600 -m slow $(SLOW)
 
 on-torch: torch ## the loader's tests that need torch
-	$(TORCH)/bin/python -m pytest tests/contract/loader tests/unit/loader -k torch
+	.ci/again .pytest_cache/torch $(TORCH)/bin/python -m pytest tests/contract/loader tests/unit/loader -k torch
 
 fuzz: setup ## a million damaged safetensors headers (a minute or two)
 	PRESTAGE_FUZZ=1000000 $(PYTEST) tests/unit/loader/test_bad_days.py -k damaged_headers
@@ -140,14 +140,14 @@ $(TORCH)/.ready: requirements-torch.lock
 
 .PHONY: integrations conformance vllm
 integrations: conformance vllm .tools/transformers4/.ready ## the loader in serving code: transformers 5 and 4, accelerate, diffusers, vLLM, safetensors' own tests
-	$(OFFLINE) $(TORCH)/bin/python -m pytest -m "not slow" tests/contract/integrations
-	$(OFFLINE) .tools/transformers4/bin/python -m pytest -m "not slow" tests/contract/integrations
+	$(OFFLINE) .ci/again .pytest_cache/transformers $(TORCH)/bin/python -m pytest -m "not slow" tests/contract/integrations
+	$(OFFLINE) .ci/again .pytest_cache/transformers4 .tools/transformers4/bin/python -m pytest -m "not slow" tests/contract/integrations
 
 conformance: torch .tools/safetensors/.ready ## safetensors' own test-suite on the loader's functions
-	$(OFFLINE) $(TORCH)/bin/python -m pytest tests/contract/integrations/test_safetensors_own_suite.py
+	$(OFFLINE) .ci/again .pytest_cache/conformance $(TORCH)/bin/python -m pytest tests/contract/integrations/test_safetensors_own_suite.py
 
 vllm: setup .tools/vllm/.ready ## load format "prestage" in a real vLLM on the CPU (an environment of its own, 5 GB)
-	$(OFFLINE) .tools/vllm/bin/python -m pytest tests/integration/engines
+	$(OFFLINE) .ci/again .pytest_cache/vllm .tools/vllm/bin/python -m pytest tests/integration/engines
 
 .tools/transformers4/.ready: requirements-transformers4.lock loader-lib/pyproject.toml $(TORCH)/.ready
 	.ci/environment transformers4 $(TORCH) .venv

@@ -12,7 +12,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-_GRACE_S = 2.0
+_GRACE_S = 20.0
+"""Nobody who leaves nothing waits for it: a machine that stands still for seconds makes no leak."""
 
 shared: set[int] = set()
 """Processes of a server that the whole run shares: a test may restart it, which makes a new process."""
@@ -42,7 +43,7 @@ def held(folder: Path) -> Held:
 
 
 def leaked_since(before: Held, folder: Path) -> list[str]:
-    """What is still held after garbage collection and two seconds of patience (threads may be on their way out)."""
+    """What is still held after garbage collection and much patience (threads may be on their way out)."""
     leaked = held(folder).beyond(before)
     deadline_s = time.monotonic() + _GRACE_S
     while leaked and time.monotonic() < deadline_s:

@@ -17,8 +17,8 @@ from typing import Literal, Self, cast
 from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 from cluster.certificates import Authority
-from cluster.processes import Processes, steady_port
-from servers.programs import find, lacking
+from cluster.processes import Processes
+from servers.programs import find, free_port, lacking
 
 START_TIMEOUT_S = 90.0
 """Two cores that build something else meanwhile."""
@@ -43,13 +43,13 @@ class ApiServer:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
         self.binary, self.folder, self.host = found, folder, host
-        self.port = steady_port(host)
+        self.port = free_port(host)
         self.url = f"https://{host}:{self.port}"
         self.processes = Processes(folder, shared=shared)
         self.authority = Authority(folder)
         self.token_key = self.authority.service_account_key()
         self._storage = storage
-        self._storage_url = f"http://127.0.0.1:{steady_port()}"
+        self._storage_url = f"http://127.0.0.1:{free_port()}"
         admin = self.authority.issue("admin", user="admin", group="system:masters")
         self.kubeconfig = self.authority.kubeconfig(folder / "kubeconfig", self.url, admin)
         tls = ssl.create_default_context(cafile=str(self.authority.ca))
@@ -136,7 +136,7 @@ class ApiServer:
             database = f"sqlite://{self.folder}/kine.db?_journal=WAL&cache=shared&_busy_timeout=30000"
             listen = ["--listen-address", self._storage_url.replace("http", "tcp"), "--metrics-bind-address", "0"]
             return [self.binary, "kine", *listen, "--endpoint", database]
-        peer = f"http://127.0.0.1:{steady_port()}"
+        peer = f"http://127.0.0.1:{free_port()}"
         clients = ["--listen-client-urls", self._storage_url, "--advertise-client-urls", self._storage_url]
         peers = ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}"]
         data = ["--data-dir", f"{self.folder}/etcd", "--unsafe-no-fsync", "--log-level", "warn"]

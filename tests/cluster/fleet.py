@@ -21,7 +21,6 @@ from click.testing import CliRunner, Result
 
 from cluster import kinds
 from cluster.pods import OURS, Admission, account, applied, kubeconfig_of
-from cluster.processes import steady_port
 from cluster.whole import Cluster
 from prestage.api.brokerage import AUDIENCE
 from prestage.bench.cli import bench
@@ -30,7 +29,7 @@ from prestage.control.broker.rbac import RULES as BROKER_RULES
 from prestage.control.planning.rbac import RULES as PLANNER_RULES
 from prestage.kube.ports import Object
 from servers.hub import Hub
-from servers.programs import find
+from servers.programs import find, free_port
 
 TEAM = "team"
 REFS = "hf://bench/m{n}@main"
@@ -130,7 +129,7 @@ def _first(pid: int, nice: int) -> None:
 
 
 def _broker(cluster: Cluster) -> str:
-    api, listen, health = cluster.api, steady_port(), steady_port()
+    api, listen, health = cluster.api, free_port(), free_port()
     account(api, "prestage-broker", BROKER_RULES)
     ours = (sys.executable, "-m", "prestage.cacher.cli", "control", "broker", "--namespace", OURS, "--name", "127.0.0.1")
     at = ("--listen", f"127.0.0.1:{listen}", "--health", f"127.0.0.1:{health}")
@@ -142,7 +141,7 @@ def _broker(cluster: Cluster) -> str:
 
 def _planner(cluster: Cluster) -> str:
     """It leads before it returns."""
-    api, health = cluster.api, steady_port()
+    api, health = cluster.api, free_port()
     account(api, "prestage-planner", (*PLANNER_RULES, *LEADER_RULES))
     ca, token = api.folder / "broker-ca.crt", api.folder / "planner-token"
     published = ("get", "configmap", "prestage-broker-ca", "-n", OURS, "-o", r"jsonpath={.data.ca\.crt}")

@@ -24,7 +24,7 @@ from urllib.request import urlopen
 from pods import objects
 
 from cluster.apiserver import ApiServer
-from cluster.processes import Processes, steady_port
+from cluster.processes import Processes
 from prestage.control.admission.manifests import Client, manifests
 from prestage.control.admission.rbac import LEADER_RULES, RULES
 from prestage.control.beside import steer
@@ -34,6 +34,7 @@ from prestage.kube.events import Recorder
 from prestage.kube.ports import Object
 from prestage.kube.rbac import Rule, policy_rules
 from prestage.kube.settings import KubeSettings
+from servers.programs import free_port
 
 OURS = "prestage"
 _NUMBERS = itertools.count(1)
@@ -94,7 +95,7 @@ class Admission:
 
     def start(self, name: str = "admission") -> None:
         """On the same ports when it is started again; returns when it serves."""
-        listen, health = self.ports.setdefault(name, (steady_port(), steady_port()))
+        listen, health = self.ports.setdefault(name, (free_port(), free_port()))
         argv: list[str | Path] = [
             sys.executable,
             "-m",

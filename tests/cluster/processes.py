@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import random
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -32,15 +30,6 @@ Answer = TypeVar("Answer")
 
 def _die_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def steady_port(host: str = "127.0.0.1") -> int:
-    """A free port below the ephemeral range: nobody's outgoing connection takes it while its server is being restarted."""
-    for _ in range(200):
-        port = random.randrange(20000, 30000)
-        with contextlib.suppress(OSError), socket.create_server((host, port)):
-            return port
-    raise RuntimeError("no free port between 20000 and 30000")
 
 
 class Processes:

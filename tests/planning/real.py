@@ -19,7 +19,6 @@ import trustme
 from aiohttp import web
 
 from cluster.apiserver import ApiServer
-from cluster.processes import steady_port
 from prestage.api.brokerage import Resolved, ResolveRequest
 from prestage.control.admission.rbac import LEADER_RULES
 from prestage.control.planning.app import LEASE
@@ -30,6 +29,7 @@ from prestage.kube.ports import Object, Resource, name_of, uid_of
 from prestage.kube.rbac import Rule, policy_rules
 from prestage.kube.resources import ARTIFACTS, LEASES, NODE_CACHES, NODES, PODS, REPLICA_SETS
 from prestage.kube.settings import KubeSettings
+from servers.programs import free_port
 
 TOKEN = "token-of-the-planner"
 
@@ -92,7 +92,7 @@ class Place:
             f"--broker={self.broker_url}",
             f"--broker-ca={self.folder / 'broker-ca.crt'}",
             f"--broker-token={self.folder / 'token'}",
-            f"--health=127.0.0.1:{steady_port()}",
+            f"--health=127.0.0.1:{free_port()}",
             f"--lease-duration={self.lease_s}",
             *self.flags,
         ]

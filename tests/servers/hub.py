@@ -90,8 +90,8 @@ class Hub:
         self._runners: list[web.AppRunner] = []
         self._thread = threading.Thread(target=self._run, args=(started,), name="hub")
         self._thread.start()
-        if not started.wait(10):
-            raise RuntimeError("the test hub did not start within 10 s")
+        if not started.wait(60):
+            raise RuntimeError("the test hub did not start within a minute")
 
     def __enter__(self) -> Self:
         return self

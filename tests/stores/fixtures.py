@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 _MEMORY = Path("/dev/shm")
+_ENOUGH_BYTES = 4 << 30
 
 
 @pytest.fixture
 def fast_path(tmp_path: Path) -> Iterator[Path]:
     """A directory on tmpfs, else one on disk."""
-    if not _MEMORY.is_dir():
+    if not _MEMORY.is_dir() or shutil.disk_usage(_MEMORY).free < _ENOUGH_BYTES:
         yield tmp_path
         return
     path = Path(tempfile.mkdtemp(prefix="prestage-test-", dir=_MEMORY))

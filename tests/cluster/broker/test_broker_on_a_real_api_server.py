@@ -9,7 +9,6 @@ import asyncio
 import datetime
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -46,6 +45,7 @@ from prestage.kube.settings import KubeSettings
 from prestage.wire.broker_client import BrokerClient, BrokerSettings, refusal_of
 from servers.fixtures import require
 from servers.hub import Hub
+from servers.programs import free_port
 
 pytestmark = [pytest.mark.needs("kubernetes"), pytest.mark.slow]
 HOME = "prestage"
@@ -136,13 +136,6 @@ def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kube]:
     folder = tmp_path_factory.mktemp("broker")
     with ApiServer(folder / "api", shared=True) as running:
         yield Kube(running, folder)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Process:

@@ -21,7 +21,6 @@ from cryptography import x509
 
 from cluster.apiserver import ApiServer
 from cluster.kinds import install
-from cluster.processes import steady_port
 from prestage.cacher.errors import Denied, PrestageError
 from prestage.control.admission.app import AdmissionConfig
 from prestage.control.admission.app import run as run_admission
@@ -36,6 +35,7 @@ from prestage.kube.ports import Object, Resource
 from prestage.kube.resources import CONFIG_MAPS, PODS, SECRETS
 from prestage.kube.settings import KubeSettings
 from prestage.wire.broker_client import BrokerClient, BrokerSettings, refusal_of
+from servers.programs import free_port
 
 pytestmark = [pytest.mark.needs("kubernetes"), pytest.mark.slow]
 MUTATING = Resource(f"{GROUP}/v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", namespaced=False)
@@ -144,7 +144,7 @@ async def started(place: Place, group: asyncio.TaskGroup, stop: asyncio.Event) -
     config = BrokerConfig(here, here, Accounts(place.namespace), names=("127.0.0.1",), terms=QUICK, refresh_s=0.5)
     told: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
     group.create_task(run_broker(place.api, config, {}, stop, told))
-    port = steady_port()
+    port = free_port()
     admission = AdmissionConfig(
         ("127.0.0.1", port), None, place.namespace, "prestage-admission", names=("127.0.0.1",), terms=QUICK, refresh_s=0.5
     )

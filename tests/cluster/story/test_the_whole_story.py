@@ -157,11 +157,13 @@ def test_an_upgrade_and_a_rollback_keep_mounts_and_warmth_and_a_pod_in_the_middl
     assert (node["ready"], node["warm"]) == ("True", before["warm"])
 
 
-def test_every_right_that_is_used_was_given_and_what_was_given_is_used(chat: Story) -> None:
+def test_every_right_that_is_used_was_given_and_what_was_given_is_used(chat: Story, request: pytest.FixtureRequest) -> None:
     done, refused = chat.audit.seen()
     assert refused == set()
     given = {right for right in stated() if right.part != "uninstall"}
     assert done - given == set()
+    if request.config.getoption("lf"):
+        return  # of a part of the story: that uses a part of the rights
     unused = {right.power for right in given} - {right.power for right in done}
     assert sorted(unused - set(NOT_IN_THIS_STORY)) == []
     assert sorted(set(NOT_IN_THIS_STORY) - {right.power for right in given}) == [], "these are not given: take them off the list"

@@ -19,10 +19,10 @@ pytestmark = [pytest.mark.needs("kubernetes")]
 def test_what_is_planned_is_staged_and_how_it_stands_is_said(world: World) -> None:
     model = world.broker.put("planned", {"config.json": b"{}", "model.safetensors": os.urandom(20 << 20)})
     world.broker.plan = {model.artifact}
-    world.origin.choose = lambda request: faults.Drip(8e6)
+    world.origin.choose = lambda request: faults.Drip(1e6)
     world.plan(model.artifact, name="first")
-    wait_for(lambda: world.entry(model).get("state") == "Staging")
-    assert world.entry(model)["step"] in ("Resolve", "Download")
+    staging = wait_for(lambda: entry if (entry := world.entry(model)).get("state") == "Staging" else None)
+    assert staging["step"] in ("Resolve", "Download")
     world.origin.choose = lambda request: None
     wait_for(lambda: world.entry(model).get("state") == "Warm", timeout_s=90)
     status = world.status()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
+import pytest
 from brokers import Broker, Cluster, play
 
 from prestage.kube.resources import ORIGINS
 from servers.hub import Hub
-from servers.programs import free_port
 
 
 async def ready(cluster: Cluster, name: str) -> dict[str, str]:
@@ -19,10 +21,18 @@ async def ready(cluster: Cluster, name: str) -> dict[str, str]:
     return rows[0] if rows else {}
 
 
-def test_each_origin_says_whether_it_answers_and_why_not(hub: Hub, tmp_path: Path) -> None:
+@pytest.fixture
+def dead() -> Iterator[str]:
+    """Where nobody listens, and nobody else can."""
+    with socket.socket() as kept:
+        kept.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{kept.getsockname()[1]}"
+
+
+def test_each_origin_says_whether_it_answers_and_why_not(hub: Hub, dead: str, tmp_path: Path) -> None:
     cluster = Cluster()
     cluster.origin("hub", "HuggingFace", endpoint=hub.endpoint)
-    cluster.origin("dead", "S3", default=False, endpoint=f"http://127.0.0.1:{free_port()}")
+    cluster.origin("dead", "S3", default=False, endpoint=dead)
     cluster.origin("walled", "S3", default=False, endpoint=hub.endpoint, cidrs=())
     cluster.origin("no-ca", "S3", endpoint=hub.endpoint, default=False, caBundleRef={"name": "none"})
     cluster.origin("copy", "HuggingFace", endpoint=hub.endpoint, default=False, mirrorOf={"name": "gone"})

@@ -50,7 +50,10 @@ def test_what_is_copied_is_enough_to_build_our_wheel(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "README.md", "LICENSE", "cacher", "daemonset/prestage", "bench"):
         target = tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if (HOUSE / name).is_dir() else shutil.copy)(HOUSE / name, target)
+        if (HOUSE / name).is_dir():
+            shutil.copytree(HOUSE / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(HOUSE / name, target)
     argv = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "out")]
     subprocess.run(argv, cwd=tmp_path, check=True, capture_output=True, timeout=120)
     [wheel] = (tmp_path / "out").glob("*.whl")

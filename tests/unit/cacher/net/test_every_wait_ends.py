@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def failure(call: Callable[[], object]) -> NetError:
     began = time.monotonic()
     with pytest.raises(NetError) as failed:
         call()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20, "every wait ends long before the test's own deadline"
     return failed.value
 
 
@@ -73,7 +74,7 @@ def test_a_body_that_drips_inside_the_idle_timeout_is_a_stall(client: HttpClient
         room = memoryview(bytearray(100_000))
         began = time.monotonic()
         assert 1 <= body.readinto(room) < 100
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 20
         assert failure(lambda: body.readinto(room)).reason == "stalled"
         body.close()
 
@@ -224,12 +225,12 @@ def test_a_connection_without_a_deadline_waits_only_for_silence() -> None:
         assert connection.recv_into(room, whole=False) == 1
 
 
-def test_a_client_that_has_met_many_hosts_does_not_stay_connected_to_them(client: HttpClient) -> None:
+def test_a_client_that_has_met_many_hosts_does_not_stay_connected_to_them() -> None:
     def keeps(connection: socket.socket, number: int) -> None:
         while connection.recv(65536):
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
-    with Listening(keeps) as server:
+    with Listening(keeps) as server, closing(HttpClient()) as client:
 
         def ask(number: int) -> int:
             client.fetch(HttpRequest(f"http://host-{number}.test/", connect_to=(server.host, server.port)))

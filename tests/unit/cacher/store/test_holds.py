@@ -74,10 +74,12 @@ def test_a_ttl_ends_by_itself_and_its_file_goes_at_the_next_start(fast_path: Pat
     root = fast_path / "store"
     with Store.open(root, own=True) as store:
         stage(store, SMALL)
-        store.hold(SMALL.artifact, kind="ttl", expires_at=time.time() + 0.2)
+        store.hold(SMALL.artifact, kind="ttl", expires_at=time.time() + 3)
         with pytest.raises(Busy):
             store.evict(SMALL.artifact)
-        time.sleep(0.3)
+        deadline_s = time.monotonic() + 20
+        while store.list()[0].holds and time.monotonic() < deadline_s:
+            time.sleep(0.05)
         assert store.list()[0].holds == []
     with Store.open(root, own=True):
         assert list((root / "holds").iterdir()) == []

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -174,15 +175,20 @@ def test_a_second_owner_is_told_who_the_first_is(root: Path) -> None:
 
 def test_an_owner_that_waits_gets_the_store_when_it_is_free(root: Path) -> None:
     code = "import sys, time; from pathlib import Path; from prestage.cacher.store.store import Store\n"
-    code += "with Store.open(Path(sys.argv[1]), own=True): print('owned', flush=True); time.sleep(0.5)"
+    code += "with Store.open(Path(sys.argv[1]), own=True): print('owned', flush=True); sys.stdin.read()"
     environment = {**os.environ, "PYTHONPATH": str(CACHER)}
-    with subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE, env=environment) as child:
+    argv = [sys.executable, "-c", code, str(root)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as child:
+        assert child.stdin is not None
         assert child.stdout is not None
         assert child.stdout.readline() == b"owned\n"
         began = time.monotonic()
-        with Store.open(root, own=True, wait_s=20) as store:
+        leaves = threading.Timer(0.5, child.stdin.close)
+        leaves.start()
+        with Store.open(root, own=True, wait_s=30) as store:
             assert is_whole(store, SMALL)
-        assert 0.1 < time.monotonic() - began < 15
+        assert 0.1 < time.monotonic() - began < 30
+        leaves.join()
 
 
 def test_an_owner_that_is_killed_leaves_no_lock(root: Path) -> None:
