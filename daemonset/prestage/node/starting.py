@@ -168,9 +168,13 @@ class Starting:
 
 
 async def _pools(api: Api) -> list[Object]:
+    """None where the cluster does not know the kind: its CRDs come later, or are replaced."""
     found, rest = list[Object](), None
     while True:
-        page = await api.page(STORE_POOLS, limit=_PAGE, rest=rest)
+        try:
+            page = await api.page(STORE_POOLS, limit=_PAGE, rest=rest)
+        except Missing:
+            return []
         found += page.items
         if (rest := page.rest) is None:
             return found

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from prestage.api.nodes import Action, PlannedArtifact
 from prestage.cacher.digests import ArtifactId
-from prestage.kube.errors import Forbidden, Unreachable
-from prestage.kube.ports import Object, Resource
+from prestage.kube.errors import Forbidden, Missing, Unreachable
+from prestage.kube.ports import EVERYTHING, Object, Page, Resource, Selection
 from prestage.kube.resources import NODES, STORE_POOLS
 from prestage.kube.testing import FakeApi
 from prestage.node.plan import Plan
@@ -156,6 +156,31 @@ def test_what_others_put_on_the_node_in_the_same_moment_stays() -> None:
         await starting(lambda: known(plan())).run(api)
         left = cast("list[dict[str, str]]", await taints(api))
         assert {one["key"] for one in left} == {"k0", "k1", "k2", "k3"}
+
+    run(steps)
+
+
+class WithoutPools(FakeApi):
+    """The CRDs are not there."""
+
+    async def page(
+        self, resource: Resource, selection: Selection = EVERYTHING, *, limit: int | None = None, rest: str | None = None
+    ) -> Page:
+        if resource == STORE_POOLS:
+            raise Missing("list storepools: the server could not find the requested resource")
+        return await super().page(resource, selection, limit=limit, rest=rest)
+
+
+def test_it_goes_in_time_where_the_cluster_has_no_storepools_at_all() -> None:
+    async def steps() -> None:
+        api = WithoutPools()
+        await cluster(api, THEIRS, OURS)
+        began = time.time()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(starting(Filling, lambda: began + DEFAULT_S - 10).run(api), 0.05)
+        assert await taints(api) == [THEIRS, OURS]
+        await starting(Filling, lambda: began + DEFAULT_S + 2).run(api)
+        assert await taints(api) == [THEIRS]
 
     run(steps)
 
