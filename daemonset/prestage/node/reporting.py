@@ -20,6 +20,8 @@ from prestage.node.plan import Plan
 STATUS_BYTES_MAX = 64 << 10
 HEARTBEAT_S = 60.0
 SOONEST_S = 1.0
+WRITE_AGAIN_S = 5.0
+"""After a write that failed."""
 RATES_MAX = 50
 IMAGES_MANAGER = "prestage-images"
 """Who writes what the images container says."""
@@ -145,13 +147,23 @@ class Written:
     status: NodeCacheStatus | None = None
     at_s: float = float("-inf")
     """Monotonic."""
+    again_at_s: float = float("-inf")
+    """Not before: where a write has failed since."""
+
+    def failed(self, now_s: float) -> Written:
+        """It stays as it was, and is tried again soon."""
+        return replace(self, again_at_s=now_s + WRITE_AGAIN_S)
 
 
-def due_in_s(status: NodeCacheStatus, written: Written, now_s: float) -> float:
+def due_in_s(written: Written, now_s: float, *, is_news: bool) -> float:
     """How long a write may wait: what changed a state is written within a second, the rest with the next heartbeat."""
-    if written.status is None or states_of(status) != states_of(written.status):
-        return max(0.0, written.at_s + SOONEST_S - now_s)
-    return max(0.0, written.at_s + HEARTBEAT_S - now_s)
+    after_s = SOONEST_S if is_news else HEARTBEAT_S
+    return max(0.0, written.at_s + after_s - now_s, written.again_at_s - now_s)
+
+
+def is_news(status: NodeCacheStatus, written: Written) -> bool:
+    """A state is another than the one that was written."""
+    return written.status is None or states_of(status) != states_of(written.status)
 
 
 def states_of(status: NodeCacheStatus) -> tuple[object, ...]:
@@ -169,8 +181,3 @@ def newest(stages: Iterable[agent.Stage]) -> dict[ArtifactId, agent.Stage]:
         if (artifact := stage.artifact) is not None:
             found.setdefault(artifact, stage)
     return found
-
-
-def remembered(written: Written, status: NodeCacheStatus, at_s: float) -> Written:
-    """After a write."""
-    return replace(written, status=status, at_s=at_s)

@@ -48,7 +48,7 @@ from prestage.node.identity import node_uid_of
 from prestage.node.kept import KeptPlan
 from prestage.node.plan import EvictionOrder, Plan, plan_of, said_of
 from prestage.node.reconcile import Begin, SeenStage, decide
-from prestage.node.reporting import IMAGES_MANAGER, RATES_MAX, Look, Written, due_in_s, newest, remembered, status_of
+from prestage.node.reporting import IMAGES_MANAGER, RATES_MAX, Look, Written, due_in_s, is_news, newest, status_of
 from prestage.node.starting import Filling, Starting
 from prestage.node.trust import Trusted
 from prestage.wire.broker_client import BrokerClient
@@ -58,7 +58,6 @@ LOOK_S = 1.0
 """How often it is looked how stages go on: a state that changed is known within so long."""
 STORE_LOOK_S = 30.0
 """How often everything in the store is looked at; what a stage or an evict changes is looked at at once."""
-WRITE_AGAIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +289,7 @@ class NodeSync:
             return
         now = datetime.datetime.now(datetime.UTC)
         status = status_of(self.policy.plan, look, self._written.status, now, is_current=self._is_current)
-        if due_in_s(status, self._written, time.monotonic()) > 0:
+        if due_in_s(self._written, time.monotonic(), is_news=is_news(status, self._written)) > 0:
             return
         try:
             await self._write(api, status)
@@ -298,9 +297,9 @@ class NodeSync:
             self._has_object = False
         except PrestageError as exc:
             log("status_not_written", level=logging.WARNING, fields={"kind": exc.kind, "message": exc.message})
-            self._written = remembered(self._written, self._written.status or NodeCacheStatus(), time.monotonic() + WRITE_AGAIN_S)
+            self._written = self._written.failed(time.monotonic())
         else:
-            self._written = remembered(self._written, status, time.monotonic())
+            self._written = Written(status, time.monotonic())
             self._known_s = time.monotonic() if self._known_s is None else self._known_s
 
     async def _write(self, api: Api, status: NodeCacheStatus) -> None:
