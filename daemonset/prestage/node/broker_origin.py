@@ -49,6 +49,7 @@ REFRESH_AGAIN_S = 20.0
 """A fetch that is refused although it is no older than this is refused for good."""
 MIRRORED_S = 3600.0
 _CANCEL_LOOK_S = 0.2
+_CONTENTS = "contents-"
 NOT_YET = frozenset({"NotInPlan"})
 """Codes of refusals that pass when the plan has come."""
 
@@ -150,7 +151,12 @@ class Senders:
 
     def contents(self) -> Path:
         """A new folder, 0700, for content that came in answers; whoever asked removes it."""
-        return Path(tempfile.mkdtemp(prefix="contents-", dir=self._folder))
+        return Path(tempfile.mkdtemp(prefix=_CONTENTS, dir=self._folder))
+
+    def clear(self) -> None:
+        """What processes left that were killed: before anything is staged."""
+        for left in self._folder.glob(f"{_CONTENTS}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def close(self) -> None:
         """Drop what is idle."""

@@ -110,6 +110,7 @@ class NodeSync:
         self._kept.folder.mkdir(mode=0o700, exist_ok=True)
         policy = AddressPolicy.tenant_from_environ({PRIVATE: "refuse", **os.environ})
         self._senders = Senders(NetConfig.from_environ(os.environ), policy, self._kept.folder)
+        await asyncio.to_thread(self._senders.clear)
         service.on_change = self._store_changed
         service.planned = lambda artifact: said_of(self.policy.plan, artifact)
         service.mounts.is_ahead = True

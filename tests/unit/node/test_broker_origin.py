@@ -9,11 +9,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from prestage.api.brokerage import Fetch, FetchesAnswer, FetchesRequest, ManifestAnswer, Refusal
 from prestage.api.nodes import ErrorClass
+from prestage.cacher.agent.service import Service
 from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import Corrupt, Denied, PrestageError, Unavailable
 from prestage.cacher.manifest import FileEntry, Manifest, manifest_of
@@ -23,10 +26,12 @@ from prestage.cacher.net.policy import AddressPolicy
 from prestage.cacher.net.ports import HttpRequest, ResponseHead
 from prestage.cacher.origins.ports import FileRead, Next, Selection
 from prestage.cacher.refs import ArtifactRef
+from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.ports import Cancelled
 from prestage.node.broker_origin import Asking, BrokerOrigin, Senders
+from prestage.node.sync import NodeSettings, NodeSync
 from prestage.node.trust import Trusted
-from prestage.wire.broker_client import Refused
+from prestage.wire.broker_client import BrokerClient, Refused
 from servers.faults import Status
 from servers.hostile import Hostile
 
@@ -111,6 +116,19 @@ def test_content_that_comes_with_the_answer_is_read_from_a_file_that_goes_with_t
     del origin
     gc.collect()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_content_that_a_killed_agent_left_goes_when_the_next_one_starts(tmp_path: Path) -> None:
+    with Store.open(tmp_path, own=True):
+        pass
+    above = tmp_path / "node"
+    above.mkdir()
+    (left := Senders(NetConfig(), AddressPolicy.tenant(), above).contents()).joinpath("secret").write_bytes(b"0123456789")
+    (kept := above / "plan.json").write_text("{}")
+    sync = NodeSync(NodeSettings(tmp_path, "n1", tmp_path / "token"), cast("BrokerClient", SimpleNamespace()))
+    asyncio.run(sync.start(cast("Service", SimpleNamespace(mounts=SimpleNamespace()))))
+    assert not left.exists()
+    assert kept.exists()
 
 
 def test_a_manifest_is_what_its_name_says_or_nothing(world: World) -> None:
