@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from prestage.api.conditions import find, with_condition
-from prestage.api.nodes import ENTRIES_MAX, Action, ErrorClass, HeldArtifact, NodeCacheStatus, State, Step
+from prestage.api.nodes import ENTRIES_MAX, MODELS_MAX, Action, ErrorClass, HeldArtifact, NodeCacheStatus, State, Step
 from prestage.api.values import Condition, ConditionStatus
 from prestage.cacher.agent import stages as agent
 from prestage.cacher.digests import ArtifactId
@@ -90,9 +90,16 @@ def _step(stage: agent.Stage) -> Step:
 
 
 def status_of(
-    plan: Plan, look: Look, before: NodeCacheStatus | None, now: datetime.datetime, *, is_current: bool
+    plan: Plan,
+    look: Look,
+    before: NodeCacheStatus | None,
+    now: datetime.datetime,
+    *,
+    is_current: bool,
+    is_beside_images: bool = False,
 ) -> NodeCacheStatus:
-    """What is to be written. `is_current`: the plan is one that was read, not one that was kept from before."""
+    """What is to be written. `is_current`: the plan is one that was read, not one that was kept from before. `is_beside_images`:
+    a part of the entries is the images container's, and one too many of both is refused for ever."""
     known = {one.digest: one for one in (before.artifacts if before is not None else None) or ()}
     names = [*plan.artifacts, *(name for name in look.held if name not in plan.artifacts)]
     entries = [entry_of(name, plan, look) for name in names]
@@ -107,7 +114,7 @@ def status_of(
         reserved=look.usage.reserved,
         origin_rate_p10=int(rates[len(rates) // 10]) if rates else None,
         heartbeat_at=now.replace(microsecond=0),
-        artifacts=entries[:ENTRIES_MAX] or None,
+        artifacts=entries[: MODELS_MAX if is_beside_images else ENTRIES_MAX] or None,
         conditions=_conditions(look, before.conditions if before is not None else None, now),
     )
     return _fitting(status)

@@ -289,7 +289,14 @@ class NodeSync:
         if not self._has_object:
             return
         now = datetime.datetime.now(datetime.UTC)
-        status = status_of(self.policy.plan, look, self._written.status, now, is_current=self._is_current)
+        status = status_of(
+            self.policy.plan,
+            look,
+            self._written.status,
+            now,
+            is_current=self._is_current,
+            is_beside_images=self._settings.is_beside_images,
+        )
         if due_in_s(self._written, time.monotonic(), is_news=is_news(status, self._written)) > 0:
             return
         try:

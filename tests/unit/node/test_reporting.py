@@ -9,7 +9,7 @@ from typing import cast
 
 import msgspec
 
-from prestage.api.nodes import Action, ErrorClass, NodeCacheStatus, PlannedArtifact, State, Step
+from prestage.api.nodes import ENTRIES_MAX, IMAGES_MAX, Action, ErrorClass, NodeCacheStatus, PlannedArtifact, State, Step
 from prestage.cacher.agent import stages as agent
 from prestage.cacher.agent.feed import Feed
 from prestage.cacher.digests import ArtifactId
@@ -94,7 +94,11 @@ def test_it_is_never_larger_than_it_may_be_and_what_changed_goes_first() -> None
     look = replace(LOOK, held=dict.fromkeys(names, "staged"))
     first = status_of(Plan(), look, None, NOW, is_current=True)
     assert len(msgspec.json.encode(first)) <= STATUS_BYTES_MAX
-    assert len(first.artifacts or ()) <= 512
+    assert len(first.artifacts or ()) <= ENTRIES_MAX
+    beside = status_of(
+        Plan(), replace(LOOK, held=dict.fromkeys(names[:512], "staged")), None, NOW, is_current=True, is_beside_images=True
+    )
+    assert len(beside.artifacts or ()) + IMAGES_MAX == ENTRIES_MAX, "both containers write into one list"
     changed = replace(look, held={**look.held, names[0]: "damaged", names[1999]: "damaged"})
     second = status_of(Plan(), changed, first, NOW, is_current=True)
     assert [one.digest for one in (second.artifacts or ())[:1]] == [names[0]]
