@@ -49,7 +49,7 @@ from prestage.node.kept import KeptPlan
 from prestage.node.plan import EvictionOrder, Plan, plan_of, said_of
 from prestage.node.reconcile import Begin, SeenStage, decide
 from prestage.node.reporting import IMAGES_MANAGER, RATES_MAX, Look, Written, due_in_s, is_news, newest, status_of
-from prestage.node.starting import Filling, Starting
+from prestage.node.starting import Filling, Starting, warm_images
 from prestage.node.trust import Trusted
 from prestage.wire.broker_client import BrokerClient
 
@@ -93,6 +93,7 @@ class NodeSync:
         self._usage = Usage(0, 0, 0, 0, None)
         self._has_object = False
         self._known_s: float | None = None
+        self._warm_images = frozenset[ArtifactId]()
         if (kept := self._kept.load()) is not None:
             self._take(*kept)
 
@@ -124,7 +125,7 @@ class NodeSync:
 
     def _filling(self) -> Filling:
         whole = frozenset(artifact for artifact, state in self._held.items() if state == "staged")
-        return Filling(self.policy.plan, self._is_current and self._has_object, self._known_s, whole)
+        return Filling(self.policy.plan, self._is_current and self._has_object, self._known_s, whole | self._warm_images)
 
     async def close(self) -> None:
         """After the stages have ended."""
@@ -174,6 +175,7 @@ class NodeSync:
             log("node_cache_unreadable", level=logging.ERROR, fields={"message": str(exc)})
             return
         self._has_object = True
+        self._warm_images = warm_images(found)
         if found.status is None:
             self._written = Written()  # a new object: it has been told nothing
         elif self._written.status is None:
