@@ -16,6 +16,10 @@ from prestage.api.rules import exactly_with
 from prestage.api.values import WORD_PATTERN, Conditions, Digest, Generation, Moment, Stored, Value
 
 ENTRIES_MAX = 512
+IMAGES_MAX = 128
+"""Of those that a node tells: the images container's, where one runs."""
+MODELS_MAX = ENTRIES_MAX - IMAGES_MAX
+"""The agent's, beside it."""
 
 
 class Action(StrEnum):

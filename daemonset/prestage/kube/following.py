@@ -47,7 +47,8 @@ class Next:
 
 
 def after(failure: Exception | None, *, since: ResourceVersion, fruitless: int, draw: float, backoff: Backoff) -> Next:
-    """`failure`: None where the server ended the watch in order. `fruitless`: attempts in a row without any event."""
+    """`failure`: None where the server ended the watch in order. `fruitless`: attempts in a row without any event, lists between
+    them or not."""
     if isinstance(failure, Gone):
         return Next(None, backoff.delay_s(fruitless, draw) if fruitless > 1 else 0.0)
     if failure is None and fruitless <= 1:
@@ -84,6 +85,7 @@ class Follower:
         come later.
         """
         since: ResourceVersion | None = None
+        forgotten = 0
         while True:
             if since is None:
                 since, changes = await self._listed()
@@ -95,14 +97,16 @@ class Follower:
             try:
                 async with aclosing(watch) as events:
                     async for event in events:
-                        heard, self.fruitless = True, 0
+                        heard, self.fruitless, forgotten = True, 0, 0
                         since = version_of(event.object) or since
                         for change in self.mirror.take(event):
                             yield change
             except (Unavailable, Denied, NotFound, Misconfigured) as exc:
                 failure = exc
             self.fruitless = 0 if heard and failure is None else self.fruitless + 1
-            following = after(failure, since=since, fruitless=self.fruitless, draw=self._draw(), backoff=self._pace.backoff)
+            forgotten += isinstance(failure, Gone)  # the list that follows is no progress by itself
+            fruitless = forgotten if isinstance(failure, Gone) else self.fruitless
+            following = after(failure, since=since, fruitless=fruitless, draw=self._draw(), backoff=self._pace.backoff)
             self._report(failure)
             since = following.since
             await asyncio.sleep(following.delay_s)

@@ -49,6 +49,7 @@ REFRESH_AGAIN_S = 20.0
 """A fetch that is refused although it is no older than this is refused for good."""
 MIRRORED_S = 3600.0
 _CANCEL_LOOK_S = 0.2
+_CONTENTS = "contents-"
 NOT_YET = frozenset({"NotInPlan"})
 """Codes of refusals that pass when the plan has come."""
 
@@ -150,7 +151,12 @@ class Senders:
 
     def contents(self) -> Path:
         """A new folder, 0700, for content that came in answers; whoever asked removes it."""
-        return Path(tempfile.mkdtemp(prefix="contents-", dir=self._folder))
+        return Path(tempfile.mkdtemp(prefix=_CONTENTS, dir=self._folder))
+
+    def clear(self) -> None:
+        """What processes left that were killed: before anything is staged."""
+        for left in self._folder.glob(f"{_CONTENTS}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def close(self) -> None:
         """Drop what is idle."""
@@ -168,7 +174,7 @@ class BrokerOrigin:
         self._fetches: dict[str, Fetch] = {}
         self._got_at: dict[str, float] = {}
         self._answers: dict[str, FetchesAnswer] = {}
-        """By URL: what lets it be sent. Of those that are good."""
+        """By URL: what lets it be sent. Of those that are good, and of all of a mirror: one may be on its way for long."""
         self._newest: FetchesAnswer | None = None
         self._wants_primary = asking.was_mirrored(ref.artifact)
         self._contents: Path | None = None
@@ -178,7 +184,7 @@ class BrokerOrigin:
         return self._senders.of(self._answers.get(url) or self._newest)
 
     def _failed(self, url: str) -> bool:
-        """Nobody answers there. True: there is another place to ask."""
+        """It did not serve there. True: there is another place to ask."""
         answer = self._answers.get(url)
         if answer is None or not answer.is_mirror:
             return False
@@ -236,7 +242,7 @@ class BrokerOrigin:
             self._fetches[fetch.path] = fetch
             self._got_at[fetch.path] = now
         good = {fetch.url for fetch in self._fetches.values()}
-        self._answers = {url: said for url, said in self._answers.items() if url in good}
+        self._answers = {url: said for url, said in self._answers.items() if url in good or said.is_mirror}
         self._newest = answer
         if file.path not in self._fetches:
             raise Unavailable(
@@ -247,8 +253,6 @@ class BrokerOrigin:
     def judge(self, file: FileEntry, head: ResponseHead, body: bytes) -> Verdict:
         """An answer that is not the right 206: what was given may have expired, once."""
         now = time.time()
-        if self._is_mirrored(file.path):
-            return Verdict(Next.REFRESH, f"{file.path}: a mirror answered {head.status}: it comes from the origin itself")
         if (verdict := common_verdict(file.path, head, body, now)) is not None:
             return verdict
         why = f"{file.path}: the origin answered {head.status} {said(head, body)}".rstrip()
@@ -275,13 +279,17 @@ class _Sender:
         self.policy = policy
 
     def open(self, request: HttpRequest, leaving: threading.Event | None = None) -> HttpBody:
-        """See net.ports.Client."""
+        """See net.ports.Client. What a mirror answers is judged here, by the URL: its file may have another by now."""
         try:
-            return self._client_of(request.url).open(request, leaving)
+            body = self._client_of(request.url).open(request, leaving)
         except NetError as exc:
             if exc.reason != "aborted" and self._failed(request.url):
                 raise NetError(exc.reason, exc.detail) from exc  # whatever it was, it need not be so elsewhere
             raise
+        if body.head.status in (200, 206) or not self._failed(request.url):
+            return body
+        body.close()
+        raise NetError("mirror", f"it answered {body.head.status}: the rest comes from the origin itself")
 
     def fetch(
         self,

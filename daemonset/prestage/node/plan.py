@@ -1,6 +1,7 @@
 """What a NodeCache says, as the node goes by it. Pure, but for the order that the store asks for from its threads.
 
-No NodeCache, an empty one, one of another Node: keep everything, evict nothing. Images are the `images` container's.
+No NodeCache, an empty one, one of another Node: keep everything, evict nothing. Images are the `images` container's: of them only
+what the startup taint waits for is here.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class Plan:
     artifacts: Mapping[ArtifactId, PlannedArtifact] = field(default_factory=dict)
     name: str | None = None
     generation: int | None = None
+    images: Sequence[PlannedArtifact] = ()
+    """To be staged by the `images` container."""
 
     @property
     def says_nothing(self) -> bool:
@@ -44,7 +47,8 @@ def plan_of(spec: NodeCacheSpec, *, generation: int | None, node_uid: str | None
     if node_uid is not None and spec.node_uid != node_uid:
         return Plan(name=spec.plan, generation=generation)
     found = {ArtifactId(one.digest): one for one in spec.artifacts or () if one.type is EntryType.MODEL}
-    return Plan(found, spec.plan, generation)
+    images = tuple(one for one in spec.artifacts or () if one.type is EntryType.IMAGE and one.action is Action.STAGE)
+    return Plan(found, spec.plan, generation, images)
 
 
 def priority_of(planned: PlannedArtifact) -> Priority:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from prestage.api.conditions import find, with_condition
-from prestage.api.nodes import ENTRIES_MAX, Action, ErrorClass, HeldArtifact, NodeCacheStatus, State, Step
+from prestage.api.nodes import ENTRIES_MAX, MODELS_MAX, Action, ErrorClass, HeldArtifact, NodeCacheStatus, State, Step
 from prestage.api.values import Condition, ConditionStatus
 from prestage.cacher.agent import stages as agent
 from prestage.cacher.digests import ArtifactId
@@ -20,6 +20,8 @@ from prestage.node.plan import Plan
 STATUS_BYTES_MAX = 64 << 10
 HEARTBEAT_S = 60.0
 SOONEST_S = 1.0
+WRITE_AGAIN_S = 5.0
+"""After a write that failed."""
 RATES_MAX = 50
 IMAGES_MANAGER = "prestage-images"
 """Who writes what the images container says."""
@@ -88,9 +90,16 @@ def _step(stage: agent.Stage) -> Step:
 
 
 def status_of(
-    plan: Plan, look: Look, before: NodeCacheStatus | None, now: datetime.datetime, *, is_current: bool
+    plan: Plan,
+    look: Look,
+    before: NodeCacheStatus | None,
+    now: datetime.datetime,
+    *,
+    is_current: bool,
+    is_beside_images: bool = False,
 ) -> NodeCacheStatus:
-    """What is to be written. `is_current`: the plan is one that was read, not one that was kept from before."""
+    """What is to be written. `is_current`: the plan is one that was read, not one that was kept from before. `is_beside_images`:
+    a part of the entries is the images container's, and one too many of both is refused for ever."""
     known = {one.digest: one for one in (before.artifacts if before is not None else None) or ()}
     names = [*plan.artifacts, *(name for name in look.held if name not in plan.artifacts)]
     entries = [entry_of(name, plan, look) for name in names]
@@ -105,7 +114,7 @@ def status_of(
         reserved=look.usage.reserved,
         origin_rate_p10=int(rates[len(rates) // 10]) if rates else None,
         heartbeat_at=now.replace(microsecond=0),
-        artifacts=entries[:ENTRIES_MAX] or None,
+        artifacts=entries[: MODELS_MAX if is_beside_images else ENTRIES_MAX] or None,
         conditions=_conditions(look, before.conditions if before is not None else None, now),
     )
     return _fitting(status)
@@ -145,13 +154,23 @@ class Written:
     status: NodeCacheStatus | None = None
     at_s: float = float("-inf")
     """Monotonic."""
+    again_at_s: float = float("-inf")
+    """Not before: where a write has failed since."""
+
+    def failed(self, now_s: float) -> Written:
+        """It stays as it was, and is tried again soon."""
+        return replace(self, again_at_s=now_s + WRITE_AGAIN_S)
 
 
-def due_in_s(status: NodeCacheStatus, written: Written, now_s: float) -> float:
+def due_in_s(written: Written, now_s: float, *, is_news: bool) -> float:
     """How long a write may wait: what changed a state is written within a second, the rest with the next heartbeat."""
-    if written.status is None or states_of(status) != states_of(written.status):
-        return max(0.0, written.at_s + SOONEST_S - now_s)
-    return max(0.0, written.at_s + HEARTBEAT_S - now_s)
+    after_s = SOONEST_S if is_news else HEARTBEAT_S
+    return max(0.0, written.at_s + after_s - now_s, written.again_at_s - now_s)
+
+
+def is_news(status: NodeCacheStatus, written: Written) -> bool:
+    """A state is another than the one that was written."""
+    return written.status is None or states_of(status) != states_of(written.status)
 
 
 def states_of(status: NodeCacheStatus) -> tuple[object, ...]:
@@ -169,8 +188,3 @@ def newest(stages: Iterable[agent.Stage]) -> dict[ArtifactId, agent.Stage]:
         if (artifact := stage.artifact) is not None:
             found.setdefault(artifact, stage)
     return found
-
-
-def remembered(written: Written, status: NodeCacheStatus, at_s: float) -> Written:
-    """After a write."""
-    return replace(written, status=status, at_s=at_s)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from prestage.api.nodes import PlannedArtifact
+from prestage.api.nodes import EntryType, NodeCache, PlannedArtifact, State
 from prestage.api.policies import STARTUP_TAINT, StorePool
 from prestage.api.reading import Invalid, read
 from prestage.api.selecting import selects
@@ -51,15 +51,22 @@ class Filling:
     known_s: float | None = None
     """Since when the API server has our report (monotonic); None: it has none of this agent."""
     whole: frozenset[ArtifactId] = frozenset()
+    """Models in the store; images by the word of their container."""
 
 
 def lacking(filling: Filling, ends_at: float) -> list[PlannedArtifact]:
     """What is to be staged and is not there. What is wanted only after `ends_at` (epoch) keeps no pod away."""
     return [
         one
-        for one in filling.plan.to_stage
+        for one in (*filling.plan.to_stage, *filling.plan.images)
         if ArtifactId(one.digest) not in filling.whole and (one.ready_by is None or one.ready_by.timestamp() <= ends_at)
     ]
+
+
+def warm_images(seen: NodeCache) -> frozenset[ArtifactId]:
+    """By what the images container has written."""
+    told = (seen.status.artifacts if seen.status is not None else None) or ()
+    return frozenset(ArtifactId(one.digest) for one in told if one.type is EntryType.IMAGE and one.state is State.WARM)
 
 
 def is_filled(filling: Filling, ends_at: float, now_s: float) -> bool:
@@ -168,9 +175,13 @@ class Starting:
 
 
 async def _pools(api: Api) -> list[Object]:
+    """None where the cluster does not know the kind: its CRDs come later, or are replaced."""
     found, rest = list[Object](), None
     while True:
-        page = await api.page(STORE_POOLS, limit=_PAGE, rest=rest)
+        try:
+            page = await api.page(STORE_POOLS, limit=_PAGE, rest=rest)
+        except Missing:
+            return []
         found += page.items
         if (rest := page.rest) is None:
             return found

@@ -48,8 +48,8 @@ from prestage.node.identity import node_uid_of
 from prestage.node.kept import KeptPlan
 from prestage.node.plan import EvictionOrder, Plan, plan_of, said_of
 from prestage.node.reconcile import Begin, SeenStage, decide
-from prestage.node.reporting import IMAGES_MANAGER, RATES_MAX, Look, Written, due_in_s, newest, remembered, status_of
-from prestage.node.starting import Filling, Starting
+from prestage.node.reporting import IMAGES_MANAGER, RATES_MAX, Look, Written, due_in_s, is_news, newest, status_of
+from prestage.node.starting import Filling, Starting, warm_images
 from prestage.node.trust import Trusted
 from prestage.wire.broker_client import BrokerClient
 
@@ -58,7 +58,6 @@ LOOK_S = 1.0
 """How often it is looked how stages go on: a state that changed is known within so long."""
 STORE_LOOK_S = 30.0
 """How often everything in the store is looked at; what a stage or an evict changes is looked at at once."""
-WRITE_AGAIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +93,7 @@ class NodeSync:
         self._usage = Usage(0, 0, 0, 0, None)
         self._has_object = False
         self._known_s: float | None = None
+        self._warm_images = frozenset[ArtifactId]()
         if (kept := self._kept.load()) is not None:
             self._take(*kept)
 
@@ -111,6 +111,7 @@ class NodeSync:
         self._kept.folder.mkdir(mode=0o700, exist_ok=True)
         policy = AddressPolicy.tenant_from_environ({PRIVATE: "refuse", **os.environ})
         self._senders = Senders(NetConfig.from_environ(os.environ), policy, self._kept.folder)
+        await asyncio.to_thread(self._senders.clear)
         service.on_change = self._store_changed
         service.planned = lambda artifact: said_of(self.policy.plan, artifact)
         service.mounts.is_ahead = True
@@ -124,7 +125,7 @@ class NodeSync:
 
     def _filling(self) -> Filling:
         whole = frozenset(artifact for artifact, state in self._held.items() if state == "staged")
-        return Filling(self.policy.plan, self._is_current and self._has_object, self._known_s, whole)
+        return Filling(self.policy.plan, self._is_current and self._has_object, self._known_s, whole | self._warm_images)
 
     async def close(self) -> None:
         """After the stages have ended."""
@@ -174,6 +175,7 @@ class NodeSync:
             log("node_cache_unreadable", level=logging.ERROR, fields={"message": str(exc)})
             return
         self._has_object = True
+        self._warm_images = warm_images(found)
         if found.status is None:
             self._written = Written()  # a new object: it has been told nothing
         elif self._written.status is None:
@@ -289,8 +291,15 @@ class NodeSync:
         if not self._has_object:
             return
         now = datetime.datetime.now(datetime.UTC)
-        status = status_of(self.policy.plan, look, self._written.status, now, is_current=self._is_current)
-        if due_in_s(status, self._written, time.monotonic()) > 0:
+        status = status_of(
+            self.policy.plan,
+            look,
+            self._written.status,
+            now,
+            is_current=self._is_current,
+            is_beside_images=self._settings.is_beside_images,
+        )
+        if due_in_s(self._written, time.monotonic(), is_news=is_news(status, self._written)) > 0:
             return
         try:
             await self._write(api, status)
@@ -298,9 +307,9 @@ class NodeSync:
             self._has_object = False
         except PrestageError as exc:
             log("status_not_written", level=logging.WARNING, fields={"kind": exc.kind, "message": exc.message})
-            self._written = remembered(self._written, self._written.status or NodeCacheStatus(), time.monotonic() + WRITE_AGAIN_S)
+            self._written = self._written.failed(time.monotonic())
         else:
-            self._written = remembered(self._written, status, time.monotonic())
+            self._written = Written(status, time.monotonic())
             self._known_s = time.monotonic() if self._known_s is None else self._known_s
 
     async def _write(self, api: Api, status: NodeCacheStatus) -> None:

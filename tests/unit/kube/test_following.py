@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
@@ -131,6 +131,49 @@ def test_what_was_forgotten_meanwhile_is_told_by_the_next_list() -> None:
         api.fail = failing
 
     run(test())
+
+
+class Forgetful(FakeApi):
+    """Each watch is from too long ago, but those that come after `patience` of them."""
+
+    def __init__(self, patience: int) -> None:
+        super().__init__()
+        self.patience = patience
+
+    async def watch(
+        self, resource: Resource, selection: Selection, since: ResourceVersion, *, lasting_s: float
+    ) -> AsyncGenerator[WatchEvent, None]:
+        if self.patience > 0:
+            self.patience -= 1
+            raise Gone("too old resource version")
+        async with aclosing(super().watch(resource, selection, since, lasting_s=lasting_s)) as events:
+            async for one in events:
+                yield one
+
+
+def test_a_server_that_forgets_at_once_is_listed_at_ever_longer_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept = list[float]()
+
+    async def test() -> None:
+        pause = asyncio.sleep
+
+        async def sleep(delay_s: float) -> None:
+            slept.append(delay_s)
+            await pause(0)
+
+        api = Forgetful(8)
+        await api.create(CONFIG_MAPS, config_map("here", "a"))
+        follower = Follower(api, CONFIG_MAPS, Selection("here"), pace=Pace(Backoff(0.25, 10.0)), draw=lambda: 1.0)
+        with monkeypatch.context() as patched:
+            patched.setattr("prestage.kube.following.asyncio.sleep", sleep)
+            async with aclosing(follower.changes()) as changes:
+                async for change in changes:
+                    if isinstance(change, Synced) and not api.patience:
+                        break
+        assert follower.lists == 9
+
+    run(test())
+    assert slept == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0], "the first list follows at once"
 
 
 @pytest.mark.parametrize("refusal", [Unreachable("down"), TooMany("slow"), Forbidden("no"), Missing("no such kind"), Gone("old")])

@@ -9,11 +9,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from prestage.api.brokerage import Fetch, FetchesAnswer, FetchesRequest, ManifestAnswer, Refusal
 from prestage.api.nodes import ErrorClass
+from prestage.cacher.agent.service import Service
 from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import Corrupt, Denied, PrestageError, Unavailable
 from prestage.cacher.manifest import FileEntry, Manifest, manifest_of
@@ -23,10 +26,14 @@ from prestage.cacher.net.policy import AddressPolicy
 from prestage.cacher.net.ports import HttpRequest, ResponseHead
 from prestage.cacher.origins.ports import FileRead, Next, Selection
 from prestage.cacher.refs import ArtifactRef
+from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.ports import Cancelled
 from prestage.node.broker_origin import Asking, BrokerOrigin, Senders
+from prestage.node.sync import NodeSettings, NodeSync
 from prestage.node.trust import Trusted
-from prestage.wire.broker_client import Refused
+from prestage.wire.broker_client import BrokerClient, Refused
+from servers.faults import Status
+from servers.hostile import Hostile
 
 FILES = [FileEntry(f"{number:03}.bin", 10) for number in range(300)]
 MANIFEST = manifest_of("s3:https://s3.test/bucket", "", FILES)
@@ -40,7 +47,7 @@ class Broker:
     asked: list[list[str]] = field(default_factory=list)
     hangs: bool = False
     allowed: list[str] | None = None
-    has_mirror: bool = False
+    mirror: str | None = None
     trusts: bool = False
     primary: list[bool] = field(default_factory=list)
 
@@ -54,11 +61,11 @@ class Broker:
     async def fetches(self, request: FetchesRequest, *, deadline_s: float | None = None) -> FetchesAnswer:
         self.asked.append(request.paths)
         self.primary.append(not request.mirrors)
-        is_mirror = self.has_mirror and request.mirrors
+        is_mirror = self.mirror is not None and request.mirrors
         expires_at = None if self.lasting_s is None else time.time() + self.lasting_s
         number = len(self.asked)
-        host = "mirror.test" if is_mirror else "s3.test"
-        fetches = [Fetch(path=path, url=f"https://{host}/{path}?{number}", expires_at=expires_at) for path in request.paths]
+        place = self.mirror if is_mirror else "https://s3.test"
+        fetches = [Fetch(path=path, url=f"{place}/{path}?{number}", expires_at=expires_at) for path in request.paths]
         allowed = ["127.0.0.0/8"] if is_mirror else self.allowed
         return FetchesAnswer(fetches=fetches, authority=MANIFEST.authority, allowed_cidrs=allowed, is_mirror=is_mirror)
 
@@ -109,6 +116,19 @@ def test_content_that_comes_with_the_answer_is_read_from_a_file_that_goes_with_t
     del origin
     gc.collect()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_content_that_a_killed_agent_left_goes_when_the_next_one_starts(tmp_path: Path) -> None:
+    with Store.open(tmp_path, own=True):
+        pass
+    above = tmp_path / "node"
+    above.mkdir()
+    (left := Senders(NetConfig(), AddressPolicy.tenant(), above).contents()).joinpath("secret").write_bytes(b"0123456789")
+    (kept := above / "plan.json").write_text("{}")
+    sync = NodeSync(NodeSettings(tmp_path, "n1", tmp_path / "token"), cast("BrokerClient", SimpleNamespace()))
+    asyncio.run(sync.start(cast("Service", SimpleNamespace(mounts=SimpleNamespace()))))
+    assert not left.exists()
+    assert kept.exists()
 
 
 def test_a_manifest_is_what_its_name_says_or_nothing(world: World) -> None:
@@ -201,21 +221,50 @@ def test_the_broker_lets_a_network_be_reached(world: World) -> None:
         origin.client.open(HttpRequest("http://10.0.0.1:1/"))
 
 
-def test_a_mirror_that_answers_wrongly_is_left_for_the_rest_of_the_stage_and_for_the_next_one(world: World) -> None:
-    world.broker.has_mirror = True
+@pytest.mark.parametrize("status", [404, 412, 416, 403, 503])
+def test_a_mirror_that_answers_wrongly_is_left_for_the_rest_of_the_stage_and_for_the_next_one(world: World, status: int) -> None:
+    with Hostile() as server:
+        server.always.append(Status(status))
+        world.broker.mirror = server.url("")
+        origin = world.origin()
+        left(origin, url_of(origin, FILES[0]))
+        assert url_of(origin, FILES[0]).startswith("https://s3.test/")
+        assert url_of(origin, FILES[1]).startswith("https://s3.test/"), "what the mirror was to give is forgotten"
+        assert origin.judge(FILES[0], ResponseHead(404, {}), b"").next is Next.CHANGED
+        assert world.broker.primary == [False, True]
+        assert url_of(world.origin(), FILES[0]).startswith("https://s3.test/"), "begun again: the mirror did not do"
+        other = manifest_of("s3:https://s3.test/bucket", "", FILES[:2])
+        assert isinstance(found := world.origin(other).request(other, FILES[0]), HttpRequest)
+        assert found.url.startswith(server.url("/")), "another artifact is another question"
+
+
+def left(origin: BrokerOrigin, url: str) -> None:
+    """What is sent there comes to nothing, and is to be tried again."""
+    with pytest.raises(NetError) as found:
+        origin.client.open(HttpRequest(url))
+    assert found.value.retryable
+
+
+def test_what_is_on_its_way_to_a_mirror_that_was_left_is_judged_as_the_mirrors(world: World) -> None:
+    with Hostile() as server:
+        server.always.append(Status(403))
+        world.broker.mirror = server.url("")
+        origin = world.origin()
+        first, second, third = (url_of(origin, file) for file in FILES[:3])
+        left(origin, first)
+        left(origin, second)
+        assert url_of(origin, FILES[2]).startswith("https://s3.test/"), "another thread asked anew"
+        left(origin, third)
+        assert len(server.requests) == 3, "sent by the networks of the mirror's own answer"
+        assert world.broker.primary == [False, True], "and nothing is asked once more"
+
+
+def test_a_file_that_came_wrong_from_a_mirror_comes_from_the_origin(world: World) -> None:
+    world.broker.mirror = "https://mirror.test"
     origin = world.origin()
     assert url_of(origin, FILES[0]).startswith("https://mirror.test/")
-    for status in (404, 412, 416, 403, 503):
-        assert origin.judge(FILES[0], ResponseHead(status, {}), b"").next is Next.REFRESH
     origin.refresh(FILES[0])
-    assert url_of(origin, FILES[0]).startswith("https://s3.test/")
-    assert url_of(origin, FILES[1]).startswith("https://s3.test/"), "what the mirror was to give is forgotten"
-    assert origin.judge(FILES[0], ResponseHead(404, {}), b"").next is Next.CHANGED
-    assert world.broker.primary == [False, True]
-    assert url_of(world.origin(), FILES[0]).startswith("https://s3.test/"), "begun again: the mirror did not do"
-    other = manifest_of("s3:https://s3.test/bucket", "", FILES[:2])
-    assert isinstance(found := world.origin(other).request(other, FILES[0]), HttpRequest)
-    assert found.url.startswith("https://mirror.test/"), "another artifact is another question"
+    assert [url_of(origin, file)[:16] for file in FILES[:2]] == ["https://s3.test/"] * 2
 
 
 def test_an_origin_whose_digests_are_believed_is_told_with_its_manifest_and_taken_back(world: World) -> None:
@@ -232,14 +281,9 @@ def test_an_origin_whose_digests_are_believed_is_told_with_its_manifest_and_take
 
 
 def test_a_mirror_that_nobody_reaches_is_left_whatever_the_reason(world: World) -> None:
-    world.broker.has_mirror = True
+    world.broker.mirror = "http://127.0.0.1:9"
     origin = world.origin()
-    url = url_of(origin, FILES[0]).replace("mirror.test", "127.0.0.1:9")
-    origin._answers[url] = origin._answers.pop(url_of(origin, FILES[0]))
-    origin._fetches[FILES[0].path] = Fetch(path=FILES[0].path, url=url)
-    with pytest.raises(NetError) as found:
-        origin.client.open(HttpRequest(url))
-    assert found.value.retryable
+    left(origin, url_of(origin, FILES[0]))
     assert url_of(origin, FILES[0]).startswith("https://s3.test/")
     forbidden = HttpRequest("http://127.0.0.1:9/")
     with pytest.raises(AddressRefused):

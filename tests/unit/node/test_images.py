@@ -13,7 +13,17 @@ from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prestage.api.nodes import Action, EntryType, ErrorClass, NodeCacheSpec, NodeCacheStatus, PlannedArtifact, State, Step
+from prestage.api.nodes import (
+    IMAGES_MAX,
+    Action,
+    EntryType,
+    ErrorClass,
+    NodeCacheSpec,
+    NodeCacheStatus,
+    PlannedArtifact,
+    State,
+    Step,
+)
 from prestage.cacher.digests import ArtifactId
 from prestage.cacher.errors import Misconfigured
 from prestage.images.containerd.setup import Setup
@@ -39,7 +49,7 @@ from prestage.node.images.deciding import (
     unnamed,
 )
 from prestage.node.images.metrics import ImagesCollector, application, serve
-from prestage.node.images.reporting import ENTRIES_MAX, ImagesLook, Way, budget_of, news_of, status_of
+from prestage.node.images.reporting import ImagesLook, Way, budget_of, news_of, status_of
 from prestage.node.images.tally import Tally
 from prestage.node.plan import plan_of
 
@@ -274,9 +284,9 @@ def test_each_image_is_told_as_it_stands_and_nothing_of_its_registry() -> None:
 
 
 def test_no_more_is_told_than_leaves_room_for_models() -> None:
-    many = [ArtifactId(f"sha256:{number:064x}") for number in range(ENTRIES_MAX + 5)]
+    many = [ArtifactId(f"sha256:{number:064x}") for number in range(IMAGES_MAX + 5)]
     status = status_of(plan(*map(planned, many)), look(Scene()), datetime.datetime.now(datetime.UTC))
-    assert len(status.artifacts or ()) == ENTRIES_MAX
+    assert len(status.artifacts or ()) == IMAGES_MAX
     assert len(msgspec.json.encode(status)) < 32 << 10
 
 

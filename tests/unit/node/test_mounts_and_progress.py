@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -14,12 +16,14 @@ from prestage.cacher.agent.messages import TreeView
 from prestage.cacher.errors import Bug, Busy, Corrupt, Denied, Full, Misconfigured, NotFound, PrestageError, Unavailable
 from prestage.node.csi import binding
 from prestage.node.csi.errors import MESSAGE_MAX, answered
-from prestage.node.csi.mountinfo import mount_table, parse
+from prestage.node.csi.mountinfo import MountPoint, mount_table, parse
 from prestage.node.csi.progress import Progress
-from prestage.node.csi.settling import to_drop
+from prestage.node.csi.publishing import Agent, Authorises, Publisher
+from prestage.node.csi.settling import settle, to_drop
+from prestage.node.csi.waiting import Stagings
 from prestage.node.identity import node_uid_of
 
-HOLD = "mount-0123456789abcdef"
+HOLD, OTHER = "mount-0123456789abcdef", "mount-ffffffffffffffff"
 LINE = (
     f"36 35 98:0 /cache/mounts/{HOLD} /var/lib/kubelet/pods/a\\040b/mount ro,nosuid,nodev,relatime shared:1 - ext4 /dev/sda1 rw"
 )
@@ -75,23 +79,57 @@ def test_the_table_of_this_machine_has_its_root() -> None:
     assert any(point.target == "/" for point in mount_table())
 
 
-def tree(hold: str, *, this_boot: bool, held_s: float) -> TreeView:
-    return TreeView(hold, "/t", "uid", "/target", "", False, [], this_boot, held_s)
+def tree(hold: str, *, this_boot: bool, held_s: float, target: str = "/target") -> TreeView:
+    return TreeView(hold, "/t", "uid", target, "", False, [], this_boot, held_s)
 
 
 def test_a_hold_goes_once_it_is_bound_nowhere_for_long_enough() -> None:
-    other = "mount-ffffffffffffffff"
     table = list(parse(LINE))
 
     def dropped(one: TreeView, uptime_s: float = 1e6, *, there: bool = False) -> list[str]:
-        return to_drop([one], table, uptime_s, is_there=lambda target: there)
+        return [gone.hold for gone in to_drop([one], table, uptime_s, is_there=lambda target: there)]
 
     assert dropped(tree(HOLD, this_boot=True, held_s=1e6)) == []  # it is bound
-    assert dropped(tree(other, this_boot=True, held_s=100)) == []  # a publish may be about to bind it
-    assert dropped(tree(other, this_boot=True, held_s=181)) == [other]
-    assert dropped(tree(other, this_boot=True, held_s=181), there=True) == []  # the kubelet is not done with it
-    assert dropped(tree(other, this_boot=False, held_s=1e6), 599) == []  # the kubelet may mount it again
-    assert dropped(tree(other, this_boot=False, held_s=1e6), 601, there=True) == [other]
+    assert dropped(tree(OTHER, this_boot=True, held_s=100)) == []  # a publish may be about to bind it
+    assert dropped(tree(OTHER, this_boot=True, held_s=181)) == [OTHER]
+    assert dropped(tree(OTHER, this_boot=True, held_s=181), there=True) == []  # the kubelet is not done with it
+    assert dropped(tree(OTHER, this_boot=False, held_s=1e6), 599) == []  # the kubelet may mount it again
+    assert dropped(tree(OTHER, this_boot=False, held_s=1e6), 601, there=True) == [OTHER]
+
+
+class PublishesMeanwhile:
+    """After a reboot two pods of before are there; the kubelet publishes the second while the first is let go of."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self.publisher = publisher
+        self.held = [tree(hold, this_boot=False, held_s=1e6, target=f"/{hold}") for hold in (HOLD, OTHER)]
+        self.bound: list[MountPoint] = []
+        self.publishing: asyncio.Task[None] | None = None
+
+    async def trees(self) -> list[TreeView]:
+        return list(self.held)
+
+    async def drop(self, hold: str) -> None:
+        if self.publishing is None:
+            self.publishing = asyncio.create_task(self.publish())
+            await asyncio.sleep(0)
+        self.held = [one for one in self.held if one.hold != hold]
+
+    async def publish(self) -> None:
+        async with self.publisher.turn(f"/{OTHER}"):
+            composed = tree(OTHER, this_boot=True, held_s=0, target=f"/{OTHER}")
+            self.held = [one for one in self.held if one.hold != OTHER] + [composed]
+            await asyncio.sleep(0.01)
+            self.bound += parse(LINE.replace(HOLD, OTHER))
+
+
+def test_a_hold_stays_whose_pod_is_published_while_others_are_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher = Publisher(cast("Agent", None), cast("Authorises", None), cast("Stagings", None))
+    node = PublishesMeanwhile(publisher)
+    monkeypatch.setattr("prestage.node.csi.settling.mount_table", lambda: list(node.bound))
+    monkeypatch.setattr("prestage.node.csi.settling.time.clock_gettime", lambda clock: 601.0)
+    assert asyncio.run(settle(node, publisher.turn)) == [HOLD]
+    assert [(one.hold, one.this_boot) for one in node.held] == [(OTHER, True)]
 
 
 def test_people_read_how_far_it_is() -> None:

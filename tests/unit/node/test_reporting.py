@@ -9,7 +9,7 @@ from typing import cast
 
 import msgspec
 
-from prestage.api.nodes import Action, ErrorClass, NodeCacheStatus, PlannedArtifact, State, Step
+from prestage.api.nodes import ENTRIES_MAX, IMAGES_MAX, Action, ErrorClass, NodeCacheStatus, PlannedArtifact, State, Step
 from prestage.cacher.agent import stages as agent
 from prestage.cacher.agent.feed import Feed
 from prestage.cacher.digests import ArtifactId
@@ -18,7 +18,7 @@ from prestage.cacher.refs import ArtifactRef
 from prestage.cacher.staging import Wish
 from prestage.cacher.store.budget import Usage
 from prestage.node.plan import Plan
-from prestage.node.reporting import STATUS_BYTES_MAX, Look, Written, due_in_s, entry_of, newest, status_of
+from prestage.node.reporting import STATUS_BYTES_MAX, Look, Written, due_in_s, entry_of, is_news, newest, status_of
 
 NOW = datetime.datetime(2026, 11, 26, 12, 0, 0, 500, tzinfo=datetime.UTC)
 A, B = ArtifactId("sha256:" + "a" * 64), ArtifactId("sha256:" + "b" * 64)
@@ -32,6 +32,10 @@ def stage(artifact: ArtifactId, state: agent.State, outcome: PrestageError | Non
     for event in events:
         feed.publish({"event": event})
     return agent.Stage("id", Wish(ArtifactRef(artifact)), feed, True, state=state, outcome=outcome)
+
+
+def due(status: NodeCacheStatus, written: Written, now_s: float) -> float:
+    return due_in_s(written, now_s, is_news=is_news(status, written))
 
 
 def test_each_artifact_is_told_as_it_stands() -> None:
@@ -62,7 +66,7 @@ def test_bytes_that_are_here_are_told_with_what_is_written_anyway() -> None:
     running.feed.publish({"event": "progress", "bytes": 310, "total": 800})  # 100 of the 900 were journaled
     assert entry_of(B, PLAN, look).fetched == 510
     after = status_of(PLAN, look, before, NOW, is_current=True)
-    assert due_in_s(after, Written(before, at_s=100.0), 101.0) == 59.0  # bytes alone are worth no write
+    assert due(after, Written(before, at_s=100.0), 101.0) == 59.0  # bytes alone are worth no write
 
 
 def test_the_whole_says_plan_store_and_conditions() -> None:
@@ -90,7 +94,11 @@ def test_it_is_never_larger_than_it_may_be_and_what_changed_goes_first() -> None
     look = replace(LOOK, held=dict.fromkeys(names, "staged"))
     first = status_of(Plan(), look, None, NOW, is_current=True)
     assert len(msgspec.json.encode(first)) <= STATUS_BYTES_MAX
-    assert len(first.artifacts or ()) <= 512
+    assert len(first.artifacts or ()) <= ENTRIES_MAX
+    beside = status_of(
+        Plan(), replace(LOOK, held=dict.fromkeys(names[:512], "staged")), None, NOW, is_current=True, is_beside_images=True
+    )
+    assert len(beside.artifacts or ()) + IMAGES_MAX == ENTRIES_MAX, "both containers write into one list"
     changed = replace(look, held={**look.held, names[0]: "damaged", names[1999]: "damaged"})
     second = status_of(Plan(), changed, first, NOW, is_current=True)
     assert [one.digest for one in (second.artifacts or ())[:1]] == [names[0]]
@@ -98,15 +106,18 @@ def test_it_is_never_larger_than_it_may_be_and_what_changed_goes_first() -> None
 
 def test_a_changed_state_is_written_within_a_second_and_the_rest_each_minute() -> None:
     status = status_of(PLAN, LOOK, None, NOW, is_current=True)
-    assert due_in_s(status, Written(), 100.0) == 0.0
+    assert due(status, Written(), 100.0) == 0.0
     written = Written(status, 100.0)
     later = status_of(PLAN, replace(LOOK, usage=Usage(999, 0, 1, 0, None)), status, NOW, is_current=True)
-    assert due_in_s(later, written, 101.0) == 59.0
-    assert due_in_s(later, written, 160.0) == 0.0
+    assert due(later, written, 101.0) == 59.0
+    assert due(later, written, 160.0) == 0.0
     changed = status_of(PLAN, replace(LOOK, held={A: "staged", B: "staged"}), status, NOW, is_current=True)
-    assert due_in_s(changed, written, 100.25) == 0.75
-    assert due_in_s(changed, written, 101.0) == 0.0
-    assert due_in_s(NodeCacheStatus(), written, 101.0) == 0.0
+    assert due(changed, written, 100.25) == 0.75
+    assert due(changed, written, 101.0) == 0.0
+    assert due(NodeCacheStatus(), written, 101.0) == 0.0
+    failed = written.failed(160.0)
+    assert [due(later, failed, now_s) for now_s in (160.0, 164.0, 165.0)] == [5.0, 1.0, 0.0]
+    assert due(changed, failed, 161.0) == 4.0, "nor is news written more often while writes fail"
 
 
 def test_the_newest_stage_of_an_artifact_counts() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -14,12 +15,14 @@ from hypothesis import strategies as st
 
 from prestage.api.nodes import Action, PlannedArtifact
 from prestage.cacher.digests import ArtifactId
-from prestage.kube.errors import Forbidden, Unreachable
-from prestage.kube.ports import Object, Resource
+from prestage.kube.errors import Forbidden, Missing, Unreachable
+from prestage.kube.ports import EVERYTHING, Object, Page, Resource, Selection
 from prestage.kube.resources import NODES, STORE_POOLS
 from prestage.kube.testing import FakeApi
 from prestage.node.plan import Plan
 from prestage.node.starting import DEFAULT_S, KNOWN_S, Filling, Starting, is_filled, lacking, made_at, most_s, others
+from prestage.node.sync import NodeSettings, NodeSync
+from prestage.wire.broker_client import BrokerClient
 
 OURS = {"key": "prestage.dev/starting", "effect": "NoSchedule"}
 THEIRS = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
@@ -160,6 +163,31 @@ def test_what_others_put_on_the_node_in_the_same_moment_stays() -> None:
     run(steps)
 
 
+class WithoutPools(FakeApi):
+    """The CRDs are not there."""
+
+    async def page(
+        self, resource: Resource, selection: Selection = EVERYTHING, *, limit: int | None = None, rest: str | None = None
+    ) -> Page:
+        if resource == STORE_POOLS:
+            raise Missing("list storepools: the server could not find the requested resource")
+        return await super().page(resource, selection, limit=limit, rest=rest)
+
+
+def test_it_goes_in_time_where_the_cluster_has_no_storepools_at_all() -> None:
+    async def steps() -> None:
+        api = WithoutPools()
+        await cluster(api, THEIRS, OURS)
+        began = time.time()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(starting(Filling, lambda: began + DEFAULT_S - 10).run(api), 0.05)
+        assert await taints(api) == [THEIRS, OURS]
+        await starting(Filling, lambda: began + DEFAULT_S + 2).run(api)
+        assert await taints(api) == [THEIRS]
+
+    run(steps)
+
+
 def test_a_node_that_is_gone_is_nobodys_trouble() -> None:
     run(lambda: starting(Filling).run(FakeApi()))
 
@@ -172,6 +200,23 @@ def test_what_nobody_planned_yet_is_not_filled() -> None:
     kept = Filling(plan(A), is_current=False, known_s=now_s - KNOWN_S, whole=frozenset([A]))
     assert not is_filled(kept, ends_at, now_s), "a plan of before the restart"
     assert is_filled(known(plan(A, action=Action.KEEP)), ends_at, now_s + 1), "what is kept is there"
+
+
+def test_images_are_waited_for_by_the_word_of_their_container(tmp_path: Path) -> None:
+    sync = NodeSync(NodeSettings(tmp_path, "n1", tmp_path / "token"), cast("BrokerClient", None))
+    image: dict[str, object] = {"digest": A, "type": "Image"}
+    spec = {"nodeUID": "u", "plan": "p", "artifacts": [{**image, "action": "Stage"}, {"digest": B, "action": "Keep"}]}
+
+    def lacks(*told: object) -> list[str]:
+        seen = {"metadata": {"name": "n1"}, "spec": spec, "status": {"artifacts": list(told)}}
+        kind = {"apiVersion": "prestage.dev/v1alpha1", "kind": "NodeCache"}
+        asyncio.run(sync._read({**kind, **seen}))
+        return [one.digest for one in lacking(sync._filling(), time.time())]
+
+    assert lacks() == [A]
+    assert lacks({**image, "state": "Staging"}) == [A]
+    assert lacks({"digest": A, "state": "Warm"}) == [A], "a model of that name is another thing"
+    assert lacks({**image, "state": "Warm"}) == []
 
 
 def test_what_is_wanted_only_later_keeps_no_pod_away() -> None:

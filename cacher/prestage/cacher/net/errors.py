@@ -7,7 +7,8 @@ class NetError(Exception):
     """The exchange failed below HTTP. `reason` is one of the words below; `retryable` says whether again may help.
 
     Reasons: `dns`, `refused`, `connect-timeout`, `tls`, `proxy`, `reset`, `stalled`, `short` (ended before its length),
-    `garbage` (not HTTP), `too-large`, `redirects`, `forbidden` (AddressRefused), `aborted` (the caller's own wish).
+    `garbage` (not HTTP), `too-large`, `redirects`, `forbidden` (AddressRefused), `aborted` (the caller's own wish),
+    `mirror` (a nearer copy did not serve, whatever it answered).
     """
 
     def __init__(self, reason: str, detail: str, *, retryable: bool = True) -> None:

@@ -65,7 +65,7 @@ async def _run(config: CsiConfig) -> None:
         stagings = Stagings(agent)
         stack.push_async_callback(stagings.close)
         publisher = Publisher(agent, Authoriser(api, broker, KeptGrants(config.endpoint.parent)), stagings)
-        settling = asyncio.create_task(keep_settled(agent))
+        settling = asyncio.create_task(keep_settled(agent, publisher.turn))
         stack.push_async_callback(_ended, settling)
         await _serve(stack, config.endpoint, driver_services(Identity(), Node(publisher, config.node, config.kubelet_dir)))
         registry = config.registration / f"{DRIVER}-reg.sock"

@@ -72,7 +72,8 @@ class Publisher:
         self._turns: dict[str, _Turn] = {}
 
     @asynccontextmanager
-    async def _turn(self, target: str) -> AsyncIterator[None]:
+    async def turn(self, target: str) -> AsyncIterator[None]:
+        """What is done at a target, one at a time."""
         turn = self._turns.setdefault(target, _Turn(asyncio.Lock()))
         turn.users += 1
         try:
@@ -90,7 +91,7 @@ class Publisher:
             Unavailable: not yet; says how it goes.
             PrestageError: why not.
         """
-        async with self._turn(str(target)):
+        async with self.turn(str(target)):
             began = time.monotonic()
             if await asyncio.to_thread(self._is_published, target, asked.pod.uid):
                 return
@@ -173,7 +174,7 @@ class Publisher:
         Raises:
             Busy, Unavailable: it cannot be unmounted.
         """
-        async with self._turn(str(target)):
+        async with self.turn(str(target)):
             there = await asyncio.to_thread(binding.bound, target)
             if there is not None and not there.is_ours:
                 raise Misconfigured(f"something that is not ours is mounted at {target}", hint="unmount it")

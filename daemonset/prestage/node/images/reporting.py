@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from prestage.api.nodes import Action, EntryType, HeldArtifact, ImagesStatus, NodeCacheStatus, State, Step
+from prestage.api.nodes import IMAGES_MAX, Action, EntryType, HeldArtifact, ImagesStatus, NodeCacheStatus, State, Step
 from prestage.cacher.digests import ArtifactId
 from prestage.images.containerd.setup import Setup
 from prestage.images.room import UNPACKED_TIMES, Disk
 from prestage.node.images.deciding import ImagePlan, Scene
 
-ENTRIES_MAX: Final = 128
-"""Of 64 KiB, which the agent's entries need as well."""
 _STEPS: Final = {"resolve": Step.RESOLVE, "unpack": Step.UNPACK, "done": Step.UNPACK}
 _UNITS: Final = 200
 """Parts of a disk: what others write on it is no news each second."""
@@ -87,7 +85,7 @@ def status_of(plan: ImagePlan, look: ImagesLook, now: datetime.datetime) -> Node
         rate_p10=int(rates[len(rates) // 10]) if rates else None,
         heartbeat_at=now.replace(microsecond=0),
     )
-    return NodeCacheStatus(artifacts=entries[:ENTRIES_MAX] or None, images=images)
+    return NodeCacheStatus(artifacts=entries[:IMAGES_MAX] or None, images=images)
 
 
 def _budget(disk: Disk, used: int, look: ImagesLook) -> int:

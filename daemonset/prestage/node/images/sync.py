@@ -52,13 +52,12 @@ from prestage.node.images.reporting import ImagesLook, Way, news_of, status_of
 from prestage.node.images.staging import Staging
 from prestage.node.images.tally import Tally
 from prestage.node.plan import priority_of
-from prestage.node.reporting import CLASSES, HEARTBEAT_S, IMAGES_MANAGER, RATES_MAX, SOONEST_S
+from prestage.node.reporting import CLASSES, IMAGES_MANAGER, RATES_MAX, Written, due_in_s
 from prestage.wire.broker_client import refusal_of
 
 LOOK_S: Final = 1.0
 SHELF_LOOK_S: Final = 15.0
 """How often containerd's leases are looked at; what we do to them is looked at at once."""
-WRITE_AGAIN_S: Final = 5.0
 _DONE: Final = {"renew": "image_renewed", "release": "image_released"}
 
 
@@ -85,8 +84,7 @@ class ImagesSync:
         self._rates: deque[float] = deque(maxlen=RATES_MAX)
         self._shelf_at = float("-inf")
         self.tally = Tally()
-        self._written: NodeCacheStatus | None = None
-        self._written_at = float("-inf")
+        self._written = Written()
 
     async def run(self, api: Api) -> None:
         """Never returns by itself."""
@@ -117,7 +115,7 @@ class ImagesSync:
             return
         self._has_object = True
         if found.status is None or found.status.images is None:
-            self._written = None  # a new object: it has been told nothing
+            self._written = replace(self._written, status=None)  # a new object: it has been told nothing
         plan = image_plan(found.spec, generation=found.metadata.generation, node_uid=await asyncio.to_thread(self._node_uid))
         if plan.entries != self._plan.entries:
             self._scene = replace(self._scene, planned_at=time.time())
@@ -244,8 +242,9 @@ class ImagesSync:
         if not self._has_object:
             return
         status = self.status()
-        is_news = self._written is None or news_of(status) != news_of(self._written)
-        if time.monotonic() < self._written_at + (SOONEST_S if is_news else HEARTBEAT_S):
+        told = self._written.status
+        is_news = told is None or news_of(status) != news_of(told)
+        if due_in_s(self._written, time.monotonic(), is_news=is_news) > 0:
             return
         body: Object = {"metadata": {"name": self._settings.node}, "status": msgspec.to_builtins(status)}
         try:
@@ -254,9 +253,9 @@ class ImagesSync:
             self._has_object = False
         except PrestageError as exc:
             log("status_not_written", level=logging.WARNING, fields={"kind": exc.kind, "message": exc.message})
-            self._written_at = time.monotonic() + WRITE_AGAIN_S
+            self._written = self._written.failed(time.monotonic())
         else:
-            self._written, self._written_at = status, time.monotonic()
+            self._written = Written(status, time.monotonic())
 
 
 def disk_of(root: str) -> Disk | None:
