@@ -8,34 +8,45 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from decimal import Decimal
+from fractions import Fraction
 from zoneinfo import ZoneInfo
 
-_QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)(Ki|Mi|Gi|Ti|Pi|Ei|m|k|M|G|T|P|E|e[0-9]{1,2}|E[0-9]{1,2})?", re.ASCII)
-_SCALES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
+_QUANTITY = re.compile(
+    r"([+-]?)([0-9]{0,32})(?:\.([0-9]{0,32}))?(Ki|Mi|Gi|Ti|Pi|Ei|n|u|m|k|M|G|T|P|E|[eE][+-]?[0-9]{1,18})?", re.ASCII
+)
+_SCALES = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
+_MOST = 2**63 - 1
+"""Kubernetes caps there what is more."""
+_FAR = 100
+"""A power of ten that takes any digits beyond the most, or below one of anything."""
+_WRITE_BYTES = "write bytes as 500Gi, 2T or a plain number"
 _DURATION = re.compile(r"(?:[0-9]{1,6}(?:ms|s|m|h)){1,4}", re.ASCII)
 _PART = re.compile(r"([0-9]+)(ms|s|m|h)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def quantity_bytes(given: int | str) -> int:
-    """A Kubernetes Quantity in bytes, rounded up as Kubernetes does: 500Gi, 2T, 1.5Gi, 1e9, 1024."""
-    if isinstance(given, int):
-        if given < 0:
-            raise ValueError("write bytes as 500Gi, 2T or a plain number")
-        return given
+def quantity(given: str) -> Fraction:
+    """A Kubernetes Quantity, in every form that Kubernetes reads: 500Gi, .5Ti, 2., +1e12, 100m; Gi is 0."""
     found = _QUANTITY.fullmatch(given)
-    if not found:
-        raise ValueError(f"{given[:40]!r} is no quantity: write bytes as 500Gi, 2T or a plain number")
-    digits, suffix = found[1], found[2] or ""
-    if suffix == "m":
-        scaled = Decimal(digits) / 1000
-    elif suffix[:1] in ("e", "E") and suffix[1:].isdigit():
-        scaled = Decimal(digits) * 10 ** int(suffix[1:])
+    if not found or not given:
+        raise ValueError(f"{given[:40]!r} is no quantity: {_WRITE_BYTES}")
+    sign, whole, rest, suffix = found[1], found[2], found[3] or "", found[4] or ""
+    number = Fraction(int(f"{sign}0{whole}{rest}"), 10 ** len(rest))
+    if suffix in _BINARY:
+        scaled = number * _BINARY[suffix]
     else:
-        scaled = Decimal(digits) * (_BINARY[suffix] if suffix in _BINARY else _SCALES[suffix])
-    return math.ceil(scaled)
+        exponent = _SCALES[suffix] if suffix in _SCALES else int(suffix[1:])
+        scaled = number * Fraction(10) ** max(-_FAR, min(_FAR, exponent))
+    return min(scaled, Fraction(_MOST))
+
+
+def quantity_bytes(given: int | str) -> int:
+    """A Kubernetes Quantity in bytes, rounded up as Kubernetes does."""
+    found = given if isinstance(given, int) else math.ceil(quantity(given))
+    if found < 0:
+        raise ValueError(_WRITE_BYTES)
+    return found
 
 
 def duration_s(given: str) -> float:

@@ -16,7 +16,7 @@ from prestage.api import schedules
 from prestage.api.texts import duration_s
 from prestage.calendar.moments import Cron, Reading, cron_of
 
-_YEAR_S = 366 * 86400.0
+MOST_S = 366 * 86400.0
 LEAST_S = 60.0
 """A window of less than a minute is none."""
 
@@ -94,8 +94,8 @@ class Between:
 
     def at(self, now: float) -> Openings:
         """See Openings."""
-        last = self.start.last_until(now, since=now - _YEAR_S)
-        ended = self.end.last_until(now, since=now - _YEAR_S)
+        last = self.start.last_until(now, since=now - MOST_S)
+        ended = self.end.last_until(now, since=now - MOST_S)
         following = self.start.after(now)
         coming = None if following is None else Opening(following, self._end(following))
         if last is None or (ended is not None and ended >= last):
@@ -114,9 +114,7 @@ Window = Again | Once | Between | Always
 
 def again(fields: str, time_zone: str | None, duration_s: float, *, reading: Reading = Reading.READY) -> Again:
     """Raises ValueError with what to write instead."""
-    if duration_s < LEAST_S:
-        raise ValueError(f"a window of {duration_s:g} s is too short: write at least 1m")
-    return Again(cron_of(fields, time_zone, reading=reading), duration_s)
+    return Again(cron_of(fields, time_zone, reading=reading), _bounded_s(duration_s))
 
 
 def spoken(window: schedules.Window) -> Window:
@@ -124,5 +122,13 @@ def spoken(window: schedules.Window) -> Window:
     if window.ready_schedule is not None:
         return again(window.ready_schedule, window.time_zone, duration_s(window.duration or ""))
     if window.ready_by is not None:
-        return Once(float(round(window.ready_by.timestamp())), duration_s(window.duration or ""))
+        return Once(float(round(window.ready_by.timestamp())), _bounded_s(duration_s(window.duration or "")))
     return ALWAYS
+
+
+def _bounded_s(duration_s: float) -> float:
+    if duration_s < LEAST_S:
+        raise ValueError(f"a window of {duration_s:g} s is too short: write at least 1m")
+    if duration_s > MOST_S:
+        raise ValueError(f"a window of {duration_s:.0f} s is too long: write at most a year (8784h)")
+    return duration_s

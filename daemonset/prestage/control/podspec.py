@@ -97,6 +97,11 @@ def is_gated(pod: Object) -> bool:
     return WARM_GATE in gates_of(pod)
 
 
+def has_other_gates(pod: Object) -> bool:
+    """Beside ours."""
+    return any(gate != WARM_GATE for gate in gates_of(pod))
+
+
 def node_of(pod: Object) -> str:
     """Where it is bound to; empty while it is nowhere."""
     return str(part(pod, "spec").get("nodeName") or "")

@@ -15,7 +15,8 @@ from cluster.wrong import DIGEST, EXAMPLES, WRONG, changed
 from prestage.api.crds import crd, crds
 from prestage.api.kinds import KINDS
 from prestage.api.models import StagedModel
-from prestage.api.reading import read
+from prestage.api.policies import CachePolicy
+from prestage.api.reading import Invalid, read
 
 pytestmark = pytest.mark.needs("kubernetes")
 
@@ -48,6 +49,67 @@ def test_what_is_wrong_is_refused_in_our_words(
     said = apply(api_with_kinds, namespace, changed(kind, f"{namespace}-wrong", changes), "--dry-run=server")
     assert says in said
     assert "is invalid" in said or "duplicate" in said
+
+
+FORMS = [
+    *(
+        "500Gi",
+        ".5Ti",
+        "5.Ti",
+        "+5Ti",
+        "1.5Gi",
+        "1e12",
+        "1e+12",
+        "1E3",
+        "3e-1",
+        "1.E2",
+        "5",
+        "5.",
+        ".5",
+        "+.5G",
+        "0",
+        "-0",
+        "007",
+    ),
+    *("7m", "7u", "7n", "1k", "1M", "1E", "99Ei", "1e999", "1000000000000000000000"),
+    *(
+        "Gi",
+        ".",
+        "+",
+        "",
+        "1GB",
+        "-1",
+        "1 Gi",
+        " 1",
+        "1ki",
+        "1K",
+        "1.2.3",
+        "1e",
+        "1e+",
+        "1eGi",
+        "--1",
+        "0x10",
+        "1_000",
+        "inf",
+        "+e3",
+        ".e3",
+        "e3",
+        "E",
+        "+.",
+    ),
+]
+
+
+def test_a_quantity_is_one_to_the_api_server_and_to_us(api_with_kinds: ApiServer, namespace: str) -> None:
+    made = [changed("CachePolicy", f"{namespace}-{n}", {"spec.hard": {"bytesPerNode": one}}) for n, one in enumerate(FORMS)]
+    said = apply(api_with_kinds, namespace, "\n---\n".join(made), "--dry-run=server")
+    for number, (form, text) in enumerate(zip(FORMS, made, strict=True)):
+        try:
+            read(CachePolicy, json.loads(text))
+            is_read = True
+        except Invalid:
+            is_read = False
+        assert (f"{namespace}-{number} serverside-applied" in said) == is_read, (form, said)
 
 
 def test_an_unknown_field_is_refused_by_name(api_with_kinds: ApiServer, namespace: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -205,6 +206,30 @@ def test_a_mirror_of_the_nodes_pool_comes_first_and_is_asked_without_a_login(
         assert (own.is_mirror, own.authority) == (False, near.authority)
 
     play(cluster, tmp_path, test)
+
+
+def test_a_mirror_without_its_authorities_or_that_is_slow_is_passed_over(
+    registries: Mapping[str, Registry], cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prestage.control.broker.images.MIRROR_S", 0.5)
+    name = registries["bearer"].push("team/near", "v1", simple(seed=11))
+    host = registries["bearer"].host
+    of = {"name": "bearer"}
+    bare = {"name": "nobody-made-it"}
+    cluster.origin("bare", "OCI", default=False, endpoint="https://near.example", caBundleRef=bare, mirrorOf=of)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        cluster.origin("deaf", "OCI", default=False, endpoint=f"http://127.0.0.1:{deaf.getsockname()[1]}", mirrorOf=of)
+        cluster.node("n1", gpu="h100")
+        cluster.pool("gpus", {"gpu": "h100"}, {f"oci://{host}/": "bare", f"oci://{host}/team/": "deaf"})
+
+        async def test(broker: Broker) -> None:
+            found = await resolved(broker, name)
+            await broker.plan("n1", found.artifact)
+            await broker.shelved()
+            answer = await handed(broker, found.artifact, mirrors=True)
+            assert (answer.is_mirror, answer.base) == (False, f"http://{host}/v2/team/near")
+
+        play(cluster, tmp_path, test)
 
 
 @pytest.mark.parametrize("data", [None, {}, {".dockerconfigjson": 1}, {".dockerconfigjson": "%%"}])

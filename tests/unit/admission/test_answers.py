@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 from pods.objects import DIGEST, GATE, KUEUE, artifact, node, node_cache, pod
+from pods.patching import patched
 from pods.worlds import world
 
 from prestage.control.admission.judgement import Answer, Judge
@@ -84,6 +85,17 @@ def test_while_the_mirrors_are_not_whole_a_pod_gets_its_volume_and_no_gate() -> 
 
 def test_called_again_it_decides_nothing_anew() -> None:
     assert judged(around(a="Warm"), pod(gpus=1, spec={"schedulingGates": [KUEUE, GATE]})).verdict is None
+
+
+def test_called_again_a_pod_that_was_let_through_does_not_count_against_itself() -> None:
+    caches = [node_cache(name, {DIGEST: state}) for name, state in {"a": "Warm", "b": "Staging"}.items()]
+    judge = Judge(world(node("a", gpus=1), node("b", gpus=1), *caches, artifact()))
+    first = judge.pod(asked(question(pod(gpus=1))))
+    assert first.verdict is not None
+    assert first.verdict.reason is Reason.WARM_NODE
+    steps = json.loads(base64.b64decode(str(response(first)["patch"])))
+    again = judge.pod(asked(question(cast(Object, patched(pod(gpus=1), steps)))))
+    assert (again.kind, again.verdict) == ("passed", None)
 
 
 def test_the_second_pod_of_a_burst_does_not_see_the_room_of_the_first() -> None:

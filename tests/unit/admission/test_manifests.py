@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from functools import partial
 
 import yaml
 from click.testing import CliRunner
 
+from prestage.cacher.errors import Unavailable
 from prestage.control.admission.authorities import MUTATING, VALIDATING, Bundles, bundled
 from prestage.control.admission.manifests import Client, manifests
 from prestage.control.admission.rbac import LEADER_RULES, RULES
@@ -48,8 +50,8 @@ def test_the_bundle_is_written_where_it_differs_and_written_again_where_it_was_l
         [mutating, validating, *_] = manifests(Client())
         await api.create(MUTATING, mutating)
         await api.create(VALIDATING, validating)
-        bundles = Bundles(api, retry_s=0.05)
-        task = asyncio.create_task(bundles.run())
+        bundles = Bundles(api, pause_s=0.05)
+        task = asyncio.create_task(bundles.run(nothing_new))
         for authorities in (b"old", b"new and old"):
             bundles.trust(authorities)
             wanted = base64.b64encode(authorities).decode()
@@ -68,6 +70,80 @@ def test_the_bundle_is_written_where_it_differs_and_written_again_where_it_was_l
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(asyncio.wait_for(test(), 20))
+
+
+def test_replicas_of_which_one_made_a_new_authority_do_not_write_over_each_other() -> None:
+    async def test() -> None:
+        api = FakeApi()
+        for resource, made in zip((MUTATING, VALIDATING), manifests(Client()), strict=False):
+            await api.create(resource, made)
+        secret = b"old"
+        one, other = Bundles(api), Bundles(api)
+
+        async def told(bundles: Bundles) -> None:
+            bundles.trust(secret)
+
+        tasks = [asyncio.create_task(each.run(partial(told, each))) for each in (one, other)]
+        one.trust(secret)
+        other.trust(secret)
+        await asyncio.sleep(1.5)
+        secret, writes = b"new and old", len(api.writes)
+        one.trust(secret)
+        await asyncio.sleep(2)
+        assert len(api.writes) - writes == 2, "each configuration once: the other replica asks the Secret first"
+        for resource in (MUTATING, VALIDATING):
+            assert not bundled(await api.get(resource, "prestage"), secret)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(test(), 20))
+
+
+def test_even_replicas_that_do_not_agree_write_once_a_second() -> None:
+    async def test() -> None:
+        api = FakeApi()
+        [mutating, *_] = manifests(Client())
+        await api.create(MUTATING, mutating)
+        one, other = Bundles(api), Bundles(api)
+        tasks = [asyncio.create_task(each.run(nothing_new)) for each in (one, other)]
+        one.trust(b"old")
+        other.trust(b"new and old")
+        await asyncio.sleep(1.5)
+        assert len(api.writes) - 1 <= 4
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(test(), 20))
+
+
+def test_without_the_secret_nothing_is_written_before_it_can_be_read() -> None:
+    async def test() -> None:
+        api = FakeApi()
+        [mutating, *_] = manifests(Client())
+        await api.create(MUTATING, mutating)
+        failures = [Unavailable("away"), Unavailable("away")]
+
+        async def refresh() -> None:
+            assert len(api.writes) == 1
+            if failures:
+                raise failures.pop()
+
+        bundles = Bundles(api, retry_s=0.01)
+        task = asyncio.create_task(bundles.run(refresh))
+        bundles.trust(b"old")
+        while bundled(await api.get(MUTATING, "prestage"), b"old"):
+            await asyncio.sleep(0.01)
+        assert not failures
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(test(), 20))
+
+
+async def nothing_new() -> None:
+    """The Secret holds what was told before."""
 
 
 def test_rules_name_no_secret_but_our_own() -> None:

@@ -11,7 +11,7 @@ from typing import cast
 from pods.objects import DIGEST, GATE, KUEUE, NOW, artifact, lease, node, node_cache, pod
 from pods.worlds import Clock, drop, put, world
 
-from prestage.control.gates.decision import Reason
+from prestage.control.gates.decision import Decision, Reason
 from prestage.control.gates.loop import Gates, Step
 from prestage.control.gates.places import Places
 from prestage.control.gates.preference import PLACE_LABEL, place
@@ -123,6 +123,25 @@ def test_a_gate_beside_kueues_is_decided_when_it_is_the_last_and_its_time_begins
     assert gates.steps() == []
     clock.at_s += 2
     assert [step.verdict.reason for step in gates.steps()] == [Reason.TIMED_OUT]
+
+
+def test_a_new_leader_fails_no_pod_for_the_time_that_it_may_have_been_under_kueues_gate() -> None:
+    failing = {"model.prestage.dev/llama": "hf://org/llama@main", "prestage.dev/on-timeout": "Fail"}
+
+    def old(annotations: Mapping[str, str] | None, *gates: Object) -> Tree:
+        made = gated("p", annotations, *gates)
+        created = (NOW - datetime.timedelta(seconds=7200)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return {**made, "metadata": {**metadata_of(made), "creationTimestamp": created}}
+
+    staged = node("a"), node_cache("a", {DIGEST: "Staging"}, rate=100_000_000), artifact()
+    clock = Clock()
+    gates = Gates(FakeApi(), world(*staged, old(failing), clock=clock))
+    assert gates.steps() == []
+    clock.at_s += 149
+    assert gates.steps() == []
+    clock.at_s += 2
+    assert [step.verdict.decision for step in gates.steps()] == [Decision.FAIL]
+    assert reasons(world(*staged, old(None))) == {"p": Reason.TIMED_OUT}, "nothing is lost by releasing it"
 
 
 def test_a_gate_beside_kueues_goes_at_once_where_it_would_not_help() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+import pytest
 from hypothesis import given, settings
 from planning.cluster import Cluster, running, until
 from planning.objects import OURS, REF, digest, head, namespace, node, pod, replica_set
@@ -13,7 +14,7 @@ from planning.worlds import NOW, World, carried_out, worlds
 from prestage.api.nodes import Action, State
 from prestage.control.planning.policies import frozen, read_policies
 from prestage.kube.ports import Object, metadata_of
-from prestage.kube.resources import CACHE_POLICIES, EVENTS, NODE_CACHES
+from prestage.kube.resources import CACHE_POLICIES, EVENTS, NODE_CACHES, STORE_POOLS
 from prestage.planner.plan import plan
 
 A = digest(REF)
@@ -84,6 +85,42 @@ def test_while_it_stands_nothing_new_is_staged_and_its_status_and_events_say_why
             async def is_staged() -> bool:
                 return await cluster.spec("n1") == {A: "Stage"}
 
+            await until(is_staged)
+
+    asyncio.run(steps())
+
+
+@pytest.mark.parametrize("form", [".5Ti", "5.Ti", "+5Ti", "1e+12", "1E3", "500000000000u", "1000000000000000000000"])
+def test_a_quantity_that_the_api_server_takes_breaks_no_policy(form: str) -> None:
+    spec = {"namespaceSelector": {}, "hard": {"bytesPerNode": form}}
+    found = read_policies([{**OF_A_LATER_VERSION, "spec": spec}])
+    assert (len(found.known), found.broken) == (1, {})
+
+
+def test_a_store_pool_that_cannot_be_read_says_so_and_holds_up_nothing() -> None:
+    async def steps() -> None:
+        cluster = Cluster()
+        pool: Object = {
+            "apiVersion": OURS,
+            "kind": "StorePool",
+            "metadata": head("newer", None),
+            "spec": {"nodeSelector": {}, "root": "/mnt/a", "budget": "1 lorry"},
+        }
+        await cluster.put(namespace(), node("n1"), replica_set(), pool)
+        await cluster.put(pod("p1", owner=("ReplicaSet", "web-abc"), on="n1"))
+        async with running(cluster.planner()):
+
+            async def is_said() -> bool:
+                events = (await cluster.api.page(EVENTS)).items
+                found = cast("dict[str, dict[str, list[dict[str, str]]]]", await cluster.find(STORE_POOLS, "newer"))
+                rows = found.get("status", {}).get("conditions", [])
+                notes = [str(one["note"]) for one in events if one["reason"] == "Unreadable"]
+                return [one["reason"] for one in rows] == ["Unreadable"] and any("1 lorry" in one for one in notes)
+
+            async def is_staged() -> bool:
+                return await cluster.spec("n1") == {A: "Stage"}
+
+            await until(is_said)
             await until(is_staged)
 
     asyncio.run(steps())

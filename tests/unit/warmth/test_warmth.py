@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
-from pods.objects import DIGEST, NOW, OTHER, artifact, node, node_cache, pod
+from pods.objects import DIGEST, GATE, KUEUE, NOW, OTHER, artifact, node, node_cache, pod
 from pods.worlds import Clock, put, world
 
 from prestage.api.brokerage import Refusal
@@ -64,6 +64,12 @@ def aged(seconds: float, **more: Any) -> dict[str, object]:
 def bound(where: str, seconds: float = 1.0) -> dict[str, object]:
     made = aged(seconds)
     return {**made, "spec": {**cast("dict[str, object]", made["spec"]), "nodeName": where}}
+
+
+def seen(there: World) -> Object:
+    """The pod, as the mirror has it."""
+    [found] = there.pods()
+    return found
 
 
 def said(there: World, asked: Object, sources: Sources | None = None) -> tuple[Reason, str]:
@@ -139,15 +145,41 @@ def test_mistakes_that_passed_while_admission_was_away_are_told() -> None:
 
 
 def test_being_late_is_told_with_its_cause() -> None:
-    slow = world(artifact(size=100_000_000_000), node_cache("a", {DIGEST: "Staging"}))
-    found = told(aged(1), slow)
+    clock = Clock()
+    slow = world(artifact(size=100_000_000_000), node_cache("a", {DIGEST: "Staging"}), aged(1), clock=clock)
+    found = told(seen(slow), slow)
     assert found is not None
     assert found.late_s is not None
     assert round(found.late_s) == 851
     assert found.because == "100.0 GB take longer at the rate of a"
-    found = told(aged(158), world(artifact(), node_cache("a", {DIGEST: "Warm"})))
+    there = world(artifact(), node_cache("a", {DIGEST: "Warm"}), aged(1), clock=clock)
+    clock.at_s += 157
+    found = told(seen(there), there)
     assert found is not None
     assert found.late_s == 8.0
+
+
+def test_the_time_under_kueues_gate_makes_nobody_late_nor_what_a_new_leader_did_not_see() -> None:
+    def late_s(there: World) -> float | None:
+        found = told(seen(there), there)
+        assert found is not None
+        return found.late_s
+
+    queued, alone = aged(7200, spec={"schedulingGates": [KUEUE, GATE]}), aged(7200, spec={"schedulingGates": [GATE]})
+    clock = Clock()
+    there = world(artifact(size=100_000_000_000), node_cache("a", {DIGEST: "Staging"}), queued, clock=clock)
+    assert late_s(there) is None, "its time has not begun"
+    there = world(artifact(), node_cache("a", {DIGEST: "Staging"}), queued, clock=clock)
+    clock.at_s += 100
+    put(there, alone)
+    assert late_s(there) is None
+    put(there, node_cache("a", {DIGEST: "Warm"}))
+    clock.at_s += 149
+    assert late_s(there) is None
+    clock.at_s += 2
+    assert late_s(there) == 1.0
+    for state in ("Staging", "Warm"):
+        assert late_s(world(artifact(), node_cache("a", {DIGEST: state}), alone, clock=clock)) is None, "another leader's time"
 
 
 async def life(clock: Clock, *states: str, age_s: float = 5) -> tuple[WithConditions, list[str]]:

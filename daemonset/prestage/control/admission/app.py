@@ -99,7 +99,8 @@ async def run(api: KubeApi, config: AdmissionConfig, *, is_leaving: Callable[[],
         runners.append(await _started(Webhook(Judge(world), metrics, is_leaving).app, config.listen, serving))
         _log.info("serving", extra={"fields": {"listen": f"{config.listen[0]}:{config.listen[1]}"}})
         async with asyncio.TaskGroup() as group:
-            for task in (world.follow(api), serving.run(config.refresh_s), bundles.run(), guard.run(), _ready(world, is_ready)):
+            tasks = world.follow(api), serving.run(config.refresh_s), bundles.run(serving.refresh), guard.run()
+            for task in (*tasks, _ready(world, is_ready)):
                 group.create_task(task)
     finally:
         for runner in reversed(runners):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -38,9 +39,14 @@ def bundled(configuration: Object, authorities: bytes) -> list[Object]:
 
 @dataclass(slots=True)
 class Bundles:
-    """`trust` says which; `run` writes them wherever they are not, also where somebody (a chart's upgrade) wrote over them."""
+    """`trust` says which; `run` writes them wherever they are not, also where somebody (a chart's upgrade) wrote over them.
+
+    What is not ours may be what another replica made a moment ago: before anything is written, the Secret is asked.
+    """
 
     api: Api
+    pause_s: float = 1.0
+    """At most one round of writes in that time."""
     retry_s: float = 5.0
     _authorities: bytes = b""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -51,16 +57,22 @@ class Bundles:
         self._authorities = authorities
         self._changed.set()
 
-    async def run(self) -> None:
-        """For ever. Without the configuration there is nothing to do: the chart makes it."""
+    async def run(self, refresh: Callable[[], Awaitable[object]]) -> None:
+        """For ever. Without the configuration there is nothing to do: the chart makes it.
+
+        `refresh`: reads the Secret and tells `trust` what it holds; raises PrestageError.
+        """
         async with asyncio.TaskGroup() as group:
             for resource in (MUTATING, VALIDATING):
                 group.create_task(self._follow(resource))
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                if not all([await self._write(resource) for resource in list(self._seen)]):
-                    await asyncio.sleep(self.retry_s)
+                if not any(map(self._steps, (MUTATING, VALIDATING))):
+                    continue
+                is_done = await self._mend(refresh)
+                await asyncio.sleep(self.pause_s if is_done else self.retry_s)
+                if not is_done:
                     self._changed.set()
 
     async def _follow(self, resource: Resource) -> None:
@@ -73,9 +85,22 @@ class Bundles:
                 elif isinstance(change, Vanished):
                     self._seen.pop(resource, None)
 
+    def _steps(self, resource: Resource) -> list[Object]:
+        seen = self._seen.get(resource)
+        return bundled(seen, self._authorities) if seen is not None and self._authorities else []
+
+    async def _mend(self, refresh: Callable[[], Awaitable[object]]) -> bool:
+        """False: it is to be tried again."""
+        try:
+            await refresh()
+        except PrestageError as exc:
+            _log.warning("not_trusted", extra={"fields": {"why": str(exc)}})
+            return False
+        return all([await self._write(resource) for resource in (MUTATING, VALIDATING)])
+
     async def _write(self, resource: Resource) -> bool:
         """False: it is to be tried again."""
-        steps = bundled(self._seen[resource], self._authorities) if self._authorities else []
+        steps = self._steps(resource)
         if not steps:
             return True
         try:

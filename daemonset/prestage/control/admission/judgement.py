@@ -16,6 +16,7 @@ from prestage.control.admission.mutation import Additions, mutated
 from prestage.control.admission.review import Question, passed, refused
 from prestage.control.gates.decision import Decision, Verdict, decide
 from prestage.control.gates.looking import Look
+from prestage.control.gates.preference import has_preference
 from prestage.control.gates.situation import Surroundings, surroundings
 from prestage.control.gates.world import World
 from prestage.control.patches import difference
@@ -81,7 +82,7 @@ class Judge:
     ) -> tuple[Additions, Verdict | None]:
         if not self.world.whole or request.wait is WaitFor.NONE:
             return Additions(self.world.known(pod, models).artifacts), None
-        if is_gated(pod):  # we were here before: another webhook changed the pod
+        if is_gated(pod) or has_preference(pod):  # we were here before: another webhook changed the pod
             return Additions(self.world.known(pod, models).artifacts), None
         seen = surroundings(pod, request, models, look=Look(self.world, self._assumed()))
         verdict = decide(seen.situation)

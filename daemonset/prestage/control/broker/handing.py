@@ -29,7 +29,7 @@ from prestage.cacher.refs import text_of
 from prestage.control.broker.fetches import Entry, fetches_of
 from prestage.control.broker.identity import Node
 from prestage.control.broker.images import KIND
-from prestage.control.broker.mirrors import Mirrors, is_provable
+from prestage.control.broker.mirrors import MIRROR_S, Mirrors, is_provable
 from prestage.control.broker.opening import authority_of
 from prestage.control.broker.planned import check_planned
 from prestage.control.broker.reaching import Reach
@@ -42,7 +42,6 @@ from prestage.kube.ports import Api
 KEPT_S: Final = 60.0
 """How long an opened origin, and the credentials in it, are used again."""
 _KEPT_MOST: Final = 64
-_MIRROR_S: Final = 10.0
 _LOGGER = logging.getLogger("prestage")
 _Key = tuple[str, str, Trace, str | None]
 
@@ -127,7 +126,7 @@ class Hander:
         """None: by another way. A mirror that is slow is as good as none."""
         assert way.mirror is not None
         try:
-            async with asyncio.timeout(_MIRROR_S):
+            async with asyncio.timeout(MIRROR_S):
                 return await self._answer(way, manifest, files)
         except (No, PrestageError, TimeoutError) as exc:
             self._forget(way.key)

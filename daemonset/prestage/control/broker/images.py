@@ -10,6 +10,7 @@ OCI digests stand in the namespace's Artifact and in answers to nodes, nowhere e
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from prestage.cacher.manifest import Manifest
 from prestage.cacher.origins.asking import Asker
 from prestage.control.broker.identity import Node
 from prestage.control.broker.image_places import ImagePlace, at, check_image, login_for, named, pinned, place_of
-from prestage.control.broker.mirrors import Mirrors
+from prestage.control.broker.mirrors import MIRROR_S, Mirrors
 from prestage.control.broker.opening import RULES, Network, Place, client_of
 from prestage.control.broker.planned import check_planned
 from prestage.control.broker.reaching import Reach
@@ -110,11 +111,14 @@ class Images:
         way = await self._way(holder.namespace, name, trace.pull_secrets)
         if request.mirrors:
             for mirror in await self._mirrors.of(node.name, f"{SCHEME}{name}", way.place.origin):
-                near = _Way(name, await self._reach.places.at(mirror), at(mirror, name), None, manifest.authority)
                 try:
-                    return await self._asked(near, partial(_answer, near, manifest))
-                except (No, PrestageError):
+                    async with asyncio.timeout(MIRROR_S):
+                        near = _Way(name, await self._reach.places.at(mirror), at(mirror, name), None, manifest.authority)
+                        return await self._asked(near, partial(_answer, near, manifest))
+                except (No, PrestageError, TimeoutError) as exc:
                     self._mirrors.failed(mirror)
+                    fields = {"artifact": request.artifact, "mirror": mirror.metadata.name, "why": type(exc).__name__}
+                    _LOGGER.warning("mirror-passed-over", extra={"fields": fields})
         return await self._asked(way, partial(_answer, way, manifest))
 
     async def _way(self, namespace: str, name: ImageName, secrets: tuple[str, ...]) -> _Way:

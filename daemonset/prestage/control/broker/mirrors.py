@@ -21,6 +21,8 @@ from prestage.kube.errors import Missing
 from prestage.kube.ports import Api, metadata_of
 from prestage.kube.resources import NODES
 
+MIRROR_S: Final = 10.0
+"""One that is slow is as good as none."""
 _LABELS_KEPT_S: Final = 60.0
 _AWAY_S: Final = 60.0
 _NODES_MOST: Final = 4096

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
 from functools import lru_cache
 from typing import Final
+
+from prestage.api.texts import quantity
 
 Amounts = Mapping[str, int]
 """Resource name to thousandths."""
 PODS: Final = "pods"
-_QUANTITY = re.compile(
-    r"([0-9]{1,20}(?:\.[0-9]{0,12})?|\.[0-9]{1,12})(Ki|Mi|Gi|Ti|Pi|Ei|n|u|m|k|M|G|T|P|E|[eE][+-]?[0-9]{1,2})?", re.ASCII
-)
-_SCALES: Final = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-_BINARY: Final = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
 
 
 @lru_cache(maxsize=4096)
 def thousandths(text: str) -> int:
     """500m is 500, 2 is 2000, 1Gi is 2**30 * 1000; rounded up. What is no quantity is 0: the API server lets none through."""
-    found = _QUANTITY.fullmatch(text)
-    if not found:
+    try:
+        return max(0, math.ceil(quantity(text) * 1000))
+    except ValueError:
         return 0
-    digits, suffix = Decimal(found[1]), found[2] or ""
-    if suffix in _BINARY:
-        return math.ceil(digits * _BINARY[suffix] * 1000)
-    exponent = _SCALES[suffix] if suffix in _SCALES else int(suffix[1:])
-    return math.ceil(digits.scaleb(exponent + 3))
 
 
 def amounts_of(stated: object) -> dict[str, int]:

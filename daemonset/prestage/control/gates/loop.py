@@ -19,12 +19,12 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final
 
-from prestage.api.annotations import WARM_GATE
+from prestage.api.annotations import WARM_GATE, OnTimeout, Request
 from prestage.cacher.errors import PrestageError
 from prestage.control.gates.decision import Decision, Reason, Verdict, decide, is_unwell
 from prestage.control.gates.looking import Look
 from prestage.control.gates.preference import with_preference
-from prestage.control.gates.situation import Surroundings, has_other_gates, surroundings
+from prestage.control.gates.situation import Surroundings, surroundings
 from prestage.control.gates.touched import Touched
 from prestage.control.gates.world import World, age_s
 from prestage.control.patches import difference, expected
@@ -88,7 +88,6 @@ class Gates:
     """Told of each patch how many seconds after the change that it answers it is ready to be sent."""
     only_when_unwell: bool = False
     """The guard beside admission: takes all gates off while nobody leads, else does nothing."""
-    _alone_s: dict[str, float] = field(default_factory=dict)
     _not_before_s: dict[str, float] = field(default_factory=dict)
     _released: dict[str, _Released] = field(default_factory=dict)
     _sending: dict[str, Step] = field(default_factory=dict)
@@ -156,9 +155,8 @@ class Gates:
             return []
         if keys is None:
             there = {uid_of(pod) for pod in filter(None, map(world.pod, world.gated))}
-            for known in (self._alone_s, self._not_before_s):
-                for uid in known.keys() - there:
-                    del known[uid]
+            for uid in self._not_before_s.keys() - there:
+                del self._not_before_s[uid]
         gated = world.gated if keys is None else world.gated & keys
         return sorted(filter(None, map(world.pod, gated)), key=lambda pod: -age_s(pod, world.now()))
 
@@ -181,20 +179,16 @@ class Gates:
         if self._not_before_s.get(uid_of(pod), 0.0) > self.world.clock():
             return None
         wish = self.world.wishes.of(pod)
-        seen = surroundings(pod, wish.request, wish.models, look=look, waited_s=self._waited_s(pod))
+        seen = surroundings(pod, wish.request, wish.models, look=look, waited_s=self._waited_s(pod, wish.request))
         verdict = decide(seen.situation)
         if self.only_when_unwell and verdict.reason is not Reason.CONTROLLER_UNWELL:
             return None
         return Step(pod, verdict, seen)
 
-    def _waited_s(self, pod: Object) -> float:
-        """Since ours is the only gate; before we first saw it so: since it was created, for our leadership may be new."""
-        uid, now_s = uid_of(pod), self.world.clock()
-        if has_other_gates(pod):
-            self._alone_s[uid] = now_s
-            return 0.0
-        since_s = self._alone_s.setdefault(uid, now_s - age_s(pod, self.world.now()))
-        return now_s - since_s
+    def _waited_s(self, pod: Object, request: Request) -> float:
+        """Where nobody saw it begin, for our leadership is new: none is failed too early, no other is held too long."""
+        waited = self.world.waited(pod)
+        return waited.least_s if request.on_timeout is OnTimeout.FAIL else waited.most_s
 
     def _assumed(self) -> dict[str, list[Object]]:
         now_s = self.world.clock()

@@ -42,11 +42,15 @@ def place_of(node: Object) -> str | None:
     return str(found) if found == place(node) else None
 
 
+def has_preference(pod: Object) -> bool:
+    """For places: a term of ours."""
+    return any(map(_is_our_term, _terms(pod)))
+
+
 def with_preference(pod: Object, places: Sequence[str]) -> Object:
     """`pod` preferring `places`, in the place of a term of ours that is there. Without places: no term of ours."""
     wanted = [_term(places)] if places else []
-    terms = part(pod, "spec", "affinity", "nodeAffinity").get(_PREFERRED)
-    there = terms if isinstance(terms, list) else []
+    there = _terms(pod)
     others = [term for term in there if not _is_our_term(term)]
     if there == others and not wanted:
         return pod
@@ -63,6 +67,11 @@ def with_preference(pod: Object, places: Sequence[str]) -> Object:
 
 
 _PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
+
+
+def _terms(pod: Object) -> list[object]:
+    found = part(pod, "spec", "affinity", "nodeAffinity").get(_PREFERRED)
+    return found if isinstance(found, list) else []
 
 
 def _term(places: Sequence[str]) -> Object:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prestage.api.annotations import WARM_GATE, ModelRequest, Request
+from prestage.api.annotations import ModelRequest, Request
 from prestage.control.gates.decision import Situation
 from prestage.control.gates.looking import Look, Prospect
 from prestage.control.gates.world import Known
-from prestage.control.podspec import gates_of, is_gated, node_of
+from prestage.control.podspec import has_other_gates, is_gated, node_of
 from prestage.kube.ports import Object
 
 
@@ -60,8 +60,3 @@ def surroundings(
         rollout_left_s=world.rollout_left_s(pod),
     )
     return Surroundings(situation, known, (*prospect.warm, *prospect.bare), prospect.places)
-
-
-def has_other_gates(pod: Object) -> bool:
-    """Beside ours."""
-    return any(gate != WARM_GATE for gate in gates_of(pod))

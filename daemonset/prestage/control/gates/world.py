@@ -26,6 +26,7 @@ from prestage.control.gates.images import ARCHITECTURES, NO_IMAGES, PodImages
 from prestage.control.gates.prediction import Holding
 from prestage.control.gates.records import Records
 from prestage.control.gates.touched import Askers, Touched, Use
+from prestage.control.gates.waiting import Waited, Waits
 from prestage.control.gates.wishes import Wishes
 from prestage.control.podspec import annotations_of, is_gated, is_ours, part, volumes_of
 from prestage.control.templates import controller_of, template_of
@@ -79,6 +80,7 @@ class World:
     _stale: set[str] = field(default_factory=set)
     _fits: Fits = field(default_factory=Fits)
     _renewed_s: float | None = None
+    _waits: Waits = field(default_factory=Waits)
     wishes: Wishes = field(default_factory=Wishes)
 
     def subscription(self) -> News:
@@ -256,6 +258,10 @@ class World:
         """Whether this namespace resolved it; True while that cannot be told."""
         return ARTIFACTS not in self.synced or self._records.has(namespace, digest)
 
+    def waited(self, pod: Object) -> Waited:
+        """Since ours is its only gate, or it has none."""
+        return self._waits.of(pod, at_s=self.clock(), age_s=age_s(pod, self.now()))
+
     def rollout_left_s(self, pod: Object) -> float | None:
         """Until its Deployment's progress deadline; None where there is none."""
         set_ = controller_of(pod)
@@ -288,6 +294,7 @@ class World:
                 concerned |= self.wanting(holding.states)
         if isinstance(change, Vanished):
             self.wishes.forget(seen)
+            self._waits.forget(seen)
             self.gated.discard(key)
             self.asking.discard(key)
             self._askers.drop(key)
@@ -295,8 +302,10 @@ class World:
         for group, belongs in ((self.gated, is_gated(seen)), (self.asking, _asks(seen))):
             (group.add if belongs else group.discard)(key)
         if key in self.asking:
+            self._waits.note(seen, at_s=self.clock(), age_s=age_s(seen, self.now()))
             self._ask(seen)
         else:
+            self._waits.forget(seen)
             self._askers.drop(key)
         return concerned
 

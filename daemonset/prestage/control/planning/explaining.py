@@ -158,13 +158,9 @@ def _withheld(subject: Subject, line: Line, broken: Mapping[str, str]) -> Compla
     return Complaint(subject, line.alias, "BrokenPolicy", f"{said}; ask an operator")
 
 
-def broken_policies(posted: Posted, policies: Mapping[str, Subject]) -> list[Complaint]:
-    """For operators. `policies`: by name, what events are about."""
-    return [
-        Complaint(policies[name], "", UNREADABLE, f"it cannot be read: {why}; nothing new is staged until it is corrected")
-        for name, why in sorted(posted.broken.items())
-        if name in policies
-    ]
+def unread(subject: Subject, why: str) -> Complaint:
+    """For operators."""
+    return Complaint(subject, "", UNREADABLE, f"it cannot be read: {why}")
 
 
 def _revoked(subject: Subject, line: Line, row: SourceAccess, owner: str) -> Complaint:

@@ -26,7 +26,7 @@ from prestage.control.demand.schedules import model_line
 from prestage.control.demand.world import World
 from prestage.control.planning.access import rows_in
 from prestage.control.planning.board import Board, Posted
-from prestage.control.planning.explaining import broken_policies, complaints
+from prestage.control.planning.explaining import complaints, unread
 from prestage.control.planning.outcomes import Outcomes, Settled
 from prestage.control.planning.schedules import dues_by_uid, is_told, schedule_status, too_many_status, view_of
 from prestage.control.planning.seeing import labels_of
@@ -55,6 +55,10 @@ from prestage.planner.rules import Rules
 _EVERY_S: Final = 1.0
 _EACH: Final = 50
 """Statuses of schedules of one namespace that are written at a time."""
+_OF_OPERATORS: Final[tuple[tuple[type[Stored], Resource, str], ...]] = (
+    (CachePolicy, CACHE_POLICIES, "nothing new is resolved or staged in any namespace"),
+    (StorePool, STORE_POOLS, "its budget, rates, windows and mirrors are not heeded"),
+)
 Kind = TypeVar("Kind", bound=Stored)
 
 
@@ -103,10 +107,10 @@ class Reporting:
     def complain(self, posted: Posted) -> None:
         """An event for each thing that is wrong and was not a moment ago."""
         models = {uid_of(one): Subject.of(STAGED_MODELS, one) for one in self._world[STAGED_MODELS]}
-        policies = {name_of(one): Subject.of(CACHE_POLICIES, one) for one in self._world[CACHE_POLICIES]}
         fresh: dict[tuple[str, str], str] = {}
         awaited = self._foresight(posted).awaited
-        for one in (*complaints(posted, models, self._outcomes, awaited), *broken_policies(posted, policies)):
+        broken = (unread(Subject.of(resource, seen), why) for resource, seen, why in self._unread())
+        for one in (*complaints(posted, models, self._outcomes, awaited), *broken):
             key = one.subject.uid, one.alias
             fresh[key] = one.mark or f"{one.reason} {one.note}"
             if self._complained.get(key) != fresh[key]:
@@ -132,14 +136,21 @@ class Reporting:
         labels = [labels_of(one) for one in enabled]
         for seen, policy in _each(CachePolicy, world[CACHE_POLICIES]):
             await self._apply(CACHE_POLICIES, seen, _bare(policy, status=policy_status(policy, labels, now)))
-        for seen in world[CACHE_POLICIES]:
-            if (why := posted.broken.get(name_of(seen))) is not None:
-                head = {"apiVersion": API_VERSION, "kind": "CachePolicy", "metadata": {"name": name_of(seen)}}
-                message = f"{why}; nothing new is resolved or staged in any namespace until it is corrected or deleted"
-                await self._applied(CACHE_POLICIES, seen, {**head, "status": unreadable_status(message, seen, now)})
         nodes = [labels_of(one) for one in world[NODES]]
         for seen, pool in _each(StorePool, world[STORE_POOLS]):
             await self._apply(STORE_POOLS, seen, _bare(pool, status=pool_status(pool, nodes, now)))
+        for resource, seen, why in self._unread():
+            head = {"apiVersion": API_VERSION, "kind": resource.kind, "metadata": {"name": name_of(seen)}}
+            await self._applied(resource, seen, {**head, "status": unreadable_status(why, seen, now)})
+
+    def _unread(self) -> Iterator[tuple[Resource, Object, str]]:
+        """What operators wrote and cannot be read: why, and what follows from that."""
+        for kind, resource, then in _OF_OPERATORS:
+            for seen in self._world[resource]:
+                try:
+                    read(kind, seen)
+                except Invalid as exc:
+                    yield resource, seen, f"{exc}; {then} until it is corrected or deleted"
 
     async def _report_schedules(
         self, posted: Posted, names: set[str], found: Mapping[str, Spread], now: datetime.datetime

@@ -26,7 +26,7 @@ from prestage.control.gates.decision import RESOLVE_S
 from prestage.control.gates.images import ARCHITECTURES, NO_IMAGES, PodImages, Standing, image_outlook
 from prestage.control.gates.prediction import Failure, Holding, outlook
 from prestage.control.gates.world import World, age_s
-from prestage.control.podspec import node_of, part
+from prestage.control.podspec import has_other_gates, node_of, part
 from prestage.control.warmth.progress import staging_words
 from prestage.kube.ports import Object, namespace_of
 
@@ -44,7 +44,8 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """`late_s`: by how much it was, or will be, later than its patience; None: it is in time. `because`: of being late."""
+    """`late_s`: by how much it was, or will be, later than its patience; None: it is in time, or nobody saw its time begin.
+    `because`: of being late."""
 
     reason: Reason
     message: str
@@ -202,22 +203,29 @@ def _scan(held: Mapping[str, Holding | None], wanted: Wanted, world: World) -> S
 
 
 def _resolved(pod: Object, request: Request, wanted: Wanted, scan: Scan, world: World, more: Sources) -> Told:
-    bound, age = node_of(pod), age_s(pod, world.now())
+    bound, age, patience_s = node_of(pod), age_s(pod, world.now()), _patience_s(pod, request, world)
     is_bare = bool(scan.bare) and not scan.are_images_coming
     if scan.warm or (is_bare and age >= RESOLVE_S):
-        late, count = age - request.gate_timeout_s, scan.warm or len(scan.bare)
+        count = scan.warm or len(scan.bare)
         where = f"on {bound}" if bound else f"on {count} node{'s' if count > 1 else ''}"
         if bound:
             where += _was_cold(pod, wanted, age, world, more) if age > QUICK_S else ""
             where += _left(bound, wanted, world)
-        return Told(Reason.WARM, f"Warm {where}", late if late > 0 else None, f"{_bytes(wanted.models, world)} were to be staged")
+        late_s = -patience_s if patience_s is not None and patience_s < 0 else None
+        return Told(Reason.WARM, f"Warm {where}", late_s, f"{_bytes(wanted.models, world)} were to be staged")
     if is_bare:
         return Told(Reason.STAGING, f"Models warm on {scan.bare[0]}; no node is told to stage its images yet")
     if scan.soonest is not None:
-        return _staging(*scan.soonest, request.gate_timeout_s - age, wanted, world)
+        return _staging(*scan.soonest, patience_s, wanted, world)
     if scan.failure is not None:
         return _failed(*scan.failure)
     return Told(Reason.STAGING, "Resolved; no node has begun to stage it yet")
+
+
+def _patience_s(pod: Object, request: Request, world: World) -> float | None:
+    """What is left of it; None: it has not begun, or nobody saw it begin."""
+    waited_s = world.waited(pod).known_s
+    return None if waited_s is None or has_other_gates(pod) else request.gate_timeout_s - waited_s
 
 
 def _was_cold(pod: Object, wanted: Wanted, age: float, world: World, more: Sources) -> str:
@@ -251,11 +259,12 @@ def _failed(node: str, failure: Failure) -> Told:
     return Told(reason, f"Staging failed on {node}: {failure.kind}, {failure.code}; {_NEXT[failure.kind]}")
 
 
-def _staging(name: str, left_s: float | None, patience_s: float, wanted: Wanted, world: World) -> Told:
+def _staging(name: str, left_s: float | None, patience_s: float | None, wanted: Wanted, world: World) -> Told:
     node, images = world.holding(name), wanted.images_on(name, world)
     words = staging_words(name, wanted.models, images, node=node, sizes=world.sizes, left_s=left_s)
-    late = left_s - max(0.0, patience_s) if left_s is not None and left_s > max(0.0, patience_s) else None
-    return Told(Reason.STAGING, words, late, f"{_bytes((*wanted.models, *images), world)} take longer at the rate of {name}")
+    after_s = None if left_s is None or patience_s is None else left_s - max(0.0, patience_s)
+    late_s = after_s if after_s is not None and after_s > 0 else None
+    return Told(Reason.STAGING, words, late_s, f"{_bytes((*wanted.models, *images), world)} take longer at the rate of {name}")
 
 
 def _bytes(digests: Sequence[str], world: World) -> str:
