@@ -97,7 +97,7 @@ class Running:
         return self._device is not None
 
     def piece(self, name: str) -> Piece | None:
-        """The verified bytes of a part on the host, when they have landed; None for an empty one.
+        """The verified bytes of a part on the host, when they have landed; None for an empty one. The same ones until `forget`.
 
         Raises:
             what the readers met; Closed; OverBudget
@@ -116,9 +116,10 @@ class Running:
         return found
 
     def forget(self, name: str) -> None:
-        """The caller holds the only reference now."""
-        if self._device:
-            self._device.forget(name)
+        """The caller has made a tensor of the piece or buffer, and holds the only reference now."""
+        holder = self._device or self._host
+        assert holder
+        holder.forget(name)
 
     def wait(self, name: str) -> bool:
         """Return when a part's blocks have landed: whether it has any. Raises: what the readers met; Closed; OverBudget."""

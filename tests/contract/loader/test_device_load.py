@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakecuda import FakeCuda
-from loading import View, bytes_tensors, data_start, make_view
+from loading import View, bytes_tensors, data_start, encode, entry, make_view
 
 from prestage.bench.cold import make_cold
 from prestage.loader import Closed, CorruptFile, DeviceError, OverBudget, device_load, open_model, start
@@ -20,6 +20,7 @@ from prestage.loader.memory import device as device_memory
 from prestage.loader.memory.cuda import CudaDriver
 from prestage.loader.memory.dlpack import RawTensor
 from prestage.loader.memory.ring import Ring, Slot
+from prestage.loader.raw_tensors import RawTensors
 
 MIB = 1 << 20
 SIZES = {"a": 9 * MIB + 5, "b": 100, "c": 0, "d": 30 * MIB, "e": 3 * MIB}
@@ -129,6 +130,26 @@ def test_slices_arrive_back_to_back(tmp_path: Path, fake: FakeCuda) -> None:
 def test_a_started_load_is_taken_over(view: View, fake: FakeCuda) -> None:
     start(view.folder, device="cuda")
     load_and_check(view, fake)
+
+
+def test_a_cast_that_failed_once_gives_the_files_bytes_the_next_time(
+    tmp_path: Path, fake: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, failures = os.urandom(4 * MIB), [DeviceError("no memory for the cast", code=2)]
+    (tmp_path / "m.safetensors").write_bytes(encode({"w": entry("F32", [MIB], 0, len(data))}, data))
+
+    def cast(_: RawTensors, tensor: RawTensor, dtype: object) -> RawTensor:
+        if failures:
+            raise failures.pop()
+        return tensor
+
+    monkeypatch.setattr(RawTensors, "cast", cast)
+    with open_model(tmp_path / "m.safetensors", framework="dlpack", device="cuda", dtype="F64") as model:
+        with pytest.raises(DeviceError, match="for the cast"):
+            model["w"]
+        assert fake.driver().read_back(model["w"].address, len(data)) == data
+    gc.collect()
+    fake.assert_clean()
 
 
 def test_a_wrong_chunk_never_becomes_a_tensor_and_nothing_is_kept(view: View, fake: FakeCuda) -> None:

@@ -20,6 +20,9 @@ from prestage.loader import (
     last_report,
     open_model,
 )
+from prestage.loader.memory.region import Piece
+from prestage.loader.numpy_arrays import Array, NumpyArrays
+from prestage.loader.plan import Part
 
 MIB = 1 << 20
 SHARDS = {
@@ -136,6 +139,27 @@ def test_what_items_handed_over_is_gone_when_it_is_let_go_and_found_again_while_
         del handed["d"]
         with pytest.raises(Closed, match="'d' was handed over and let go"):
             model["d"]
+
+
+@pytest.mark.parametrize("destination", ["auto", "mapped", "private"])
+def test_a_cast_that_failed_once_gives_the_files_bytes_the_next_time(
+    view: View, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, destination: str
+) -> None:
+    real, failures = NumpyArrays.of_part, [MemoryError("no memory for the copy"), KeyboardInterrupt()]
+
+    def of_part(arrays: NumpyArrays, piece: Piece | None, part: Part) -> Array:
+        made = real(arrays, piece, part)
+        if failures:
+            raise failures.pop()
+        return made
+
+    make_cold(files(view))
+    monkeypatch.setattr(NumpyArrays, "of_part", of_part)
+    with open_model(view.folder, framework="np", destination=destination) as model:
+        for failure in (KeyboardInterrupt, MemoryError):
+            with pytest.raises(failure):
+                model["d"]
+        assert model["d"].tobytes() == expected(contents, "d")
 
 
 def test_memory_of_a_tensor_goes_with_it_and_not_with_the_last_of_its_file(view: View) -> None:
