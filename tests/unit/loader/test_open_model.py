@@ -196,6 +196,17 @@ def test_holding_more_than_the_budget_is_an_error_and_no_hang(view: View) -> Non
         list(model.items())
 
 
+def test_after_what_did_not_fit_the_budget_what_fits_it_is_given(tmp_path: Path) -> None:
+    content = bytes_tensors({"a": 7 * MIB, "b": 17 * MIB, "small": MIB})
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with open_model(tmp_path, framework="np", destination="private", host_bytes=18 * MIB) as model:
+        held = model["a"]
+        with pytest.raises(OverBudget):
+            model["b"]
+        assert model["small"].tobytes() == content[-MIB:]
+        assert held.tobytes() == content[data_start(content) :][: 7 * MIB]
+
+
 def test_what_does_not_fit_the_budget_is_mapped_instead(view: View, contents: dict[str, bytes]) -> None:
     make_cold(files(view))
     with open_model(view.folder, framework="np", host_bytes=9 * MIB) as model:
