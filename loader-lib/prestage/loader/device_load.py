@@ -130,13 +130,13 @@ class DeviceLoad:
         """No thread may be reading. Waits for the copies, then gives back all but what was handed out. Idempotent."""
         if self._closed:
             return
-        self._closed = True
         self._driver.attach()
         for shard in self._shards.values():
             shard.source.close()
         # after a lost context each of these fails; the rest is tried all the same
         with contextlib.suppress(DeviceError):
             self._driver.wait_stream(self._stream)
+        self._closed = True
         self._slots.clear()
         self._buffers.clear()
         with contextlib.suppress(DeviceError):

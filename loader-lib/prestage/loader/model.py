@@ -114,8 +114,8 @@ class Model:
             running, self._running = self._running, None
             self._kept.clear()
         if running:
-            self._finalize.detach()
             running.close()
+            self._finalize.detach()
             self._tell(running)
 
     def _wait(self, name: str) -> None:

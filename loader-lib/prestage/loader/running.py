@@ -44,6 +44,7 @@ class Running:
         self._budget = Budget(default_host_bytes() if options.host_bytes is None else options.host_bytes)
         self._host: HostLoad | None = None
         self._device: DeviceLoad | None = None
+        self._ending = threading.Lock()
         self.device_number = (1, 0)
         """As DLPack numbers it."""
         try:
@@ -136,13 +137,21 @@ class Running:
         return self._queue.done
 
     def close(self) -> None:
-        """Stop reading; what was returned stays. Idempotent. In a child of a fork nothing is done: no thread of it reads, and any
-        lock may be held by one that stayed with the parent."""
+        """Stop reading; what was returned stays. Idempotent; interrupted, it goes on in another thread. In a child of a fork
+        nothing is done: no thread of it reads, and any lock may be held by one that stayed with the parent."""
+        try:
+            self._end()
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _end(self) -> None:
         if self._queue.is_child():
             return
-        self._crew.end()
-        self._release()
-        self._queue.forget()
+        with self._ending:
+            self._crew.end()
+            self._release()
+            self._queue.forget()
 
     def _release(self) -> None:
         """No thread may be reading."""
@@ -155,7 +164,7 @@ class Running:
         """Nobody will close it. Safe in a finalizer, which may run on one of our own threads: closing is left to another one."""
         self._queue.stop()
         try:
-            threading.Thread(target=self.close, name="prestage-loader-close", daemon=True).start()
+            threading.Thread(target=self._end, name="prestage-loader-close", daemon=True).start()
         except RuntimeError:
             return  # the interpreter is ending, and takes everything with it
 
