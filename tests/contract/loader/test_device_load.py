@@ -16,6 +16,7 @@ from loading import View, bytes_tensors, data_start, encode, entry, make_view
 from prestage.bench.cold import make_cold
 from prestage.loader import Closed, CorruptFile, DeviceError, OverBudget, device_load, open_model, start
 from prestage.loader.device_load import DeviceLoad
+from prestage.loader.memory import cuda
 from prestage.loader.memory import device as device_memory
 from prestage.loader.memory.cuda import CudaDriver
 from prestage.loader.memory.dlpack import RawTensor
@@ -149,6 +150,29 @@ def test_a_cast_that_failed_once_gives_the_files_bytes_the_next_time(
             model["w"]
         assert fake.driver().read_back(model["w"].address, len(data)) == data
     gc.collect()
+    fake.assert_clean()
+
+
+@pytest.mark.parametrize("own", [None, 0])
+def test_a_load_leaves_its_callers_current_device_as_it_is(view: View, fake: FakeCuda, own: int | None) -> None:
+    if own is not None:
+        cuda.driver(own).attach()
+    before = fake.current()
+    assert (before is None) == (own is None)
+    model = open_model(view.folder, framework="dlpack", device="cuda:1", pinned_bytes=8 * MIB)
+    assert fake.current() == before
+    items = model.items()
+    held = [next(items)[1], model["d"]]
+    assert fake.current() == before
+    model.close()
+    assert fake.current() == before
+    with cuda.driver(1).attached():
+        assert is_right(cuda.driver(1), held[1], "d")
+    held.clear()
+    del items, model
+    gc.collect()
+    assert fake.current() == before
+    assert (fake.get("calls on 0"), fake.get("calls on 1") > 0) == (0, True)
     fake.assert_clean()
 
 
