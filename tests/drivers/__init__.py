@@ -10,6 +10,7 @@ import pytest
 
 from prestage.loader import pages
 from prestage.loader.errors import DeviceError
+from prestage.loader.memory.host import HostMemory
 from prestage.loader.memory.ports import ALIGN_BYTES, Driver
 
 SIZE = 1 << 20
@@ -104,6 +105,29 @@ def every_thread_can_use_it_once_attached(driver: Driver) -> None:
     assert not failures
 
 
+def a_callers_thread_uses_it_in_a_block_and_is_as_before_after_it(driver: Driver) -> None:
+    failures: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            for _ in range(2):
+                with driver.attached():
+                    with driver.attached():
+                        copies_arrive_and_not_before_their_event(driver)
+                    address = driver.allocate(SIZE)
+                    driver.free(address)
+            if not isinstance(driver, HostMemory):
+                with pytest.raises(DeviceError, match="201"):
+                    driver.allocate(SIZE)
+        except BaseException as exc:  # noqa: BLE001 - told to the test below
+            failures.append(exc)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert not failures
+
+
 SUITE: tuple[Callable[[Driver], None], ...] = (
     copies_arrive_and_not_before_their_event,
     rows_arrive_with_their_pitches,
@@ -112,4 +136,5 @@ SUITE: tuple[Callable[[Driver], None], ...] = (
     too_much_is_an_error_and_takes_nothing,
     registered_pages_are_read_in_place,
     every_thread_can_use_it_once_attached,
+    a_callers_thread_uses_it_in_a_block_and_is_as_before_after_it,
 )

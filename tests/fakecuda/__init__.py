@@ -50,6 +50,13 @@ class FakeCuda:
         driver.attach()
         return driver
 
+    def current(self) -> int | None:
+        """Which context is this thread's."""
+        context = ctypes.c_void_p()
+        self._library.cuInit(0)
+        self._library.cuCtxGetCurrent(ctypes.byref(context))
+        return context.value
+
     def held(self) -> dict[str, int]:
         """What was taken and not given back."""
         return {kind: count for kind in KINDS if (count := self.get(kind))}

@@ -4,7 +4,7 @@
  *   slot that was overwritten or freed too early gives wrong bytes every time, not now and then.
  * - Fresh memory is filled with 0xAA, freed memory with 0xDD and never used again, so that what is read without waiting, or after
  *   the end, shows. What no honest client does (double free, a copy from or to what is not held) is counted as a violation.
- * - The current context is a thread's. After fakecuda_set("lost", 1) every call fails with 719.
+ * - Two devices, a primary context each. The current context is the top of a stack of the thread's. After fakecuda_set("lost", 1) every call fails with 719.
  *
  *   gcc -shared -fPIC -pthread -o libcuda.so.1 fakecuda.c
  */
@@ -34,9 +34,14 @@ static long count[KINDS], nstreams, nevents, ncopies, violations, retained, allo
 static long lost, refuse_register, oom_after = -1, fail_copy;
 static size_t total = 1ull << 32;
 static int inited;
-static __thread void *current;
-#define CONTEXT ((void *)0xC7)
-#define NEED do { if (!inited) return UNINIT; if (lost) return LOST; if (current != CONTEXT) return BADCTX; } while (0)
+enum { DEVICES = 2, DEEPEST = 16 };
+static char contexts[DEVICES];
+static long calls[DEVICES]; /* with its context current */
+static __thread void *stack[DEEPEST];
+static __thread int depth;
+static void *current(void) { return depth ? stack[depth - 1] : 0; }
+#define NEED do { if (!inited) return UNINIT; if (lost) return LOST; if (!current()) return BADCTX; \
+    __sync_fetch_and_add(&calls[(char *)current() - contexts], 1); } while (0)
 
 static int inside(P at, size_t size, int kind) {
     for (Held *h = held; h; h = h->next)
@@ -106,10 +111,28 @@ static int known(Stream *wanted) {
 }
 
 R cuInit(unsigned f) { if (f) return INVALID; inited = 1; return OK; }
-R cuDeviceGet(int *d, int n) { if (!inited) return UNINIT; if (n) return BADDEV; *d = 0; return OK; }
+R cuDeviceGet(int *d, int n) { if (!inited) return UNINIT; if (n < 0 || n >= DEVICES) return BADDEV; *d = n; return OK; }
 R cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 113 || a == 99 || a == 41; return OK; }
-R cuDevicePrimaryCtxRetain(void **c, int d) { if (!inited) return UNINIT; retained++; *c = CONTEXT; return OK; }
-R cuCtxSetCurrent(void *c) { if (!inited) return UNINIT; current = c; return OK; }
+R cuDevicePrimaryCtxRetain(void **c, int d) { if (!inited) return UNINIT; retained++; *c = contexts + d; return OK; }
+R cuCtxGetCurrent(void **c) { if (!inited) return UNINIT; *c = current(); return OK; }
+R cuCtxPushCurrent_v2(void *c) {
+    if (!inited) return UNINIT;
+    if (!c || depth == DEEPEST) return INVALID;
+    stack[depth++] = c;
+    return OK;
+}
+R cuCtxPopCurrent_v2(void **c) {
+    if (!inited) return UNINIT;
+    if (!depth) { violations++; return BADCTX; }
+    *c = stack[--depth];
+    return OK;
+}
+R cuCtxSetCurrent(void *c) { /* in the place of the top */
+    if (!inited) return UNINIT;
+    if (depth) depth--;
+    if (c) stack[depth++] = c;
+    return OK;
+}
 R cuMemGetInfo_v2(size_t *f, size_t *t) {
     NEED;
     pthread_mutex_lock(&lock);
@@ -248,7 +271,7 @@ long fakecuda_get(const char *name) {
     long value = !strcmp(name, "device") ? count[DEVICE] : !strcmp(name, "pinned") ? count[PINNED]
         : !strcmp(name, "registered") ? count[REGISTERED] : !strcmp(name, "streams") ? nstreams : !strcmp(name, "events") ? nevents
         : !strcmp(name, "copies") ? ncopies : !strcmp(name, "violations") ? violations : !strcmp(name, "retained") ? retained
-        : !strcmp(name, "allocs") ? allocs : -1;
+        : !strcmp(name, "allocs") ? allocs : !strcmp(name, "calls on 0") ? calls[0] : !strcmp(name, "calls on 1") ? calls[1] : -1;
     pthread_mutex_unlock(&lock);
     return value;
 }

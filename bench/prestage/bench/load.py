@@ -33,6 +33,7 @@ from prestage.bench.machine import Machine, describe
 from prestage.bench.rounds import FOREIGN_CORES_MAX, schedule, summarize
 from prestage.bench.scratch import scratch_folder
 from prestage.cacher.errors import Bug, Misconfigured
+from prestage.loader import SafetensorError, checkpoint
 
 STATES = ("hot", "cold", "half", SCRIPT)
 _RAW = ("raw-4", "raw-8", "raw-16", "raw-32")
@@ -237,12 +238,12 @@ def _variants(job: LoadJob) -> tuple[list[tuple[str, str]], dict[str, str]]:
 
 
 def _files(path: Path) -> tuple[Path, ...]:
-    found = (path,) if path.is_file() else tuple(sorted(path.glob("*.safetensors")))
-    if not found:
-        raise Misconfigured(
-            f"no *.safetensors in {str(path)!r}", hint="name a model's folder; `prestage bench make-model` writes one"
-        )
-    return tuple(file.absolute() for file in found)
+    """What `open_model` loads of it: a folder may hold more, say the shards of an earlier checkpoint."""
+    try:
+        found = checkpoint.read(str(path), "off")
+    except (SafetensorError, OSError) as exc:
+        raise Misconfigured(str(exc), hint="name a model's folder; `prestage bench make-model` writes one") from exc
+    return tuple(Path(shard.path).absolute() for shard in found.shards)
 
 
 def _framework(wanted: str) -> str:

@@ -10,12 +10,17 @@ import json
 import mmap
 import os
 import resource
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from prestage.bench.child import ChildFailed
 from prestage.bench.machine import LoadWatch
@@ -42,9 +47,9 @@ def run(
         ready()
         watch = LoadWatch()
         for child in children:
-            assert child.stdin
-            child.stdin.write("go\n")
-            child.stdin.flush()
+            assert child.process.stdin
+            child.process.stdin.write("go\n")
+            child.process.stdin.flush()
         samples = [_answer(child) for child in children]
         foreign = watch.foreign_cores(sum(sample["cpu_s"] for sample in samples))
         return [{**sample, "total_s": sample["load_s"] + sample["touch_s"], "foreign_cores": foreign} for sample in samples]
@@ -74,33 +79,45 @@ def run_script(part: str, framework: str, folder: Path, memory_bytes: int, ready
 def _script(stack: ExitStack, part: str, framework: str, folder: Path) -> dict[str, float]:
     began = time.perf_counter()
     child = _child(stack, "prestage.bench.load_script", part, framework, str(folder))
-    assert child.stdout
-    said = {line.strip(): time.perf_counter() - began for line in child.stdout}
-    if child.wait(_TIMEOUT_S) or "ALL" not in said:
-        raise _failure(child, child.stderr.read() if child.stderr else "")
+    assert child.process.stdout
+    said = {line.strip(): time.perf_counter() - began for line in child.process.stdout}
+    if child.process.wait() or "ALL" not in said:
+        raise _failure(child)
     return said
 
 
-def _child(stack: ExitStack, module: str, *arguments: str) -> subprocess.Popen[str]:
-    """A fresh interpreter with the same path as this one; killed with `stack`."""
+@dataclass(frozen=True, slots=True)
+class _Child:
+    process: subprocess.Popen[str]
+    errors: IO[str]
+    """What it says on stderr: a file, which never fills while nobody reads it."""
+
+
+def _child(stack: ExitStack, module: str, *arguments: str) -> _Child:
+    """A fresh interpreter with the same path as this one; killed with `stack`, or after its time."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
         "PRESTAGE_LOADER_QUIET": "1",
         "RUNAI_STREAMER_LOG_TO_STDERR": "0",
     }
-    child = stack.enter_context(
+    errors = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115 - the stack is one
+    process = stack.enter_context(
         subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=errors,
             text=True,
         )
     )
-    stack.callback(child.kill)
-    return child
+    stack.callback(process.kill)
+    timer = threading.Timer(_TIMEOUT_S, process.kill)
+    timer.start()
+    stack.callback(timer.join)
+    stack.callback(timer.cancel)
+    return _Child(process, errors)
 
 
 def _children_cpu_s() -> float:
@@ -108,28 +125,29 @@ def _children_cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _wait_until_ready(child: subprocess.Popen[str]) -> None:
-    assert child.stdout
-    for line in child.stdout:
+def _wait_until_ready(child: _Child) -> None:
+    assert child.process.stdout
+    for line in child.process.stdout:
         if line.strip() == "READY":
             return
-    raise _failure(child, child.stderr.read() if child.stderr else "")
+    raise _failure(child)
 
 
-def _answer(child: subprocess.Popen[str]) -> dict[str, float]:
-    try:
-        said, errors = child.communicate(timeout=_TIMEOUT_S)
-    except subprocess.TimeoutExpired as exc:
-        raise ChildFailed(f"{child.args!r} took over {_TIMEOUT_S} s and was killed") from exc
-    if child.returncode:
-        raise _failure(child, errors)
+def _answer(child: _Child) -> dict[str, float]:
+    said, _ = child.process.communicate()
+    if child.process.returncode:
+        raise _failure(child)
     answer: dict[str, float] = json.loads(said.splitlines()[-1])
     return answer
 
 
-def _failure(child: subprocess.Popen[str], errors: str) -> ChildFailed:
-    words = " | ".join(line for line in errors.splitlines()[-3:] if line.strip())
-    return ChildFailed(f"{child.args!r} ended early: {words or 'it said nothing'}", hint="run it by hand to see more")
+def _failure(child: _Child) -> ChildFailed:
+    """It has ended, or is about to."""
+    if child.process.wait() == -signal.SIGKILL:
+        return ChildFailed(f"{child.process.args!r} was killed: it took over {_TIMEOUT_S} s, or there was no memory")
+    child.errors.seek(0)
+    words = " | ".join(line for line in child.errors.read().splitlines()[-3:] if line.strip())
+    return ChildFailed(f"{child.process.args!r} ended early: {words or 'it said nothing'}", hint="run it by hand to see more")
 
 
 def _faulted(size_bytes: int) -> mmap.mmap:

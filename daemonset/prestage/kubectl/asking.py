@@ -19,7 +19,7 @@ from prestage.api.values import Stored
 from prestage.kube.client import KubeApi
 from prestage.kube.errors import Forbidden, Missing
 from prestage.kube.listing import all_of
-from prestage.kube.ports import EVERYTHING, Api, Object, Resource, Selection
+from prestage.kube.ports import EVERYTHING, Api, Object, Resource, Selection, name_of, namespace_of
 from prestage.kube.settings import KubeSettings
 
 Answer = TypeVar("Answer")
@@ -60,9 +60,18 @@ async def allowed(api: Api, resource: Resource, selection: Selection = EVERYTHIN
 
 
 async def kinds(api: Api, resource: Resource, kind: type[Kind], selection: Selection = EVERYTHING) -> list[Kind] | None:
-    """The same, read."""
+    """The same, read. What this version cannot read is left out, and named on stderr."""
     found = await allowed(api, resource, selection)
-    return None if found is None else [reading.read(kind, one) for one in found]
+    return None if found is None else [made for one in found if (made := _read(kind, one, resource.kind)) is not None]
+
+
+def _read(kind: type[Kind], one: Object, called: str) -> Kind | None:
+    try:
+        return reading.read(kind, one)
+    except reading.Invalid as exc:
+        name = "/".join(filter(None, (namespace_of(one), name_of(one))))
+        click.echo(f"{called} {name}: this plugin cannot read it ({exc}); update it", err=True)
+        return None
 
 
 def show(rows: Sequence[object], columns: Sequence[str], *, as_json: bool, nothing: str) -> None:

@@ -8,6 +8,7 @@ the tensors as they are; it ends with them.
 from __future__ import annotations
 
 import _thread
+import contextlib
 from collections.abc import Callable, Iterable
 
 from prestage.loader.memory.region import Region
@@ -27,7 +28,8 @@ def enter_ahead(blocks: Iterable[tuple[Region, Block]]) -> None:
             runs.append((region, block.start, block.stop))
     if len(runs) > 1:
         later = [region.populating(start, stop) for region, start, stop in runs]
-        _thread.start_new_thread(_enter, (later,))  # unlike threading.Thread.start it does not wait for a core to run it
+        with contextlib.suppress(RuntimeError):  # no thread to be had
+            _thread.start_new_thread(_enter, (later,))  # unlike threading.Thread.start it does not wait for a core to run it
 
 
 def _enter(runs: list[Callable[[], bool]]) -> None:

@@ -1,7 +1,7 @@
 """Who reads which block next, which have landed, and who waits for one. Knows nothing of files or memory.
 
-Blocks are taken in order; one that somebody waits for goes first. The first failure ends everything: no waiter is left waiting,
-and from then on every wait raises it.
+Blocks are taken in order; one that somebody waits for goes first, of several the first that there is room for. The first
+failure ends everything: no waiter is left waiting, and from then on every wait raises it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class BlockQueue:
                 block = self._candidate()
                 if block is None:
                     return None
-                if self._room is None or self._room.fits(block):
+                if self._fits(block):
                     if self._room:
                         self._room.occupy(block)
                     self._state[block] = _FLYING
@@ -153,22 +153,27 @@ class BlockQueue:
 
     def _refuse_deadlock(self, missing: Sequence[int]) -> None:
         """Nobody is reading, and there is no room for the first block that somebody needs: it will not come by waiting."""
-        if self._flying or self._room is None or self._state[missing[0]] != _PENDING or self._room.fits(missing[0]):
+        if self._flying or self._state[missing[0]] != _PENDING or self._fits(missing[0]):
             return
+        self._urgent = [block for block in self._urgent if block not in missing]
+        self._changed.notify_all()  # who else waits for one of them hurries it again
         raise OverBudget(
             "the next tensor does not fit: tensors returned before fill the budget", hint="drop them, or raise host_bytes"
         )
 
     def _candidate(self) -> int | None:
-        while self._urgent:
-            block = self._urgent[0]
-            if self._state[block] == _PENDING:
-                return block
+        while self._urgent and self._state[self._urgent[0]] != _PENDING:
             self._urgent.pop(0)
+        if self._urgent:
+            pending = (block for block in self._urgent if self._state[block] == _PENDING)
+            return next(filter(self._fits, pending), self._urgent[0])
         self._next = self._state.find(_PENDING, self._next)
         if self._next < 0:
             self._next = len(self._state)
         return self._next if self._next < len(self._state) else None
+
+    def _fits(self, block: int) -> bool:
+        return self._room is None or self._room.fits(block)
 
     def _over(self) -> bool:
         return self._stopped or self._failure is not None

@@ -1,7 +1,8 @@
 """A whole checkpoint: one file, or a folder of shards with or without an index, its headers read and checked against each other.
 
     <folder>/model.safetensors.index.json   {"metadata": {…}, "weight_map": {"<tensor>": "<shard>", …}}
-    <folder>/<shard>                        named by the index; without one model.safetensors, else every *.safetensors
+    <folder>/<shard>                        named by the index, in subfolders too; without one model.safetensors, else every
+                                            *.safetensors beside it
 
 Refused: an index that names a file or a tensor which is not there, a shard outside the folder, one name in two shards, one
 index too many. Headers are read unverified; what they promise is believed only once their chunks were checked, and a header that
@@ -88,10 +89,11 @@ def read(path: str, verify: str = "auto") -> Checkpoint:
     if verify not in sums.VERIFY_MODES:
         raise Unsupported(f"verify {verify!r} is invalid (expected one of: {', '.join(sums.VERIFY_MODES)})")
     files, weight_map = _files(path)
-    shards = tuple(_shard(file, verify) for file in files)
-    places = merged({os.path.split(shard.path)[1]: shard.header.tensors for shard in shards})
+    shards = tuple(_shard(file, verify) for file in files.values())
+    places = merged({file: shard.header.tensors for file, shard in zip(files, shards, strict=True)})
     if weight_map is not None:
-        refuse_mismatch(weight_map, {name: os.path.split(shards[number].path)[1] for name, (number, _) in places.items()})
+        names = list(files)
+        refuse_mismatch(weight_map, {name: names[number] for name, (number, _) in places.items()})
     metadata: dict[str, str] = {}
     aliases: dict[str, str] = {}
     for shard in shards:
@@ -102,7 +104,7 @@ def read(path: str, verify: str = "auto") -> Checkpoint:
 
 
 def merged(headers: Mapping[str, Mapping[str, TensorInfo]]) -> dict[str, tuple[int, TensorInfo]]:
-    """One table of all shards, by file name in their order. Pure.
+    """One table of all shards, each by its name in the checkpoint, in their order. Pure.
 
     Raises:
         InvalidCheckpoint: a tensor is in two of them; both are named.
@@ -174,7 +176,8 @@ def index_of(raw: bytes) -> dict[str, str]:
     return found
 
 
-def _files(path: str) -> tuple[list[str], dict[str, str] | None]:
+def _files(path: str) -> tuple[dict[str, str], dict[str, str] | None]:
+    """Paths by their names in the checkpoint, as the index has them; and its weight map."""
     folder, index, names = path, None, list[str]()
     if os.path.isdir(path):  # noqa: PTH112 - no pathlib at import
         try:
@@ -184,13 +187,13 @@ def _files(path: str) -> tuple[list[str], dict[str, str] | None]:
     elif path.endswith(".json"):
         folder, index = os.path.split(path)
     else:
-        return [path], None
+        return {os.path.split(path)[1]: path}, None
     if index is None:
-        return [os.path.join(folder, name) for name in names], None  # noqa: PTH118
+        return {name: os.path.join(folder, name) for name in names}, None  # noqa: PTH118
     return _indexed(folder, index)
 
 
-def _indexed(folder: str, index: str) -> tuple[list[str], dict[str, str]]:
+def _indexed(folder: str, index: str) -> tuple[dict[str, str], dict[str, str]]:
     place = os.path.join(folder, index)  # noqa: PTH118
     with open(place, "rb") as source:
         raw = source.read(_INDEX_BYTES_MAX + 1)
@@ -200,25 +203,24 @@ def _indexed(folder: str, index: str) -> tuple[list[str], dict[str, str]]:
         weight_map = index_of(raw)
     except InvalidCheckpoint as exc:
         raise InvalidCheckpoint(f"{place!r}: {exc.message}", hint=exc.hint) from exc
-    files = [os.path.join(folder, name) for name in sorted(set(weight_map.values()))]  # noqa: PTH118
-    missing = [file for file in files if not os.path.exists(file)]  # noqa: PTH110
+    files = {name: os.path.join(folder, name) for name in sorted(set(weight_map.values()))}  # noqa: PTH118
+    missing = [name for name, file in files.items() if not os.path.exists(file)]  # noqa: PTH110
     if missing:
-        named = os.path.relpath(missing[0], folder or ".")
         count = f"{len(missing)} file{'' if len(missing) == 1 else 's'}"
         raise InvalidCheckpoint(
-            f"{place!r} names {count} not there, first {named!r}",
+            f"{place!r} names {count} not there, first {missing[0]!r}",
             hint="stage or download the rest of the checkpoint",
         )
     return files, weight_map
 
 
 def _shard(path: str, verify: str) -> Shard:
-    found = None if verify == "off" else sums.find(path)
-    if found is None and verify == "require":
-        raise sums.no_sums(path)
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # so that a pipe is refused instead of waited for
     try:
         identity = identified(fd, path)
+        found = None if verify == "off" else sums.find(path)
+        if found is None and verify == "require":
+            raise sums.no_sums(path)
         # a read of some bytes must not fetch the disk's whole read-ahead: the data has readers of its own
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
         if found:

@@ -78,10 +78,9 @@ class DeviceLoad:
         self._shards: dict[int, _Shard] = {}
         self._slots: dict[int, Slot] = {}
         self._closed = False
-        driver.attach()
-        refuse_over_budget(plan.size_bytes, device_bytes, driver.free_bytes())
         slot_bytes = max((_rounded(block) for block in plan.blocks), default=BLOCK_BYTES)
-        with contextlib.ExitStack() as undo:
+        with driver.attached(), contextlib.ExitStack() as undo:
+            refuse_over_budget(plan.size_bytes, device_bytes, driver.free_bytes())
             self._buffers = allocator.allocate((name, part.size_bytes) for name, part in plan.parts.items() if part.size_bytes)
             undo.callback(self._buffers.clear)
             self._stream = driver.stream()
@@ -114,12 +113,12 @@ class DeviceLoad:
 
     def buffer(self, name: str) -> Buffer:
         """The part's memory, its bytes all there. Its blocks have landed. Raises: DeviceError."""
-        self._driver.attach()
-        for number in self._plan.needed(self._plan.parts[name]):
-            slot = self._slots.get(number)
-            if slot:
-                # the slot may have been recorded again since: a later mark of the same stream, so no less is waited for
-                self._driver.wait(slot.event)
+        with self._driver.attached():
+            for number in self._plan.needed(self._plan.parts[name]):
+                slot = self._slots.get(number)
+                if slot:
+                    # the slot may have been recorded again since: a later mark of the same stream, so no less is waited for
+                    self._driver.wait(slot.event)
         return self._buffers[name]
 
     def forget(self, name: str) -> None:
@@ -130,19 +129,19 @@ class DeviceLoad:
         """No thread may be reading. Waits for the copies, then gives back all but what was handed out. Idempotent."""
         if self._closed:
             return
-        self._closed = True
-        self._driver.attach()
         for shard in self._shards.values():
             shard.source.close()
-        # after a lost context each of these fails; the rest is tried all the same
-        with contextlib.suppress(DeviceError):
-            self._driver.wait_stream(self._stream)
-        self._slots.clear()
-        self._buffers.clear()
-        with contextlib.suppress(DeviceError):
-            self._ring.close()
-        with contextlib.suppress(DeviceError):
-            self._driver.end_stream(self._stream)
+        with self._driver.attached():
+            # after a lost context each of these fails; the rest is tried all the same
+            with contextlib.suppress(DeviceError):
+                self._driver.wait_stream(self._stream)
+            self._closed = True
+            self._slots.clear()
+            self._buffers.clear()
+            with contextlib.suppress(DeviceError):
+                self._ring.close()
+            with contextlib.suppress(DeviceError):
+                self._driver.end_stream(self._stream)
 
     def _shard(self, number: int) -> _Shard:
         with self._lock:

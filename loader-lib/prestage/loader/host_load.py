@@ -58,6 +58,7 @@ class HostLoad:
         self._tally = tally
         self._lock = threading.Lock()
         self._landings: dict[int, _Landing] = {}
+        self._lent: dict[str, Piece] = {}
         self._private = bytearray(len(plan.blocks))
         self._prefault: Prefault | None = None
         self.on_room: Callable[[], None] | None = None
@@ -140,10 +141,17 @@ class HostLoad:
         return list(found)
 
     def piece(self, name: str) -> Piece:
-        """The bytes from the part's first to its last, once; its blocks have landed. They go with the last reference."""
+        """The bytes from the part's first to its last; its blocks have landed. They go with the last reference, of which one is
+        kept here until `forget`: a tensor that could not be made of them may be made later."""
         part = self._plan.parts[name]
         with self._lock:
-            return self._landings[part.shard].region.lend(part.start, part.stop, self._returned(part))
+            if name not in self._lent:
+                self._lent[name] = self._landings[part.shard].region.lend(part.start, part.stop, self._returned(part))
+            return self._lent[name]
+
+    def forget(self, name: str) -> None:
+        """The caller holds the bytes now."""
+        self._lent.pop(name, None)
 
     @property
     def huge(self) -> bool:
@@ -158,6 +166,7 @@ class HostLoad:
             for landing in self._landings.values():
                 landing.source.close()
             self._landings.clear()
+            self._lent.clear()
 
     def _landing(self, shard: int) -> _Landing:
         with self._lock:

@@ -114,8 +114,8 @@ class Model:
             running, self._running = self._running, None
             self._kept.clear()
         if running:
-            self._finalize.detach()
             running.close()
+            self._finalize.detach()
             self._tell(running)
 
     def _wait(self, name: str) -> None:
@@ -143,13 +143,13 @@ class Model:
         part = self._plan.parts[name]
         if running.on_device:
             tensor = self._framework.of_buffer(running.buffer(name), part, running.device_number)
-            running.forget(name)
         else:
             tensor = self._framework.of_part(running.piece(name), part)
         if self._dtype is not None and is_castable(part.info.dtype):
             tensor = self._framework.cast(tensor, self._dtype)
         self._alive[name] = tensor
         self._handed.add(name)
+        running.forget(name)
         return tensor
 
     def _opened(self) -> Running:

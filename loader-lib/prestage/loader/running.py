@@ -44,6 +44,7 @@ class Running:
         self._budget = Budget(default_host_bytes() if options.host_bytes is None else options.host_bytes)
         self._host: HostLoad | None = None
         self._device: DeviceLoad | None = None
+        self._ending = threading.Lock()
         self.device_number = (1, 0)
         """As DLPack numbers it."""
         try:
@@ -97,7 +98,7 @@ class Running:
         return self._device is not None
 
     def piece(self, name: str) -> Piece | None:
-        """The verified bytes of a part on the host, when they have landed; None for an empty one.
+        """The verified bytes of a part on the host, when they have landed; None for an empty one. The same ones until `forget`.
 
         Raises:
             what the readers met; Closed; OverBudget
@@ -116,9 +117,10 @@ class Running:
         return found
 
     def forget(self, name: str) -> None:
-        """The caller holds the only reference now."""
-        if self._device:
-            self._device.forget(name)
+        """The caller has made a tensor of the piece or buffer, and holds the only reference now."""
+        holder = self._device or self._host
+        assert holder
+        holder.forget(name)
 
     def wait(self, name: str) -> bool:
         """Return when a part's blocks have landed: whether it has any. Raises: what the readers met; Closed; OverBudget."""
@@ -135,13 +137,21 @@ class Running:
         return self._queue.done
 
     def close(self) -> None:
-        """Stop reading; what was returned stays. Idempotent. In a child of a fork nothing is done: no thread of it reads, and any
-        lock may be held by one that stayed with the parent."""
+        """Stop reading; what was returned stays. Idempotent; interrupted, it goes on in another thread. In a child of a fork
+        nothing is done: no thread of it reads, and any lock may be held by one that stayed with the parent."""
+        try:
+            self._end()
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _end(self) -> None:
         if self._queue.is_child():
             return
-        self._crew.end()
-        self._release()
-        self._queue.forget()
+        with self._ending:
+            self._crew.end()
+            self._release()
+            self._queue.forget()
 
     def _release(self) -> None:
         """No thread may be reading."""
@@ -154,7 +164,7 @@ class Running:
         """Nobody will close it. Safe in a finalizer, which may run on one of our own threads: closing is left to another one."""
         self._queue.stop()
         try:
-            threading.Thread(target=self.close, name="prestage-loader-close", daemon=True).start()
+            threading.Thread(target=self._end, name="prestage-loader-close", daemon=True).start()
         except RuntimeError:
             return  # the interpreter is ending, and takes everything with it
 

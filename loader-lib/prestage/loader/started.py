@@ -29,22 +29,33 @@ class _Started:
         self._thread.start()
 
     def taken(self, options: Options) -> Running | None:
-        """The load, if it is the one that `options` ask for; else it is dropped. Raises: what beginning it met."""
+        """The load, if it is the one that `options` ask for; else it is dropped. None too where it is for a device that only a
+        framework may know. Raises: what beginning it met."""
         if self._pid != os.getpid():
             return None
-        self._thread.join()
+        self._join()
         if options != self.options:
             self.drop()
             return None
+        if isinstance(self._failure, Unsupported) and not options.on_host:
+            return None  # torch may know the device
         if self._failure:
             raise self._failure
         return self._running
 
     def drop(self) -> None:
         """Nobody wants it."""
-        self._thread.join()
+        self._join()
         if self._running:
             self._running.close()
+
+    def _join(self) -> None:
+        """Until it has begun. Interrupted, it is dropped all the same."""
+        try:
+            self._thread.join()
+        except BaseException:
+            threading.Thread(target=self.drop, name="prestage-loader-drop", daemon=True).start()
+            raise
 
     def _begin(self) -> None:
         try:

@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 from fakecuda import FakeCuda
-from loading import View, bytes_tensors, data_start, make_view
+from loading import View, bytes_tensors, data_start, encode, entry, make_view
 
 from prestage.bench.cold import make_cold
 from prestage.loader import Closed, CorruptFile, DeviceError, OverBudget, device_load, open_model, start
 from prestage.loader.device_load import DeviceLoad
+from prestage.loader.memory import cuda
 from prestage.loader.memory import device as device_memory
 from prestage.loader.memory.cuda import CudaDriver
 from prestage.loader.memory.dlpack import RawTensor
 from prestage.loader.memory.ring import Ring, Slot
+from prestage.loader.raw_tensors import RawTensors
 
 MIB = 1 << 20
 SIZES = {"a": 9 * MIB + 5, "b": 100, "c": 0, "d": 30 * MIB, "e": 3 * MIB}
@@ -129,6 +131,49 @@ def test_slices_arrive_back_to_back(tmp_path: Path, fake: FakeCuda) -> None:
 def test_a_started_load_is_taken_over(view: View, fake: FakeCuda) -> None:
     start(view.folder, device="cuda")
     load_and_check(view, fake)
+
+
+def test_a_cast_that_failed_once_gives_the_files_bytes_the_next_time(
+    tmp_path: Path, fake: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, failures = os.urandom(4 * MIB), [DeviceError("no memory for the cast", code=2)]
+    (tmp_path / "m.safetensors").write_bytes(encode({"w": entry("F32", [MIB], 0, len(data))}, data))
+
+    def cast(_: RawTensors, tensor: RawTensor, dtype: object) -> RawTensor:
+        if failures:
+            raise failures.pop()
+        return tensor
+
+    monkeypatch.setattr(RawTensors, "cast", cast)
+    with open_model(tmp_path / "m.safetensors", framework="dlpack", device="cuda", dtype="F64") as model:
+        with pytest.raises(DeviceError, match="for the cast"):
+            model["w"]
+        assert fake.driver().read_back(model["w"].address, len(data)) == data
+    gc.collect()
+    fake.assert_clean()
+
+
+@pytest.mark.parametrize("own", [None, 0])
+def test_a_load_leaves_its_callers_current_device_as_it_is(view: View, fake: FakeCuda, own: int | None) -> None:
+    if own is not None:
+        cuda.driver(own).attach()
+    before = fake.current()
+    assert (before is None) == (own is None)
+    model = open_model(view.folder, framework="dlpack", device="cuda:1", pinned_bytes=8 * MIB)
+    assert fake.current() == before
+    items = model.items()
+    held = [next(items)[1], model["d"]]
+    assert fake.current() == before
+    model.close()
+    assert fake.current() == before
+    with cuda.driver(1).attached():
+        assert is_right(cuda.driver(1), held[1], "d")
+    held.clear()
+    del items, model
+    gc.collect()
+    assert fake.current() == before
+    assert (fake.get("calls on 0"), fake.get("calls on 1") > 0) == (0, True)
+    fake.assert_clean()
 
 
 def test_a_wrong_chunk_never_becomes_a_tensor_and_nothing_is_kept(view: View, fake: FakeCuda) -> None:

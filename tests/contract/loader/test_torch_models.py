@@ -11,7 +11,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from loading import encode, entry  # noqa: E402 - after the skip
 
-from prestage.loader import Unsupported, UnsupportedDtype, open_model  # noqa: E402
+from prestage.loader import Unsupported, UnsupportedDtype, open_model, start  # noqa: E402
 from prestage.loader.memory.dlpack import RawTensor  # noqa: E402
 
 PLAIN = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
@@ -34,6 +34,13 @@ def file(tmp_path: Path) -> Path:
 
 def bits(tensor: object) -> bytes:
     return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[attr-defined] # a tensor
+
+
+@pytest.mark.parametrize("device", ["xpu", "mps", "hpu"])
+def test_a_device_that_only_torch_may_know_is_read_by_way_of_the_host_though_start_came_first(file: Path, device: str) -> None:
+    start(file, device=device)
+    with open_model(file, device=device) as model:
+        assert len(model) == len([*PLAIN, *EIGHT_BIT]) + 2
 
 
 @pytest.mark.parametrize("destination", ["auto", "mapped", "private"])

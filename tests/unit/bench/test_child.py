@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from prestage.bench import load_child
 from prestage.bench.child import ChildFailed, run_measured
 
 _BURN = "import time\nend = time.process_time() + {}\nwhile time.process_time() < end: pass\n"
@@ -70,3 +72,32 @@ def test_a_busy_neighbour_shows_as_foreign_load(tmp_path: Path) -> None:
         patched.setattr("prestage.bench.machine.busy_seconds", lambda: next(seconds))
         ran = run_measured(_python("import time; time.sleep(0.5)"), cwd=tmp_path, environment=os.environ)
     assert 0.5 < ran.foreign_cores <= 3 / 0.5
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that `python -m said` runs."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path / "said.py"
+
+
+def test_a_child_of_bench_load_that_says_much_on_stderr_gets_ready_all_the_same(module: Path) -> None:
+    module.write_text("import sys\nsys.stderr.write('warning ' * 100_000)\nprint('READY', flush=True)\n")
+    with ExitStack() as stack:
+        load_child._wait_until_ready(load_child._child(stack, "said"))
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import sys\nsys.stderr.write('so sorry\\n')\nsys.exit(3)", "ended early: so sorry"),
+        ("import time\ntime.sleep(60)", "was killed: it took over 0.5 s"),
+    ],
+)
+def test_a_child_of_bench_load_that_ends_early_or_never_is_an_error(
+    module: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
+) -> None:
+    monkeypatch.setattr(load_child, "_TIMEOUT_S", 0.5)
+    module.write_text(code)
+    with ExitStack() as stack, pytest.raises(ChildFailed, match=said):
+        load_child._wait_until_ready(load_child._child(stack, "said"))

@@ -161,6 +161,13 @@ def test_who_finds_no_accelerator_before_the_trace_ends_is_not_measured_nor_are_
         assert (tally.waits_s, tally.fetched_bytes) == ([1.0] * counted, 10.0 * counted)
 
 
+def test_a_start_that_no_node_can_hold_is_refused_and_not_queued_before_all_others() -> None:
+    starts = [Start(0.0, "a", 4, 10, 50.0), Start(1.0, "b", 8, 10, 50.0)]
+    with pytest.raises(Misconfigured, match="app 'b' needs 8 accelerators, a node has 4"):
+        Run(cluster_of(2, budget_bytes=100, link=10.0, gpus=4), starts, [], Reactive())
+    Run(cluster_of(2, budget_bytes=100, link=10.0, gpus=8), starts, [], Reactive())
+
+
 def test_a_scheduler_that_packs_leaves_whole_nodes_for_who_needs_one_and_waits_for_accelerators_are_told_apart() -> None:
     starts = [
         Start(0.0, "a", 2, 10, 100.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 
 import msgspec
@@ -11,7 +12,11 @@ from prestage.api import reading
 from prestage.api.artifacts import Artifact
 from prestage.api.models import StagedModel
 from prestage.api.nodes import ImagesStatus, NodeCache
+from prestage.api.values import API_VERSION
+from prestage.kube.resources import NODE_CACHES
+from prestage.kube.testing import FakeApi
 from prestage.kubectl import models, nodes, status
+from prestage.kubectl.asking import kinds
 
 NOW = datetime.datetime(2027, 1, 15, 9, 0, tzinfo=datetime.UTC)
 ONE, TWO = (f"sha256:{letter * 64}" for letter in "ab")
@@ -171,3 +176,22 @@ def test_a_daemonset_is_up_on_every_node_or_not_at_all() -> None:
     daemons = {"metadata": {"name": "prestage-node"}, "status": {"numberReady": 1, "desiredNumberScheduled": 2}}
     [part] = status.parts([], [daemons])
     assert not part.is_up
+
+
+def test_what_a_newer_cluster_wrote_is_left_out_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    def written(name: str, action: str) -> dict[str, object]:
+        spec = {"nodeUID": "u", "artifacts": [{"digest": ONE, "action": action}]}
+        return {"apiVersion": API_VERSION, "kind": "NodeCache", "metadata": {"name": name}, "spec": spec}
+
+    async def asked() -> list[NodeCache] | None:
+        api = FakeApi()
+        for one in (written("n1", "Keep"), written("n2", "Thaw")):
+            await api.create(NODE_CACHES, one)
+        return await kinds(api, NODE_CACHES, NodeCache)
+
+    found = asyncio.run(asked())
+    assert found is not None
+    assert [row.name for row in nodes.rows(found, NOW)] == ["n1"]
+    said = capsys.readouterr().err
+    assert said.startswith("NodeCache n2: this plugin cannot read it (spec.artifacts[0].action: ")
+    assert said.endswith("); update it\n")

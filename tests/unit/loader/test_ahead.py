@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import itertools
 import os
@@ -86,6 +87,23 @@ def test_a_short_load_has_no_use_for_a_thread(view: View, monkeypatch: pytest.Mo
     Path(view.file()).read_bytes()
     with open_model(view.folder, framework="np", verify="off") as model:
         assert len(dict(model.items())) == 2
+
+
+def test_where_no_thread_is_to_be_had_what_is_resident_is_loaded_all_the_same(
+    view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = list[object]()
+
+    def refused(*_: object) -> int:
+        tried.append(_)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(ahead, "_RUN_BYTES", 8 * MIB)
+    monkeypatch.setattr(_thread, "start_new_thread", refused)
+    Path(view.file()).read_bytes()
+    with open_model(view.folder, framework="np", verify="off") as model:
+        assert len(dict(model.items())) == 2
+    assert len(tried) == 1
 
 
 def test_what_is_gone_is_not_entered(view: View) -> None:

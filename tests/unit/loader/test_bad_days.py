@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,18 @@ import pytest
 from loading import View, bytes_tensors, data_start, encode, entry, make_view
 
 from prestage.bench.cold import make_cold
-from prestage.loader import Closed, CorruptFile, InvalidFile, checkpoint, header, open_model, pages, residency, started
+from prestage.loader import (
+    Closed,
+    CorruptFile,
+    InvalidFile,
+    checkpoint,
+    header,
+    open_model,
+    pages,
+    residency,
+    started,
+)
+from prestage.loader.crew import Crew
 from prestage.loader.host_load import HostLoad
 from prestage.loader.options import Options
 from prestage.loader.plan import Block
@@ -382,5 +394,72 @@ def test_a_child_lets_go_of_a_model_though_its_lock_was_held_at_the_fork(view: V
     assert subprocess.run(command, env=RUN, timeout=60, check=False).returncode == 0
 
 
-def _options(view: View) -> Options:
-    return Options(str(view.folder))
+def interrupted_once(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+    """As by a second Ctrl-C."""
+    real, failures = getattr(owner, name), [KeyboardInterrupt()]
+
+    def interrupted(held: object) -> object:
+        if failures:
+            raise failures.pop()
+        return real(held)
+
+    monkeypatch.setattr(owner, name, interrupted)
+
+
+def until_nothing_is_left(threads: int, descriptors: list[str]) -> bool:
+    ends_at = time.monotonic() + 10
+    while time.monotonic() < ends_at:
+        if threading.active_count() == threads and sorted(os.listdir("/proc/self/fd")) == descriptors:  # noqa: PTH208
+            return True
+        time.sleep(0.01)
+    return False
+
+
+UNENDING = {"destination": "private", "host_bytes": 8 * MIB}
+"""Its second block waits for room."""
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Crew, "end"), (HostLoad, "close")])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_close_that_is_interrupted_leaves_nothing(
+    view: View, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, begun: bool
+) -> None:
+    make_cold([Path(view.file())])
+    before = threading.active_count(), sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    if begun:
+        started.begin(_options(view, **UNENDING))
+        close = started._waiting.pop(str(view.folder)).drop
+    else:
+        close = open_model(view.folder, framework="np", **UNENDING).close  # type: ignore[arg-type] # of the test
+    interrupted_once(monkeypatch, owner, name)
+    with pytest.raises(KeyboardInterrupt):
+        close()
+    assert until_nothing_is_left(*before)
+
+
+def test_a_start_that_is_dropped_in_an_interrupt_leaves_nothing(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+    real = checkpoint.read
+
+    def read(path: str, verify: str = "auto") -> checkpoint.Checkpoint:
+        go.wait()
+        return real(path, verify)
+
+    before = threading.active_count(), sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    monkeypatch.setattr(checkpoint, "read", read)
+    started.begin(_options(view, **UNENDING))
+    interrupted_once(monkeypatch, threading.Thread, "join")
+    with pytest.raises(KeyboardInterrupt):
+        open_model(view.folder, framework="np", **UNENDING)  # type: ignore[arg-type] # as above
+    go.set()
+    assert until_nothing_is_left(*before)
+
+
+def test_a_load_that_start_could_not_begin_onto_a_device_is_not_taken(view: View) -> None:
+    started.begin(_options(view, device="xpu"))
+    waiting = started._waiting.pop(str(view.folder))
+    assert waiting.taken(waiting.options) is None
+
+
+def _options(view: View, **more: object) -> Options:
+    return Options(str(view.folder), **more)  # type: ignore[arg-type] # of the test

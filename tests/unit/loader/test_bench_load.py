@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from loading import bytes_tensors
 
 from prestage.bench import load_child, load_run
+from prestage.bench.checkpoint import make_checkpoint
 from prestage.bench.cold import StillWarm, make_cold
 from prestage.bench.load import LoadJob, LoadResult, load
 from prestage.bench.load_rows import goals, rows
@@ -149,3 +150,22 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(load, [str(tmp_path)])
     assert isinstance(done.exception, Misconfigured)
     assert "no *.safetensors" in str(done.exception)
+
+
+def test_of_a_folder_that_was_written_twice_only_what_its_index_names_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = list[LoadJob]()
+
+    def measure(job: LoadJob, scratch: Path, tell: Callable[[str], None]) -> LoadResult:
+        measured.append(job)
+        return LoadResult(job, describe(tmp_path), 0, {})
+
+    folder = tmp_path / "model"
+    make_checkpoint(folder, 8 << 20, shard_bytes=2 << 20)
+    made = make_checkpoint(folder, 4 << 20, shard_bytes=2 << 20)
+    assert len(list(folder.glob("*.safetensors"))) > len(made.shards)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("prestage.bench.load.measure", measure)
+    assert CliRunner().invoke(load, [str(folder), "--framework", "np", "--json"]).exit_code == 0
+    assert measured[0].files == made.shards

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 
 from prestage.loader import Closed, OverBudget
 from prestage.loader.blocks import BlockQueue
+from prestage.loader.crew import Crew
 
 
 class Shelf:
@@ -90,6 +92,56 @@ def test_waiting_for_what_has_no_room_is_an_error_when_nobody_reads() -> None:
     with pytest.raises(OverBudget, match="fill the budget"):
         queue.wait([range(1, 2)])
     queue.wait([range(1)])
+
+
+class Sized:
+    """Room for so many bytes, of blocks of these sizes."""
+
+    def __init__(self, sizes: Sequence[int], free: int) -> None:
+        self._sizes = sizes
+        self.free = free
+
+    def fits(self, block: int) -> bool:
+        return self._sizes[block] <= self.free
+
+    def occupy(self, block: int) -> None:
+        self.free -= self._sizes[block]
+
+
+def waiting(queue: BlockQueue, block: int) -> threading.Thread:
+    thread = threading.Thread(target=queue.wait, args=([range(block, block + 1)],))
+    thread.start()
+    return thread
+
+
+def test_after_a_refusal_what_fits_is_read() -> None:
+    queue = BlockQueue(4, Sized([8, 8, 8, 1], 18))
+    crew = Crew(queue, lambda _: None, 4)
+    queue.wait([range(2)])
+    for _ in range(2):
+        with pytest.raises(OverBudget):
+            queue.wait([range(2, 3)])
+    small = waiting(queue, 3)
+    small.join(10)
+    came = not small.is_alive()
+    crew.end()
+    assert came
+
+
+def test_of_what_is_waited_for_that_which_fits_goes_before_that_which_does_not() -> None:
+    room = Sized([1, 8, 1], 8)
+    queue = BlockQueue(3, room)
+    assert queue.take() == 0
+    waiters = [waiting(queue, block) for block in (1, 2)]
+    while len(queue._urgent) < 2:
+        waiters[0].join(0.01)
+    assert queue.take() == 2
+    queue.land(2)
+    room.free = 8
+    assert queue.take() == 1
+    queue.land(1)
+    for waiter in waiters:
+        waiter.join()
 
 
 def test_a_stopped_queue_gives_nothing_and_waits_for_nothing() -> None:

@@ -66,6 +66,19 @@ def test_names_that_leave_a_choice_or_nothing_are_refused(names: list[str], said
         chosen(names)
 
 
+def test_shards_in_subfolders_are_told_apart_by_the_indexs_own_names(tmp_path: Path) -> None:
+    for number, sub in enumerate(("a", "b")):
+        (tmp_path / sub).mkdir()
+        (tmp_path / sub / "m.safetensors").write_bytes(bytes_tensors({f"t{number}": 100}))
+    index(tmp_path, {"t0": "a/m.safetensors", "t1": "b/m.safetensors"})
+    found = read(str(tmp_path))
+    assert [shard.path for shard in found.shards] == [str(tmp_path / sub / "m.safetensors") for sub in ("a", "b")]
+    assert {name: number for name, (number, _) in found.places.items()} == {"t0": 0, "t1": 1}
+    index(tmp_path, {"t0": "a/m.safetensors", "t1": "a/m.safetensors", "t2": "b/m.safetensors"})
+    with pytest.raises(InvalidCheckpoint, match=r"'t1' is in 'a/m.safetensors', but it is in 'b/m.safetensors'"):
+        read(str(tmp_path))
+
+
 def test_an_index_without_its_file_names_both(folder: Path) -> None:
     (folder / "s2.safetensors").unlink()
     with pytest.raises(InvalidCheckpoint, match=r"model.safetensors.index.json' names 1 file not there, first 's2.safetensors'"):
@@ -121,8 +134,9 @@ def test_a_long_header_is_read_whole(tmp_path: Path) -> None:
 
 
 def test_missing_paths_raise_the_systems_own_errors(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        read(str(tmp_path / "absent"))
+    for verify in ("auto", "require", "off"):
+        with pytest.raises(FileNotFoundError):
+            read(str(tmp_path / "absent"), verify)
     with pytest.raises(FileNotFoundError):
         read(str(tmp_path / "absent.safetensors.index.json"))
     os.mkfifo(tmp_path / "pipe.safetensors")

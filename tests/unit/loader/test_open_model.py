@@ -20,6 +20,9 @@ from prestage.loader import (
     last_report,
     open_model,
 )
+from prestage.loader.memory.region import Piece
+from prestage.loader.numpy_arrays import Array, NumpyArrays
+from prestage.loader.plan import Part
 
 MIB = 1 << 20
 SHARDS = {
@@ -138,6 +141,27 @@ def test_what_items_handed_over_is_gone_when_it_is_let_go_and_found_again_while_
             model["d"]
 
 
+@pytest.mark.parametrize("destination", ["auto", "mapped", "private"])
+def test_a_cast_that_failed_once_gives_the_files_bytes_the_next_time(
+    view: View, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, destination: str
+) -> None:
+    real, failures = NumpyArrays.of_part, [MemoryError("no memory for the copy"), KeyboardInterrupt()]
+
+    def of_part(arrays: NumpyArrays, piece: Piece | None, part: Part) -> Array:
+        made = real(arrays, piece, part)
+        if failures:
+            raise failures.pop()
+        return made
+
+    make_cold(files(view))
+    monkeypatch.setattr(NumpyArrays, "of_part", of_part)
+    with open_model(view.folder, framework="np", destination=destination) as model:
+        for failure in (KeyboardInterrupt, MemoryError):
+            with pytest.raises(failure):
+                model["d"]
+        assert model["d"].tobytes() == expected(contents, "d")
+
+
 def test_memory_of_a_tensor_goes_with_it_and_not_with_the_last_of_its_file(view: View) -> None:
     model = open_model(view.folder, framework="np", destination="private", verify="off")
     tensors = dict(model.items())
@@ -170,6 +194,17 @@ def test_holding_more_than_the_budget_is_an_error_and_no_hang(view: View) -> Non
         pytest.raises(OverBudget, match="fill the budget"),
     ):
         list(model.items())
+
+
+def test_after_what_did_not_fit_the_budget_what_fits_it_is_given(tmp_path: Path) -> None:
+    content = bytes_tensors({"a": 7 * MIB, "b": 17 * MIB, "small": MIB})
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with open_model(tmp_path, framework="np", destination="private", host_bytes=18 * MIB) as model:
+        held = model["a"]
+        with pytest.raises(OverBudget):
+            model["b"]
+        assert model["small"].tobytes() == content[-MIB:]
+        assert held.tobytes() == content[data_start(content) :][: 7 * MIB]
 
 
 def test_what_does_not_fit_the_budget_is_mapped_instead(view: View, contents: dict[str, bytes]) -> None:

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from prestage.bench.plan.cluster import Cluster, Item, Node
 from prestage.bench.plan.traces import Announcement, Start
+from prestage.cacher.errors import Misconfigured
 
 
 class Scheduler(StrEnum):
@@ -126,7 +127,12 @@ class Run:
         faults: Sequence[tuple[float, Callable[[Run], None]]] = (),
         has_kubelet: bool = False,
     ) -> None:
-        """`has_kubelet`: a pod that waits has its files when the kubelet asks for them."""
+        """`has_kubelet`: a pod that waits has its files when the kubelet asks for them.
+
+        Raises:
+            Misconfigured: a start that no node can hold, behind which all others would wait.
+        """
+        _refuse_too_large(starts, max(node.gpus for node in cluster.nodes))
         self.cluster, self.starts, self.said, self.policy = cluster, starts, said, policy
         self.tally, self._from_s, self._left = Tally(), measured_from_s, len(starts)
         self._scheduler, self._chance = scheduler, random.Random(f"scheduler {seed}")  # noqa: S311  a seed, no secret
@@ -334,6 +340,15 @@ class Run:
             return near, node.gpus if self._scheduler is Scheduler.PACKED else -node.gpus, node.name
 
         return min(looked, key=rank)
+
+
+def _refuse_too_large(starts: Sequence[Start], gpus: float) -> None:
+    for start in starts:
+        if start.gpus > gpus:
+            raise Misconfigured(
+                f"app {start.app!r} needs {start.gpus} accelerators, a node has {gpus:g}",
+                hint="give nodes more (--gpus), or leave such starts out of the trace",
+            )
 
 
 def _looks_at(nodes: int) -> int:

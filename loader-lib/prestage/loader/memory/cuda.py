@@ -2,7 +2,8 @@
 
 Rules that the driver does not enforce for us:
 - the primary context is retained once a process and never released: torch lives in the same one, tensors may outlive every load;
-- the current context is a thread's: each I/O thread, and each thread that frees memory, attaches first (else error 201);
+- the current context is a thread's (else error 201): each I/O thread attaches first, a caller's is attached for as long as it
+  works for us, a finalizer's too;
 - nothing here before a fork: a context does not survive one;
 - the `_v2` names: without it some are the old 32-bit ABI. ctypes passes bare ints as 32 bits, so every call has argtypes.
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from contextlib import AbstractContextManager
 
 from prestage.loader.errors import DeviceError, Unsupported
 
@@ -52,6 +54,8 @@ _CALLS: dict[str, tuple[type, ...]] = {
     "cuDeviceGetAttribute": (ctypes.POINTER(_I), _I, _I),
     "cuDevicePrimaryCtxRetain": (_PP, _I),
     "cuCtxSetCurrent": (_P,),
+    "cuCtxPushCurrent_v2": (_P,),
+    "cuCtxPopCurrent_v2": (_PP,),
     "cuMemGetInfo_v2": (ctypes.POINTER(_S), ctypes.POINTER(_S)),
     "cuMemAlloc_v2": (ctypes.POINTER(_D), _S),
     "cuMemFree_v2": (_D,),
@@ -106,12 +110,17 @@ class CudaDriver:
         self._number = number.value
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self._number)
         self._context = context
+        self._attached = _Attached(self)
         # on unified memory the copy engine reads file pages at 0.2 GB/s: always bounce there
         self.reads_page_cache = bool(self._attribute(_READ_ONLY_REGISTER)) and not self._attribute(_INTEGRATED)
 
     def attach(self) -> None:
         """Of the calling thread."""
         self._call("cuCtxSetCurrent", self._context)
+
+    def attached(self) -> AbstractContextManager[None]:
+        """On top of what the thread has."""
+        return self._attached
 
     def free_bytes(self) -> int:
         """By the driver's count, other processes' use included."""
@@ -213,3 +222,17 @@ class CudaDriver:
             self._cuda.cuGetErrorName(code, ctypes.byref(said))
             error = said.value.decode() if said.value else f"error {code}"
             raise DeviceError(f"{what or name}: {error} ({code})", code=code)
+
+
+class _Attached:
+    """One for all threads: each has a stack of its own in the driver."""
+
+    def __init__(self, driver: CudaDriver) -> None:
+        self._driver = driver
+
+    def __enter__(self) -> None:
+        self._driver._call("cuCtxPushCurrent_v2", self._driver._context)
+
+    def __exit__(self, *_: object) -> None:
+        # it fails only where the block did, whose error says more
+        self._driver._cuda.cuCtxPopCurrent_v2(ctypes.byref(_P()))

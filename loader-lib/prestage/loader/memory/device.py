@@ -6,6 +6,7 @@ thousands of driver calls.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Iterable
 from typing import Protocol
@@ -82,9 +83,6 @@ def refuse_over_budget(wanted_bytes: int, budget_bytes: int | None, free_bytes: 
 
 def _free(driver: Driver, address: int) -> None:
     """On whatever thread the last reference went."""
-    driver.attach()
-    try:
+    # a lost context took the memory with it; nobody is there who could be told
+    with contextlib.suppress(DeviceError), driver.attached():
         driver.free(address)
-    except DeviceError:
-        # a lost context took the memory with it; nobody is there who could be told
-        return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import threading
@@ -29,6 +30,10 @@ class HostMemory:
 
     def attach(self) -> None:
         """Nothing to do."""
+
+    def attached(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing to do."""
+        return contextlib.nullcontext()
 
     def free_bytes(self) -> int:
         """Of the size given."""

@@ -7,6 +7,7 @@ recorded behind it has been waited for.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 ALIGN_BYTES = 512
@@ -25,7 +26,10 @@ class Driver(Protocol):
         """Whether `register` can be tried on a read-only file map."""
 
     def attach(self) -> None:
-        """Make the device current for the calling thread. Cheap when it already is."""
+        """Make the device current for the calling thread, for good: one of our own. Cheap when it already is."""
+
+    def attached(self) -> AbstractContextManager[None]:
+        """The same for a caller's thread in a `with` block, after which it is as before. Blocks may lie in one another."""
 
     def free_bytes(self) -> int:
         """Device memory that is not taken."""
