@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 from layers import sha256
-from layers.rig import MIB, QUICK, Rig, made
+from layers.rig import MIB, QUICK, Rig, locked, made
 
 from prestage.cacher.errors import Corrupt, Denied, NotFound, PrestageError, Unavailable
 from prestage.cacher.net.client import HttpClient
@@ -20,6 +20,7 @@ from prestage.cacher.transfer.engine import Engine
 from prestage.images.fetching import LayerFetcher
 from prestage.images.incoming import Wanted
 from prestage.images.logins import Login
+from prestage.images.registry import ANSWERS_MOST
 from servers import faults
 from servers.answers import Answer, Request
 from servers.hostile import Hostile
@@ -166,6 +167,18 @@ def test_who_is_refused_a_new_token_in_mid_transfer_is_told_so(rig: Rig) -> None
     with pytest.raises(Denied, match="refuses a token with the login of 'bob'") as caught:
         rig.fetch()
     assert "s3cret" not in str(caught.value)
+
+
+def test_who_gets_a_new_token_each_time_and_is_let_in_with_none_is_told_so(rig: Rig) -> None:
+    """Docker Hub gives anybody a token, without access where there is none."""
+    rig.server.choose = locked(rig.server)
+    with pytest.raises(Denied, match="refuses such image without a login"):
+        rig.resolve()
+    assert len(rig.server.gets("/token")) == ANSWERS_MOST
+    rig.server.choose = locked(rig.server, lambda request: request.path not in rig.blobs)
+    with pytest.raises(Denied, match="refuses layer of the image"):
+        rig.fetch()
+    assert len(rig.server.gets()) < 50
 
 
 def test_layers_come_from_where_the_registry_sends_us_without_our_token(rig: Rig) -> None:
