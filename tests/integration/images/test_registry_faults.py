@@ -74,6 +74,33 @@ def test_what_is_there_is_not_fetched_again(rig: Rig) -> None:
     assert all(span is not None and span[0] >= offset for span in asked)
 
 
+@pytest.mark.parametrize("fault", [None, faults.ignores_range], ids=["ranges", "no ranges"])
+@pytest.mark.parametrize("said", [10 * MIB, 17 * MIB])
+def test_of_a_layer_that_containerd_has_less_of_than_it_said_the_rest_is_read(
+    said: int, fault: faults.Fault | None, rig: Rig
+) -> None:
+    """An ingest goes between ListStatuses and STAT, or while it is written."""
+    rig.on_layers(always=fault)
+    registry, resolved = rig.resolve()
+    large, little = resolved.blobs
+    found = []
+
+    async def work(engine: Engine) -> None:
+        wanted = [Wanted(little), Wanted(large, said)]
+        async with LayerFetcher(engine, rig.client, registry).fetch(wanted) as incoming, asyncio.timeout(20):
+            await incoming.read(little, 0, MIB)
+            for start in (said, 0, 0):
+                data = bytearray()
+                while start + len(data) < large.size_bytes:
+                    data += await incoming.read(large, start + len(data), MIB)
+                found.append(bytes(data))
+
+    with Engine(QUICK) as engine:
+        asyncio.run(work(engine))
+    assert found[0] == made().blobs[large.digest][said:]
+    assert [sha256(data) for data in found[1:]] == [large.digest] * 2
+
+
 def test_no_more_is_fetched_ahead_of_its_reader_than_there_is_memory_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prestage.images.incoming.PIECES_AHEAD", 1)
     registry, resolved = rig.resolve()
