@@ -224,8 +224,8 @@ class ImageStager:
         """
         if not self.terms.in_place:
             return None
-        if not self.containerd.setup.image_root:
-            raise Misconfigured("containerd does not say where its blobs lie", hint="its CRI plugin is off: see ctr plugins ls")
+        if not self.containerd.setup.content_root:
+            raise Misconfigured("containerd does not say where its blobs lie", hint="see ctr plugins ls -d id==content")
         if (folder := self.containerd.setup.content_folder) is None:
             raise Misconfigured("containerd's content folder is not here", hint="mount it, at the path that containerd knows")
         return Placer(self.containerd.content, folder)
