@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -25,7 +25,7 @@ from prestage.images.containerd.leases import CONTENT, Resource
 from prestage.images.containerd.placing import Placer
 from prestage.images.fetching import Fetcher
 from prestage.images.image import Image
-from prestage.images.keeping import RENEW_AT, Keeper, Renewals
+from prestage.images.keeping import Keeper
 from prestage.images.leasing import ImageLease, Terms
 from prestage.images.moving import Moving, WrongBytes
 from prestage.images.names import OciDigest
@@ -155,11 +155,7 @@ class ImageStager:
         Raises:
             NotFound: no such image here.
         """
-        await self._keeper.renew((await self._keeper.known(artifact))[0])
-
-    async def renew_due(self, wanted: Collection[ArtifactId]) -> Renewals:
-        """Keep what is wanted: to be called again after `next_s`. What is not wanted any more expires by itself."""
-        return await self._keeper.renew_due(wanted)
+        await self._keeper.renew(artifact)
 
     async def release(self, artifact: ArtifactId) -> None:
         """Let go of it: what no image, container or other lease needs is gone when this returns.
@@ -209,7 +205,7 @@ class ImageStager:
                 raise Interrupted(Why.PAUSE)
             if await is_pulling(self.containerd, image.roots):
                 raise Interrupted(Why.PULL)
-            if self._keeper.is_at(lease, RENEW_AT):
+            if self._keeper.is_due(lease):
                 raise Interrupted(Why.RENEWAL)
             disk = self._disk() if progress.unpacked < progress.unpack_total else None
             if disk is not None and is_over(disk, self.terms.high_water):

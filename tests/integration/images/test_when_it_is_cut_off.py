@@ -18,8 +18,10 @@ from google.protobuf.message import Message
 from layers import curious, image, simple
 from layers.node import NEEDS, Node
 
-from prestage.cacher.digests import ArtifactId
+from prestage.cacher.ending import to_its_end
 from prestage.cacher.errors import PrestageError
+from prestage.images import leasing
+from prestage.images.arriving import Arrived, ignored
 from prestage.images.containerd.channel import Channel, Stream
 from prestage.images.containerd.content import Content
 from prestage.images.containerd.images import Images
@@ -145,32 +147,6 @@ def test_a_renewed_lease_keeps_what_the_old_one_kept(registry: Registry, node: N
     assert node.listed()[0].state == "warm"
 
 
-def test_what_is_wanted_is_renewed_when_it_is_due_and_the_rest_expires(registry: Registry, node: Node) -> None:
-    name, other = (registry.push(f"t/renewed-{n}", "v1", simple(seed=n)) for n in (21, 22))
-    wanted, unwanted = node.stage(name).artifact, node.stage(other).artifact
-    missing = ArtifactId(f"sha256:{'0' * 64}")
-    before = node.inventory()
-
-    async def rounds() -> list[Renewals]:
-        async with await Runtime.connect(node.containerd.socket) as runtime:
-            found = []
-            for hours in (0, 15, 15.5, 17, 17):  # of 24: due at 16
-                stager = ImageStager(runtime, node.terms, now=lambda hours=hours: time.time() + hours * 3600)  # type: ignore[misc]  # a default
-                found.append(await stager.renew_due([wanted, missing]))
-            return found
-
-    found = asyncio.run(rounds())
-    assert [one.renewed for one in found] == [(), (), (), (wanted,), ()]
-    assert all(one.absent == (missing,) for one in found)
-    assert 15.9 < found[0].next_s / 3600 < 16.1
-    assert 0.4 < found[2].next_s / 3600 < 0.6
-    assert 15.9 < found[4].next_s / 3600 < 16.1, "of the new lease"
-    after = node.inventory()
-    assert {**after, "leases": []} == {**before, "leases": []}
-    ends = {row.artifact: row.expires_at - time.time() for row in node.listed()}
-    assert ends[unwanted] < 24 * 3600 < 40 * 3600 < ends[wanted]
-
-
 def test_a_renewal_that_is_killed_anywhere_holds_everything_at_every_moment(registry: Registry, node: Node) -> None:
     name = registry.push("t/renewal", "v1", simple(layers=2, seed=31))
     artifact = node.stage(name).artifact
@@ -180,7 +156,7 @@ def test_a_renewal_that_is_killed_anywhere_holds_everything_at_every_moment(regi
         async with await Runtime.connect(node.containerd.socket) as real, dying(real, calls) as runtime:
             later = ImageStager(runtime, node.terms, now=lambda: time.time() + (calls + 1) * 24 * 3600)
             try:
-                await later.renew_due([artifact])
+                await later.renew(artifact)
             except Died:
                 return True
         return False
@@ -189,9 +165,15 @@ def test_a_renewal_that_is_killed_anywhere_holds_everything_at_every_moment(regi
     while asyncio.run(renewed(calls)):
         assert {key: rows for key, rows in node.inventory().items() if key != "leases"} == whole, f"after {calls} calls"
         calls += 1
+    async def ends() -> list[float]:
+        async with await Runtime.connect(node.containerd.socket) as runtime:
+            return [one.expires_at for one in leasing.ours(await runtime.leases.all())[artifact]]
+
     assert calls > 5
     assert len(node.inventory()["leases"]) == 1, "what kills left was made one"
     node.release(artifact)
+        (row,) = node.listed()
+        assert (row.state, row.expires_at) == ("warm", min(asyncio.run(ends()))), "due as soon as anything of it ends"
     assert node.inventory() == NOTHING
 
 
