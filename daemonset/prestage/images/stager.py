@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from prestage.cacher.digests import ArtifactId
+from prestage.cacher.ending import cancellable
 from prestage.cacher.errors import Full, Misconfigured, PrestageError
 from prestage.images.containerd.leases import CONTENT, Resource
 from prestage.images.containerd.placing import Placer
@@ -123,7 +124,7 @@ class ImageStager:
             await self._running.wait()
             lease = await self._keeper.for_attempt(Terms.of(image, self.containerd.snapshots.snapshotter))
             try:
-                await self._attempt(image, lease, fetcher, run.progress, told)
+                await cancellable(self._attempt(image, lease, fetcher, run.progress, told))
                 break
             except Full:
                 await self._keeper.drop(await self._keeper.of(image.artifact))

@@ -9,9 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 
 import pytest
 from google.protobuf.message import Message
@@ -26,8 +26,12 @@ from prestage.images.containerd.channel import Channel, Stream
 from prestage.images.containerd.content import Content
 from prestage.images.containerd.images import Images
 from prestage.images.containerd.leases import Leases
+from prestage.images.containerd.placing import Unnamed
 from prestage.images.containerd.snapshots import Snapshots
-from prestage.images.keeping import Renewals
+from prestage.images.descriptors import Descriptor
+from prestage.images.fetching import Fetcher
+from prestage.images.incoming import Incoming, Wanted
+from prestage.images.landing import Landing
 from prestage.images.runtime import Containerd as Runtime
 from prestage.images.stager import ImageStager, StagingTerms
 from servers.registry import Registry
@@ -161,19 +165,19 @@ def test_a_renewal_that_is_killed_anywhere_holds_everything_at_every_moment(regi
                 return True
         return False
 
-    calls = 0
-    while asyncio.run(renewed(calls)):
-        assert {key: rows for key, rows in node.inventory().items() if key != "leases"} == whole, f"after {calls} calls"
-        calls += 1
     async def ends() -> list[float]:
         async with await Runtime.connect(node.containerd.socket) as runtime:
             return [one.expires_at for one in leasing.ours(await runtime.leases.all())[artifact]]
 
+    calls = 0
+    while asyncio.run(renewed(calls)):
+        assert {key: rows for key, rows in node.inventory().items() if key != "leases"} == whole, f"after {calls} calls"
+        (row,) = node.listed()
+        assert (row.state, row.expires_at) == ("warm", min(asyncio.run(ends()))), "due as soon as anything of it ends"
+        calls += 1
     assert calls > 5
     assert len(node.inventory()["leases"]) == 1, "what kills left was made one"
     node.release(artifact)
-        (row,) = node.listed()
-        assert (row.state, row.expires_at) == ("warm", min(asyncio.run(ends()))), "due as soon as anything of it ends"
     assert node.inventory() == NOTHING
 
 
@@ -193,6 +197,47 @@ def test_a_lease_that_is_replaced_under_an_attempt_costs_nothing_but_another_att
 
     assert asyncio.run(work()).endswith("-2")
     assert [row.state for row in node.listed()] == ["warm"]
+
+
+@dataclass(frozen=True)
+class Lingering:
+    """A fetcher that takes a while to end."""
+
+    of: Fetcher
+    ends: asyncio.Event
+
+    @asynccontextmanager
+    async def fetch(self, wanted: Sequence[Wanted], arrived: Arrived = ignored) -> AsyncIterator[Incoming]:
+        async with self.of.fetch(wanted, arrived) as incoming:
+            try:
+                yield incoming
+            finally:
+                self.ends.set()
+                await to_its_end(asyncio.sleep(0.3))
+
+    def land(
+        self, blobs: Sequence[Descriptor], file_of: Callable[[Descriptor], Unnamed], arrived: Arrived = ignored
+    ) -> AbstractAsyncContextManager[Landing]:
+        return self.of.land(blobs, file_of, arrived)
+
+
+def test_a_stage_that_is_cancelled_while_it_ends_an_attempt_begins_no_other(registry: Registry, node: Node) -> None:
+    name = registry.push("t/ending", "v1", simple(layers=3, size_bytes=4_000_000, seed=42))
+    node.rate_bytes_per_s = 6e6
+
+    async def work() -> None:
+        async with node.open(name) as it:
+            begun, ends = asyncio.Event(), asyncio.Event()
+            fetcher = Lingering(it.fetcher, ends)
+            staging = asyncio.create_task(it.stager.stage(it.image, fetcher, lambda p: begun.set() if p.fetched > 1e6 else None))
+            await begun.wait()
+            it.stager.pause()
+            await ends.wait()
+            staging.cancel()
+            await asyncio.wait([staging], timeout=5)
+            assert staging.cancelled()
+
+    asyncio.run(work())
 
 
 def test_containerd_killed_in_the_middle_loses_nothing(registry: Registry, node: Node) -> None:
