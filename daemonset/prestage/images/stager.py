@@ -124,7 +124,7 @@ class ImageStager:
             await self._running.wait()
             lease = await self._keeper.for_attempt(Terms.of(image, self.containerd.snapshots.snapshotter))
             try:
-                await cancellable(self._attempt(image, lease, fetcher, run.progress, told))
+                await cancellable(self._attempt(image, lease, fetcher, run, told))
                 break
             except Full:
                 await self._keeper.drop(await self._keeper.of(image.artifact))
@@ -134,7 +134,7 @@ class ImageStager:
                 told(run.progress)
                 run.yielded += exc.why is Why.PULL
                 if exc.why is Why.PULL:
-                    await until_pulled(self.containerd, image.roots)
+                    run.gives_way = await until_pulled(self.containerd, image.roots)
             except PrestageError as exc:
                 if not run.may_try_again(exc) and not (run.may_lose_lease() and await self._keeper.is_gone(lease)):
                     raise
@@ -168,11 +168,12 @@ class ImageStager:
         await self._keeper.release(artifact)
 
     async def _attempt(
-        self, image: Image, lease: ImageLease, fetcher: Fetcher, progress: Progress, told: Callable[[Progress], None]
+        self, image: Image, lease: ImageLease, fetcher: Fetcher, run: _Run, told: Callable[[Progress], None]
     ) -> None:
+        progress = run.progress
         try:
             async with asyncio.TaskGroup() as group:
-                watching = group.create_task(self._watch(image, lease, progress))
+                watching = group.create_task(self._watch(image, lease, run))
                 todo = await self._look(image, lease)
                 if (disk := self._disk()) is not None and (why := why_not(todo, disk, self.terms.high_water)):
                     raise Full(f"{image.name}: {why}", hint="release other images, or raise the mark")
@@ -199,16 +200,16 @@ class ImageStager:
                 blobs.add(blob.digest)
         return plan(image, Seen(chains, blobs))
 
-    async def _watch(self, image: Image, lease: ImageLease, progress: Progress) -> None:
+    async def _watch(self, image: Image, lease: ImageLease, run: _Run) -> None:
         """End the attempt when something else goes first."""
         while True:
             if not self._running.is_set():
                 raise Interrupted(Why.PAUSE)
-            if await is_pulling(self.containerd, image.roots):
+            if run.gives_way and await is_pulling(self.containerd, image.roots):
                 raise Interrupted(Why.PULL)
             if self._keeper.is_due(lease):
                 raise Interrupted(Why.RENEWAL)
-            disk = self._disk() if progress.unpacked < progress.unpack_total else None
+            disk = self._disk() if run.progress.unpacked < run.progress.unpack_total else None
             if disk is not None and is_over(disk, self.terms.high_water):
                 raise Full(f"{image.name}: containerd's disk is {disk.used:.0%} full", hint="release other images")
             await asyncio.sleep(LOOK_S)
@@ -243,6 +244,8 @@ class _Run:
 
     progress: Progress = field(default_factory=Progress)
     yielded: int = 0
+    gives_way: bool = True
+    """To a pull: not once one has stood still."""
     lost: int = 0
     _again: set[OciDigest] = field(default_factory=set)
 
