@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -123,3 +125,16 @@ class Rig:
 
 def file_in(folder: Path) -> Callable[[Descriptor], Unnamed]:
     return lambda blob: Unnamed(folder, blob.size_bytes)
+
+
+def locked(server: Hostile, is_open: Callable[[Request], bool] = lambda _: False) -> Callable[[Request], faults.Fault | None]:
+    """A registry that gives anybody a token, another one each time, which opens nothing but `is_open`: as Docker Hub does."""
+    given = itertools.count()
+
+    def choose(request: Request) -> faults.Fault | None:
+        if request.path == "/token":
+            return faults.Status(200, body=json.dumps({"token": f"t{next(given)}"}).encode())
+        challenge = f'Bearer realm="{server.url("/token")}",service="hostile",error="insufficient_scope"'
+        return None if is_open(request) else faults.Status(401, headers=(("WWW-Authenticate", challenge),))
+
+    return choose

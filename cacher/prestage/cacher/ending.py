@@ -23,3 +23,22 @@ async def to_its_end(work: Awaitable[_T]) -> _T:
             running.exception()
         raise cancelled
     return running.result()
+
+
+async def cancellable(work: Awaitable[_T]) -> _T:
+    """In a task of its own, which ends, and is waited for, when the caller is cancelled.
+
+    For groups of tasks: one that ends for an error of its own loses a cancel that comes meanwhile (until Python 3.13).
+    """
+    running = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([running])
+    except asyncio.CancelledError:
+        running.cancel()
+        try:
+            await to_its_end(asyncio.wait([running]))
+        finally:
+            if not running.cancelled():
+                running.exception()
+        raise
+    return running.result()

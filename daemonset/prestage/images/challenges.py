@@ -75,11 +75,11 @@ def token_url(challenge: Challenge, repository: str, *, registry_is_tls: bool) -
     Raises:
         Denied: the realm is no URL that a password may be sent to.
     """
-    realm = urllib.parse.urlsplit(challenge.parameters.get("realm", ""))
     try:
+        realm = urllib.parse.urlsplit(challenge.parameters.get("realm", ""))
         port_is_right = realm.port is None or realm.port > 0
     except ValueError:
-        port_is_right = False
+        realm, port_is_right = urllib.parse.urlsplit(""), False
     allowed = ("https",) if registry_is_tls else ("https", "http")
     if realm.scheme not in allowed or not realm.hostname or realm.username is not None or not port_is_right:
         raise Denied("the registry names no proper place for tokens", hint="its realm must be an https:// URL")

@@ -89,12 +89,16 @@ class Incoming:
             self._pool.shutdown()
 
     async def read(self, blob: Descriptor, offset: int, size_bytes: int) -> memoryview:
-        """At least one byte from `offset` on, at most `size_bytes`; good until the next call. Offsets only grow.
+        """At least one byte from `offset` on, at most `size_bytes`; good until the next call. Offsets grow; at a
+        lower one, where containerd has lost what it had, the layer begins anew.
 
         Raises:
             PrestageError: what the engine made of the registry's answers.
         """
         number = offset // PIECE_BYTES
+        if offset < self._first[blob.digest]:
+            self._begin_anew(blob, offset)
+        self._first[blob.digest] = max(self._first[blob.digest], number * PIECE_BYTES)
         for passed in [one for one in self._pieces.values() if one.blob.digest == blob.digest and one.number < number]:
             self._let_go(passed)
         self._advance()
@@ -109,12 +113,21 @@ class Incoming:
 
     def passed(self, blob: Descriptor) -> None:
         """Nothing of it is read any more."""
+        self._forget(blob)
+        self._advance()
+
+    def _begin_anew(self, blob: Descriptor, offset: int) -> None:
+        self._forget(blob)
+        numbers = range(offset // PIECE_BYTES, piece_count(blob.size_bytes))
+        self._waiting.extendleft((blob, number) for number in reversed(numbers))
+        self._first[blob.digest] = offset
+
+    def _forget(self, blob: Descriptor) -> None:
         self._waiting = deque(one for one in self._waiting if one[0].digest != blob.digest)
         for piece in [one for one in self._pieces.values() if one.blob.digest == blob.digest]:
             self._let_go(piece)
         if (sink := self._whole.pop(blob.digest, None)) is not None:
             sink.end()
-        self._advance()
 
     async def _all_ended(self) -> None:
         while self._running:

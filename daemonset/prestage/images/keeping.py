@@ -1,7 +1,7 @@
 """Leases of images while they are wanted: made, renewed by new ones, merged where a kill left two, let go of.
 
     running attempt     renews its own at half of its life (`stager.py`)
-    `renew_due`         for whoever keeps images staged: at two thirds, which no running attempt lets a lease come to
+    `renew`             for whoever keeps images staged, when he wants to
 
 A lease cannot be changed: the new one gets everything that the old one holds, then the old one goes. So at every moment one of
 them holds each thing, and whoever is killed in between leaves two, which the next call makes one.
@@ -9,7 +9,7 @@ them holds each thing, and whoever is killed in between leaves two, which the ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prestage.cacher.digests import ArtifactId
@@ -21,19 +21,6 @@ from prestage.images.runtime import Containerd
 
 RENEW_AT = 0.5
 """Of a lease's life: an attempt that runs then makes a new one."""
-DUE_AT = 2 / 3
-"""Of a lease's life: it is renewed from outside."""
-
-
-@dataclass(frozen=True, slots=True)
-class Renewals:
-    """What one round came to."""
-
-    renewed: tuple[ArtifactId, ...]
-    absent: tuple[ArtifactId, ...]
-    """Wanted, and nothing of it is held: to be staged (again)."""
-    next_s: float
-    """Seconds until the next round has something to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +52,8 @@ class Keeper:
             await self.containerd.leases.create(lease.lease())
             return lease
         lease = await self._merged(found)
-        if self.is_at(lease, RENEW_AT):
-            lease = await self.renew(lease)
+        if self.is_due(lease):
+            lease = await self._renewed(lease)
         await self.containerd.snapshots.sweep(lease.id)
         return lease
 
@@ -77,32 +64,13 @@ class Keeper:
         except PrestageError:
             return False
 
-    def is_at(self, lease: ImageLease, share: float) -> bool:
-        """So much of its life is over."""
-        return lease.ends_before(self.now() + (1 - share) * self.lease_s)
+    def is_due(self, lease: ImageLease) -> bool:
+        """It is to be made anew."""
+        return lease.ends_before(self.now() + (1 - RENEW_AT) * self.lease_s)
 
-    async def renew(self, lease: ImageLease) -> ImageLease:
-        """A new one that holds the same."""
-        new = leasing.fresh(lease.terms, lease.number + 1, self.now() + self.lease_s)
-        await self.containerd.leases.create(new.lease())
-        await self._take_over(lease, new)
-        return new
-
-    async def renew_due(self, wanted: Collection[ArtifactId]) -> Renewals:
-        """Renew those of `wanted` that are due; what is not wanted is left to expire. Idempotent; may be killed anywhere."""
-        found = leasing.ours(await self.containerd.leases.all())
-        renewed, ends = [], []
-        for artifact in wanted:
-            if artifact not in found:
-                continue
-            lease = await self._merged(found[artifact])
-            if self.is_at(lease, DUE_AT):
-                lease = await self.renew(lease)
-                renewed.append(artifact)
-            ends.append(lease.expires_at)
-        absent = tuple(artifact for artifact in wanted if artifact not in found)
-        due_at = min(ends, default=self.now() + self.lease_s) - (1 - DUE_AT) * self.lease_s
-        return Renewals(tuple(renewed), absent, max(0.0, due_at - self.now()))
+    async def renew(self, artifact: ArtifactId) -> None:
+        """See `ImageStager.renew`. May be killed anywhere."""
+        await self._renewed(await self._merged(await self.known(artifact)))
 
     async def release(self, artifact: ArtifactId) -> None:
         """See `ImageStager.release`."""
@@ -123,6 +91,13 @@ class Keeper:
         for one in older:
             await self._take_over(one, newest)
         return newest
+
+    async def _renewed(self, lease: ImageLease) -> ImageLease:
+        """A new one that holds the same."""
+        new = leasing.fresh(lease.terms, lease.number + 1, self.now() + self.lease_s)
+        await self.containerd.leases.create(new.lease())
+        await self._take_over(lease, new)
+        return new
 
     async def _take_over(self, old: ImageLease, new: ImageLease) -> None:
         for resource in await self.containerd.leases.resources(old.id):

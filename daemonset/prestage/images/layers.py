@@ -15,7 +15,7 @@ from prestage.cacher.origins.locations import Location, Locations, good_for_s, l
 from prestage.cacher.origins.ports import Next, Selection, Verdict
 from prestage.images.descriptors import Descriptor
 from prestage.images.image import layer_manifest
-from prestage.images.registry import Registry, always
+from prestage.images.registry import Registry
 
 LOOKUP_BUDGET_S = 20.0
 """For lookups that a transfer's thread waits for; its own retry rules come on top."""
@@ -55,14 +55,8 @@ class LayerOrigin:
         self._locations.drop(file.path)
 
     def _look(self) -> Location:
-        asker, ranged = self._registry.asker.within(LOOKUP_BUDGET_S), {"Range": "bytes=0-0"}
-        while True:
-            request = self._registry.blob_request(self._blob.digest, ranged)
-            reply = asker.glance(always(request), str(self._registry.name))
-            if reply.head.status in (200, 206):
-                break
-            if reply.head.status != 401 or not self._registry.answer_to(request, reply.head):
-                raise self._registry.refusal(reply.head, reply.body, "layer of the image")
+        asker = self._registry.asker.within(LOOKUP_BUDGET_S)
+        reply = self._registry.look(self._blob.digest, "layer of the image", asker)
         now = time.monotonic()
         lifetime = lifetime_s(reply.url, time.time())
         return Location(reply.url, {}, now + (GOOD_FOR_S if lifetime is None else good_for_s(lifetime)), now)

@@ -37,7 +37,10 @@ from prestage.images.names import ImageName, OciDigest
 
 TOKEN_MARGIN_S = 10.0
 """A token is asked for anew so long before it expires."""
+ANSWERS_MOST = 2
+"""To the 401s that one question gets: what we showed may have ended. A new token anybody gets, even where it opens nothing."""
 _IDENTITY = {"Accept-Encoding": "identity"}
+_Ask = Callable[[Callable[[], HttpRequest], str], Reply]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +89,13 @@ class Registry:
         manifest = parse_image_manifest(top.raw)
         return assemble(self.name, self.authority, roots, manifest, self._config(manifest.config))
 
-    def blob_request(self, digest: OciDigest, headers: Mapping[str, str] | None = None) -> HttpRequest:
-        """A GET of a blob, with what we have to show for it."""
-        return HttpRequest(f"{self._base}/blobs/{digest}", {**_IDENTITY, **self.authorization(), **(headers or {})})
+    def look(self, digest: OciDigest, subject: str, asker: Asker | None = None) -> Reply:
+        """The way to a blob: one byte of it, redirects followed. Blocks.
+
+        Raises:
+            PrestageError: as `refusal`, and as the asker says.
+        """
+        return self._answered((asker or self.asker).glance, f"blobs/{digest}", subject, {"Range": "bytes=0-0"})
 
     def owns(self, url: str) -> bool:
         """It is the registry's own, not where it redirects to: credentials may go there."""
@@ -125,7 +132,7 @@ class Registry:
         return Unavailable(f"{self.name}: the registry answered {head.status} for {subject}{tail}", hint="try again later")
 
     def _manifest(self, reference: str) -> Document:
-        reply = self._read(f"{self._base}/manifests/{reference}", "such image", {"Accept": ACCEPT})
+        reply = self._answered(self.asker.read, f"manifests/{reference}", "such image", {"Accept": ACCEPT})
         if len(reply.body) > MAX_DOCUMENT_BYTES:
             raise Corrupt(f"{self.name}: a manifest of {len(reply.body)} bytes", hint="no manifest is so large")
         digest = _digest(reply.body)
@@ -137,19 +144,21 @@ class Registry:
         return Document(reply.body, reply.head.headers.get("content-type", ""), digest)
 
     def _config(self, config: Descriptor) -> bytes:
-        reply = self._read(f"{self._base}/blobs/{config.digest}", "config of the image", {})
+        reply = self._answered(self.asker.read, f"blobs/{config.digest}", "config of the image", {})
         if _digest(reply.body) != config.digest:
             raise Corrupt(f"{self.name}: the image's config is not what its digest says", hint="push the image again")
         return reply.body
 
-    def _read(self, url: str, subject: str, headers: Mapping[str, str]) -> Reply:
-        while True:
-            request = HttpRequest(url, {**_IDENTITY, **headers, **self.authorization()})
-            reply = self.asker.read(always(request), str(self.name))
-            if reply.head.status == 200:
+    def _answered(self, ask: _Ask, path: str, subject: str, headers: Mapping[str, str]) -> Reply:
+        """A good answer, once the registry has got what it asks for."""
+        for answers in range(ANSWERS_MOST + 1):
+            request = HttpRequest(f"{self._base}/{path}", {**_IDENTITY, **self.authorization(), **headers})
+            reply = ask(_always(request), str(self.name))
+            if reply.head.status in (200, 206):
                 return reply
-            if reply.head.status != 401 or not self.answer_to(request, reply.head):
-                raise self.refusal(reply.head, reply.body, subject)
+            if reply.head.status != 401 or answers == ANSWERS_MOST or not self.answer_to(request, reply.head):
+                break
+        raise self.refusal(reply.head, reply.body, subject)
 
     def _ask_for_permit(self, header: str) -> _Permit | None:
         challenge = choose_challenge(parse_challenges(header))
@@ -166,7 +175,7 @@ class Registry:
         return _Permit(f"Bearer {token.text}", time.monotonic() + max(1.0, token.life_s - TOKEN_MARGIN_S))
 
 
-def always(request: HttpRequest) -> Callable[[], HttpRequest]:
+def _always(request: HttpRequest) -> Callable[[], HttpRequest]:
     """What an Asker sends at every attempt."""
     return lambda: request
 

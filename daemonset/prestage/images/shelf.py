@@ -47,7 +47,7 @@ async def listed(containerd: Containerd) -> Sequence[ShelfRow]:
         held = {one for lease in leases for one in await containerd.leases.resources(lease.id)}
         whole = {Resource(CONTENT, terms.config), Resource(f"snapshots/{terms.snapshotter}", terms.top)} <= held
         use, wasted = await _use(containerd, terms, held, records) if whole else (Use.UNUSED, 0)
-        expires_at = max(lease.expires_at for lease in leases)
+        expires_at = min(lease.expires_at for lease in leases)  # a renewal that was cut off leaves the old one some of it
         rows.append(ShelfRow(artifact, terms.name, "warm" if whole else "staging", terms.size_bytes, expires_at, use, wasted))
     return sorted(rows, key=lambda row: (row.name, row.artifact))
 

@@ -15,17 +15,18 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
 from prestage.cacher.digests import ArtifactId
+from prestage.cacher.ending import cancellable
 from prestage.cacher.errors import Full, Misconfigured, PrestageError
 from prestage.images.containerd.leases import CONTENT, Resource
 from prestage.images.containerd.placing import Placer
 from prestage.images.fetching import Fetcher
 from prestage.images.image import Image
-from prestage.images.keeping import RENEW_AT, Keeper, Renewals
+from prestage.images.keeping import Keeper
 from prestage.images.leasing import ImageLease, Terms
 from prestage.images.moving import Moving, WrongBytes
 from prestage.images.names import OciDigest
@@ -123,7 +124,7 @@ class ImageStager:
             await self._running.wait()
             lease = await self._keeper.for_attempt(Terms.of(image, self.containerd.snapshots.snapshotter))
             try:
-                await self._attempt(image, lease, fetcher, run.progress, told)
+                await cancellable(self._attempt(image, lease, fetcher, run, told))
                 break
             except Full:
                 await self._keeper.drop(await self._keeper.of(image.artifact))
@@ -133,7 +134,7 @@ class ImageStager:
                 told(run.progress)
                 run.yielded += exc.why is Why.PULL
                 if exc.why is Why.PULL:
-                    await until_pulled(self.containerd, image.roots)
+                    run.gives_way = await until_pulled(self.containerd, image.roots)
             except PrestageError as exc:
                 if not run.may_try_again(exc) and not (run.may_lose_lease() and await self._keeper.is_gone(lease)):
                     raise
@@ -155,11 +156,7 @@ class ImageStager:
         Raises:
             NotFound: no such image here.
         """
-        await self._keeper.renew((await self._keeper.known(artifact))[0])
-
-    async def renew_due(self, wanted: Collection[ArtifactId]) -> Renewals:
-        """Keep what is wanted: to be called again after `next_s`. What is not wanted any more expires by itself."""
-        return await self._keeper.renew_due(wanted)
+        await self._keeper.renew(artifact)
 
     async def release(self, artifact: ArtifactId) -> None:
         """Let go of it: what no image, container or other lease needs is gone when this returns.
@@ -171,11 +168,12 @@ class ImageStager:
         await self._keeper.release(artifact)
 
     async def _attempt(
-        self, image: Image, lease: ImageLease, fetcher: Fetcher, progress: Progress, told: Callable[[Progress], None]
+        self, image: Image, lease: ImageLease, fetcher: Fetcher, run: _Run, told: Callable[[Progress], None]
     ) -> None:
+        progress = run.progress
         try:
             async with asyncio.TaskGroup() as group:
-                watching = group.create_task(self._watch(image, lease, progress))
+                watching = group.create_task(self._watch(image, lease, run))
                 todo = await self._look(image, lease)
                 if (disk := self._disk()) is not None and (why := why_not(todo, disk, self.terms.high_water)):
                     raise Full(f"{image.name}: {why}", hint="release other images, or raise the mark")
@@ -202,16 +200,16 @@ class ImageStager:
                 blobs.add(blob.digest)
         return plan(image, Seen(chains, blobs))
 
-    async def _watch(self, image: Image, lease: ImageLease, progress: Progress) -> None:
+    async def _watch(self, image: Image, lease: ImageLease, run: _Run) -> None:
         """End the attempt when something else goes first."""
         while True:
             if not self._running.is_set():
                 raise Interrupted(Why.PAUSE)
-            if await is_pulling(self.containerd, image.roots):
+            if run.gives_way and await is_pulling(self.containerd, image.roots):
                 raise Interrupted(Why.PULL)
-            if self._keeper.is_at(lease, RENEW_AT):
+            if self._keeper.is_due(lease):
                 raise Interrupted(Why.RENEWAL)
-            disk = self._disk() if progress.unpacked < progress.unpack_total else None
+            disk = self._disk() if run.progress.unpacked < run.progress.unpack_total else None
             if disk is not None and is_over(disk, self.terms.high_water):
                 raise Full(f"{image.name}: containerd's disk is {disk.used:.0%} full", hint="release other images")
             await asyncio.sleep(LOOK_S)
@@ -224,8 +222,8 @@ class ImageStager:
         """
         if not self.terms.in_place:
             return None
-        if not self.containerd.setup.image_root:
-            raise Misconfigured("containerd does not say where its blobs lie", hint="its CRI plugin is off: see ctr plugins ls")
+        if not self.containerd.setup.content_root:
+            raise Misconfigured("containerd does not say where its blobs lie", hint="see ctr plugins ls -d id==content")
         if (folder := self.containerd.setup.content_folder) is None:
             raise Misconfigured("containerd's content folder is not here", hint="mount it, at the path that containerd knows")
         return Placer(self.containerd.content, folder)
@@ -246,6 +244,8 @@ class _Run:
 
     progress: Progress = field(default_factory=Progress)
     yielded: int = 0
+    gives_way: bool = True
+    """To a pull: not once one has stood still."""
     lost: int = 0
     _again: set[OciDigest] = field(default_factory=set)
 

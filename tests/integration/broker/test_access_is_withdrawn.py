@@ -6,19 +6,24 @@ import asyncio
 import datetime
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 from brokers import Broker, Cluster, PodMade, play, wish
+from layers.rig import Rig, locked, made
 from offers import MODEL, make_bucket, put_object, repository
 
 from prestage.api.artifacts import AccessState, SourceAccess
 from prestage.api.brokerage import FetchesRequest, MountsRequest, Resolved, WantedMount
 from prestage.cacher.errors import Denied
+from prestage.cacher.net.client import HttpClient
 from prestage.control.access import AccessTerms
 from prestage.control.broker.records import Records
 from prestage.kube.resources import SECRETS
 from prestage.wire.broker_client import refusal_of
+from servers.hostile import Hostile
 from servers.hub import Hub
 from servers.versitygw import Versitygw
 
@@ -168,3 +173,26 @@ def test_a_hub_that_is_away_revokes_nothing_and_a_token_that_is_taken_back_does_
         await until(is_open)
 
     play(cluster, tmp_path, test, access=QUICK)
+
+
+def test_a_registry_that_gives_tokens_without_access_has_taken_it_back(cluster: Cluster, tmp_path: Path) -> None:
+    with Hostile() as server, closing(HttpClient()) as client:
+        rig = Rig(server, client)
+        host = server.url("").removeprefix("http://")
+        cluster.origin("hostile", "OCI", endpoint=server.url(""))
+
+        async def test(broker: Broker) -> None:
+            asked = wish(f"oci://{host}/app:v1", namespace="team-a", alias="image/amd64/0")
+            found = await broker.planner.resolve(msgspec.structs.replace(asked, platform="linux/amd64"))
+            await broker.shelved()
+            source = f"oci://{host}/app:v1@{made().digest}"
+            assert (await row_of(cluster, found, source)).state is AccessState.VERIFIED
+            rig.server.choose = locked(server)
+
+            async def is_revoked() -> bool:
+                row = await row_of(cluster, found, source)
+                return (row.state, row.reason) == (AccessState.REVOKED, "OriginRefused")
+
+            await until(is_revoked)
+
+        play(cluster, tmp_path, test, access=QUICK)

@@ -6,14 +6,18 @@ import asyncio
 import time
 
 import pytest
-from layers import simple
+from layers import index, simple
 from layers.node import NEEDS, Node
 
+from prestage.cacher.errors import PrestageError
 from prestage.images.containerd.content import Starved, Writing
 from prestage.images.containerd.leases import Lease
 from prestage.images.descriptors import Descriptor
 from prestage.images.names import OciDigest
 from prestage.images.progress import Progress
+from prestage.images.pulls import is_pulling
+from prestage.images.runtime import Containerd as Runtime
+from prestage.images.stager import StagedImage
 from servers.registry import Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs(*NEEDS)]
@@ -53,6 +57,53 @@ def test_an_image_that_was_pulled_before_is_only_leased(registry: Registry, node
     asked = len(registry.asked(client="containerd"))
     node.pull(name)
     assert not any(one.is_blob for one in registry.asked(client="containerd")[asked:])
+
+
+@pytest.mark.parametrize("second", ["another index", "its own tag"])
+def test_a_manifest_of_an_index_that_was_pulled_is_no_pull_of_another_image(second: str, registry: Registry, node: Node) -> None:
+    made = simple(seed=71)
+    node.pull(registry.push("t/shared", "first", index({"amd64": made})))
+    other = index({"amd64": made, "arm64": simple(seed=72)}) if second == "another index" else made
+    name = registry.push("t/shared", second.rpartition(" ")[2], other)
+
+    async def staged() -> StagedImage:
+        async with asyncio.timeout(10):
+            return await node.staging(name)
+
+    staged_image = asyncio.run(staged())
+    assert (staged_image.fetched_bytes, staged_image.yielded) == (0, 0)
+    node.release(staged_image.artifact)
+    assert not node.listed()
+
+
+def test_a_pull_that_containerd_was_killed_in_is_not_waited_for_for_ever(
+    registry: Registry, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease holds the index for a day."""
+    monkeypatch.setattr("prestage.images.pulls.STILL_S", 2.0)
+    name = registry.push("t/killed", "v1", simple(layers=8, size_bytes=20 * MB, seed=73))
+
+    roots = node.resolve(name).roots
+
+    async def killed() -> None:
+        pulling = asyncio.create_task(node.containerd.kubelet().pull(name))
+        async with await Runtime.connect(node.containerd.socket) as runtime:
+            while not await is_pulling(runtime, roots):
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)  # some layers are half here
+        node.containerd.kill()
+        with pytest.raises(PrestageError):
+            await pulling
+
+    asyncio.run(killed())
+    node.containerd.start()
+
+    async def staged() -> StagedImage:
+        async with asyncio.timeout(30):
+            return await node.staging(name)
+
+    assert asyncio.run(staged()).yielded == 1
+    assert [row.state for row in node.listed()] == ["warm"]
 
 
 class Slowly:

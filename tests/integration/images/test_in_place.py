@@ -125,7 +125,7 @@ def test_where_the_folder_is_not_it_is_said(registry: Registry, node: Node) -> N
 
     async def work() -> None:
         async with node.open(name) as it:
-            setup = replace(it.stager.containerd.setup, image_root=str(Path(os.devnull) / "snapshots"))
+            setup = replace(it.stager.containerd.setup, content_root=str(Path(os.devnull) / "content"))
             it.stager.containerd = replace(it.stager.containerd, setup=setup)
             await it.stager.stage(it.image, it.fetcher)
 

@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 from layers import sha256
-from layers.rig import MIB, QUICK, Rig, made
+from layers.rig import MIB, QUICK, Rig, locked, made
 
 from prestage.cacher.errors import Corrupt, Denied, NotFound, PrestageError, Unavailable
 from prestage.cacher.net.client import HttpClient
@@ -20,6 +20,7 @@ from prestage.cacher.transfer.engine import Engine
 from prestage.images.fetching import LayerFetcher
 from prestage.images.incoming import Wanted
 from prestage.images.logins import Login
+from prestage.images.registry import ANSWERS_MOST
 from servers import faults
 from servers.answers import Answer, Request
 from servers.hostile import Hostile
@@ -71,6 +72,33 @@ def test_what_is_there_is_not_fetched_again(rig: Rig) -> None:
     asked = [request.range for request in rig.server.gets() if rig.is_layer(request) and made().layers[0] in request.path]
     assert asked
     assert all(span is not None and span[0] >= offset for span in asked)
+
+
+@pytest.mark.parametrize("fault", [None, faults.ignores_range], ids=["ranges", "no ranges"])
+@pytest.mark.parametrize("said", [10 * MIB, 17 * MIB])
+def test_of_a_layer_that_containerd_has_less_of_than_it_said_the_rest_is_read(
+    said: int, fault: faults.Fault | None, rig: Rig
+) -> None:
+    """An ingest goes between ListStatuses and STAT, or while it is written."""
+    rig.on_layers(always=fault)
+    registry, resolved = rig.resolve()
+    large, little = resolved.blobs
+    found = []
+
+    async def work(engine: Engine) -> None:
+        wanted = [Wanted(little), Wanted(large, said)]
+        async with LayerFetcher(engine, rig.client, registry).fetch(wanted) as incoming, asyncio.timeout(20):
+            await incoming.read(little, 0, MIB)
+            for start in (said, 0, 0):
+                data = bytearray()
+                while start + len(data) < large.size_bytes:
+                    data += await incoming.read(large, start + len(data), MIB)
+                found.append(bytes(data))
+
+    with Engine(QUICK) as engine:
+        asyncio.run(work(engine))
+    assert found[0] == made().blobs[large.digest][said:]
+    assert [sha256(data) for data in found[1:]] == [large.digest] * 2
 
 
 def test_no_more_is_fetched_ahead_of_its_reader_than_there_is_memory_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +194,18 @@ def test_who_is_refused_a_new_token_in_mid_transfer_is_told_so(rig: Rig) -> None
     with pytest.raises(Denied, match="refuses a token with the login of 'bob'") as caught:
         rig.fetch()
     assert "s3cret" not in str(caught.value)
+
+
+def test_who_gets_a_new_token_each_time_and_is_let_in_with_none_is_told_so(rig: Rig) -> None:
+    """Docker Hub gives anybody a token, without access where there is none."""
+    rig.server.choose = locked(rig.server)
+    with pytest.raises(Denied, match="refuses such image without a login"):
+        rig.resolve()
+    assert len(rig.server.gets("/token")) == ANSWERS_MOST
+    rig.server.choose = locked(rig.server, lambda request: request.path not in rig.blobs)
+    with pytest.raises(Denied, match="refuses layer of the image"):
+        rig.fetch()
+    assert len(rig.server.gets()) < 50
 
 
 def test_layers_come_from_where_the_registry_sends_us_without_our_token(rig: Rig) -> None:

@@ -9,23 +9,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 
 import pytest
 from google.protobuf.message import Message
 from layers import curious, image, simple
 from layers.node import NEEDS, Node
 
-from prestage.cacher.digests import ArtifactId
+from prestage.cacher.ending import to_its_end
 from prestage.cacher.errors import PrestageError
+from prestage.images import leasing
+from prestage.images.arriving import Arrived, ignored
 from prestage.images.containerd.channel import Channel, Stream
 from prestage.images.containerd.content import Content
 from prestage.images.containerd.images import Images
 from prestage.images.containerd.leases import Leases
+from prestage.images.containerd.placing import Unnamed
 from prestage.images.containerd.snapshots import Snapshots
-from prestage.images.keeping import Renewals
+from prestage.images.descriptors import Descriptor
+from prestage.images.fetching import Fetcher
+from prestage.images.incoming import Incoming, Wanted
+from prestage.images.landing import Landing
 from prestage.images.runtime import Containerd as Runtime
 from prestage.images.stager import ImageStager, StagingTerms
 from servers.registry import Registry
@@ -145,32 +151,6 @@ def test_a_renewed_lease_keeps_what_the_old_one_kept(registry: Registry, node: N
     assert node.listed()[0].state == "warm"
 
 
-def test_what_is_wanted_is_renewed_when_it_is_due_and_the_rest_expires(registry: Registry, node: Node) -> None:
-    name, other = (registry.push(f"t/renewed-{n}", "v1", simple(seed=n)) for n in (21, 22))
-    wanted, unwanted = node.stage(name).artifact, node.stage(other).artifact
-    missing = ArtifactId(f"sha256:{'0' * 64}")
-    before = node.inventory()
-
-    async def rounds() -> list[Renewals]:
-        async with await Runtime.connect(node.containerd.socket) as runtime:
-            found = []
-            for hours in (0, 15, 15.5, 17, 17):  # of 24: due at 16
-                stager = ImageStager(runtime, node.terms, now=lambda hours=hours: time.time() + hours * 3600)  # type: ignore[misc]  # a default
-                found.append(await stager.renew_due([wanted, missing]))
-            return found
-
-    found = asyncio.run(rounds())
-    assert [one.renewed for one in found] == [(), (), (), (wanted,), ()]
-    assert all(one.absent == (missing,) for one in found)
-    assert 15.9 < found[0].next_s / 3600 < 16.1
-    assert 0.4 < found[2].next_s / 3600 < 0.6
-    assert 15.9 < found[4].next_s / 3600 < 16.1, "of the new lease"
-    after = node.inventory()
-    assert {**after, "leases": []} == {**before, "leases": []}
-    ends = {row.artifact: row.expires_at - time.time() for row in node.listed()}
-    assert ends[unwanted] < 24 * 3600 < 40 * 3600 < ends[wanted]
-
-
 def test_a_renewal_that_is_killed_anywhere_holds_everything_at_every_moment(registry: Registry, node: Node) -> None:
     name = registry.push("t/renewal", "v1", simple(layers=2, seed=31))
     artifact = node.stage(name).artifact
@@ -180,14 +160,20 @@ def test_a_renewal_that_is_killed_anywhere_holds_everything_at_every_moment(regi
         async with await Runtime.connect(node.containerd.socket) as real, dying(real, calls) as runtime:
             later = ImageStager(runtime, node.terms, now=lambda: time.time() + (calls + 1) * 24 * 3600)
             try:
-                await later.renew_due([artifact])
+                await later.renew(artifact)
             except Died:
                 return True
         return False
 
+    async def ends() -> list[float]:
+        async with await Runtime.connect(node.containerd.socket) as runtime:
+            return [one.expires_at for one in leasing.ours(await runtime.leases.all())[artifact]]
+
     calls = 0
     while asyncio.run(renewed(calls)):
         assert {key: rows for key, rows in node.inventory().items() if key != "leases"} == whole, f"after {calls} calls"
+        (row,) = node.listed()
+        assert (row.state, row.expires_at) == ("warm", min(asyncio.run(ends()))), "due as soon as anything of it ends"
         calls += 1
     assert calls > 5
     assert len(node.inventory()["leases"]) == 1, "what kills left was made one"
@@ -211,6 +197,47 @@ def test_a_lease_that_is_replaced_under_an_attempt_costs_nothing_but_another_att
 
     assert asyncio.run(work()).endswith("-2")
     assert [row.state for row in node.listed()] == ["warm"]
+
+
+@dataclass(frozen=True)
+class Lingering:
+    """A fetcher that takes a while to end."""
+
+    of: Fetcher
+    ends: asyncio.Event
+
+    @asynccontextmanager
+    async def fetch(self, wanted: Sequence[Wanted], arrived: Arrived = ignored) -> AsyncIterator[Incoming]:
+        async with self.of.fetch(wanted, arrived) as incoming:
+            try:
+                yield incoming
+            finally:
+                self.ends.set()
+                await to_its_end(asyncio.sleep(0.3))
+
+    def land(
+        self, blobs: Sequence[Descriptor], file_of: Callable[[Descriptor], Unnamed], arrived: Arrived = ignored
+    ) -> AbstractAsyncContextManager[Landing]:
+        return self.of.land(blobs, file_of, arrived)
+
+
+def test_a_stage_that_is_cancelled_while_it_ends_an_attempt_begins_no_other(registry: Registry, node: Node) -> None:
+    name = registry.push("t/ending", "v1", simple(layers=3, size_bytes=4_000_000, seed=42))
+    node.rate_bytes_per_s = 6e6
+
+    async def work() -> None:
+        async with node.open(name) as it:
+            begun, ends = asyncio.Event(), asyncio.Event()
+            fetcher = Lingering(it.fetcher, ends)
+            staging = asyncio.create_task(it.stager.stage(it.image, fetcher, lambda p: begun.set() if p.fetched > 1e6 else None))
+            await begun.wait()
+            it.stager.pause()
+            await ends.wait()
+            staging.cancel()
+            await asyncio.wait([staging], timeout=5)
+            assert staging.cancelled()
+
+    asyncio.run(work())
 
 
 def test_containerd_killed_in_the_middle_loses_nothing(registry: Registry, node: Node) -> None:

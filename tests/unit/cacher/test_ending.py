@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from prestage.cacher.ending import to_its_end
+from prestage.cacher.ending import cancellable, to_its_end
 
 
 def test_what_comes_of_it_is_told() -> None:
@@ -52,3 +52,56 @@ def test_cancelled_it_ends_after_the_work_and_says_only_that(error: Exception | 
         return seen
 
     assert asyncio.run(cancelled()) == ["still there", "worked", "ended"]
+
+
+def test_a_group_that_ends_for_an_error_loses_no_cancel() -> None:
+    async def cancelled() -> list[str]:
+        seen, ending = list[str](), asyncio.Event()
+
+        async def lingers() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ending.set()
+                await to_its_end(asyncio.sleep(0.01))
+                seen.append("ended")
+
+        async def fails() -> None:
+            raise ValueError("no")
+
+        async def group() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(lingers())
+                tasks.create_task(fails())
+
+        async def caller() -> None:
+            try:
+                await cancellable(group())
+            except* ValueError:
+                seen.append("another attempt")
+
+        running = asyncio.ensure_future(caller())
+        await ending.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return seen
+
+    assert asyncio.run(cancelled()) == ["ended"]
+
+
+def test_what_comes_of_it_and_that_it_was_cancelled_itself_is_told() -> None:
+    async def fails() -> None:
+        raise ValueError("no")
+
+    async def ended() -> None:
+        raise asyncio.CancelledError
+
+    async def all_three() -> str:
+        with pytest.raises(ValueError, match="no"):
+            await cancellable(fails())
+        with pytest.raises(asyncio.CancelledError):
+            await cancellable(ended())
+        return await cancellable(asyncio.sleep(0, "yes"))
+
+    assert asyncio.run(all_three()) == "yes"

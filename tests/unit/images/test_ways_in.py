@@ -51,6 +51,7 @@ def test_a_token_is_asked_for_pulling_from_that_repository_and_no_more() -> None
         "https://",
         "https://user:pw@auth.example/",
         "https://h:99999/",
+        "https://[::/",
     ],
 )
 def test_a_password_goes_nowhere_but_to_an_https_url(realm: str) -> None:

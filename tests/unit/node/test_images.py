@@ -106,6 +106,15 @@ def test_what_failed_is_tried_again_later_or_once_the_plan_is_another(kind: Erro
     assert deeds(wanted, replace(failed, planned_at=NOW)) == [Stage(A)]
 
 
+def test_what_has_failed_takes_no_ones_turn_until_the_plan_is_another() -> None:
+    wanted = plan(planned(A), planned(B, priority=WAITING))
+    refused = Scene(running=A, failed={B: Failed(ErrorClass.UNAVAILABLE, "Why", NOW - RETRY_PASSING_S)})
+    assert deeds(wanted, refused) == []
+    assert deeds(wanted, replace(refused, running=None)) == [Stage(B)], "where nothing runs it is tried first"
+    assert deeds(wanted, replace(refused, planned_at=NOW)) == [Stop(A)]
+    assert deeds(plan(*wanted.entries.values(), planned(C, priority=WAITING)), refused) == [Stop(A)]
+
+
 def test_leases_are_renewed_at_half_time_while_the_plan_names_the_image_or_says_nothing() -> None:
     half = shelf("warm", A, left_s=LEASE_S / 2 - 1)
     for said in (plan(planned(A)), plan(planned(A, Action.KEEP)), ImagePlan()):
@@ -134,6 +143,9 @@ def test_above_the_mark_room_is_made_one_image_at_a_time_and_never_of_what_is_wa
     assert deeds(kept, replace(here, shelf=shelf("warm", A))) == []
     assert deeds(ImagePlan(), replace(here, shelf=shelf("warm", A))) == [Release(A)], "without a plan too: pods come first"
     assert deeds(kept, replace(here, shelf=shelf("warm", B), running=B)) == [Stop(B)]
+    pulled = replace(here, shelf=shelf("warm", A, B, C), pulled_at={C: NOW - RETRY_PASSING_S + 1})
+    assert deeds(kept, pulled) == [Release(B)], "what is being pulled cannot go just now"
+    assert deeds(kept, replace(pulled, pulled_at={C: NOW - RETRY_PASSING_S})) == [Release(C)]
     assert [is_pressed(Disk(1000, free), 0.8) for free in (200, 185, 170)] == [False, False, True]
     assert not is_pressed(None, 0.8)
 

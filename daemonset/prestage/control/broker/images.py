@@ -38,7 +38,6 @@ from prestage.images.image import Image
 from prestage.images.logins import Login
 from prestage.images.names import SCHEME, ImageName, OciDigest
 from prestage.images.placed import PlacedRegistry
-from prestage.images.registry import always
 from prestage.kube.ports import Api
 
 KIND: Final = "image"
@@ -156,13 +155,7 @@ def platform_of(text: str) -> Platform:
 def proved(registry: PlacedRegistry, manifest: Manifest) -> None:
     """One byte of the config, with what there is to show. Blocks. Raises PrestageError: what the registry says."""
     [config] = [file for file in manifest.files if file.path == _CONFIG]
-    while True:
-        request = registry.blob_request(OciDigest(str(config.digest)), {"Range": "bytes=0-0"})
-        reply = registry.asker.glance(always(request), str(registry.name))
-        if reply.head.status in (200, 206):
-            return
-        if reply.head.status != 401 or not registry.answer_to(request, reply.head):
-            raise registry.refusal(reply.head, reply.body, "config of the image")
+    registry.look(OciDigest(str(config.digest)), "config of the image")
 
 
 def _answer(way: _Way, manifest: Manifest, registry: PlacedRegistry) -> ImageAnswer:

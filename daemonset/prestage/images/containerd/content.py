@@ -219,6 +219,7 @@ async def _next(writing: Writing, source: Bytes, offset: int) -> _Message | None
             data = await source.read(offset, wanted)
     except TimeoutError:
         raise Starved from None
+    assert len(data), "who reads sends one byte at least, or this never ends"
     return _Message(written(writing.ref, offset, data), offset + len(data))
 
 

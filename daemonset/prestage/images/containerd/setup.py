@@ -16,7 +16,9 @@ _STATUS, _FS = "/runtime.v1.RuntimeService/Status", "/runtime.v1.ImageService/Im
 SNAPSHOTTERS = "io.containerd.snapshotter.v1"
 DEFAULT = "overlayfs"
 _FOLDER = f"{SNAPSHOTTERS}."
-_CONTENT = "io.containerd.content.v1.content"
+_CONTENTS = "io.containerd.content.v1"
+_DATABASE = "io.containerd.metadata.v1.bolt"
+"""Beside the blobs, from containerd's first start on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Setup:
     """`discard_unpacked_layers`; None: it does not say (2.x)."""
     image_root: str
     """Where snapshots lie, as containerd sees it; empty: it does not say."""
+    content_root: str = ""
+    """The same of blobs: elsewhere, where the snapshotter has a `root_path` of its own."""
 
     @property
     def is_left_alone(self) -> bool:
@@ -45,9 +49,8 @@ class Setup:
     @property
     def content_folder(self) -> Path | None:
         """Where its blobs lie, if that is here too. Before the first blob of its life containerd has not made it."""
-        root = Path(self.image_root)
-        folder = root.parent / _CONTENT
-        return folder if self.image_root and (folder.is_dir() or root.is_dir()) else None
+        folder = Path(self.content_root)
+        return folder if self.content_root and (folder.is_dir() or (folder.parent / _DATABASE).is_dir()) else None
 
 
 async def read_setup(channel: Channel, version: str, snapshotter: str | None) -> Setup:
@@ -57,7 +60,12 @@ async def read_setup(channel: Channel, version: str, snapshotter: str | None) ->
         Misconfigured: `snapshotter` is not there.
         PrestageError: as the channel says; its CRI plugin does not get ready.
     """
-    plugins = (await channel.ask(_PLUGINS, PluginsRequest(filters=[f"type=={SNAPSHOTTERS}"]), PluginsAnswer)).plugins
+    wanted = PluginsRequest(filters=[f"type=={SNAPSHOTTERS}", f"type=={_CONTENTS}"])
+    answered = (await channel.ask(_PLUGINS, wanted, PluginsAnswer)).plugins
+    plugins = [plugin for plugin in answered if plugin.type == SNAPSHOTTERS]
+    content_root = next(
+        (plugin.exports["root"] for plugin in answered if plugin.type == _CONTENTS and "root" in plugin.exports), ""
+    )
     working = tuple(sorted(plugin.id for plugin in plugins if not plugin.init_err.code and not plugin.init_err.message))
     proxied = tuple(sorted(plugin.id for plugin in plugins if "address" in plugin.exports))
     root = await _image_root(channel)
@@ -65,7 +73,7 @@ async def read_setup(channel: Channel, version: str, snapshotter: str | None) ->
     chosen = snapshotter or in_use or DEFAULT
     if chosen not in working:
         raise Misconfigured(f"containerd has no snapshotter {chosen!r}", hint=f"it has {', '.join(working) or 'none'}")
-    return Setup(version, chosen, in_use, working, proxied, await _discards(channel), root)
+    return Setup(version, chosen, in_use, working, proxied, await _discards(channel), root, content_root)
 
 
 def _snapshotter_of(root: str) -> str:

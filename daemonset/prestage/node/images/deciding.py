@@ -1,11 +1,11 @@
 """Plan and shelf in, actions out. Pure.
 
 to stage, not warm, nothing under way        Stage: one image at a time, the most urgent first
-one under way, a more urgent class waits     Stop (what came is kept), and it goes on afterwards
+one under way, a more urgent class waits     Stop (what came is kept), and it goes on afterwards; not for one that has failed
 under way, not to be staged any more         Stop
 staged or kept, its lease half over          Renew
 released, or named no more for LINGER_S      Release
-the disk above the mark                      Release one that is not to be staged, named no more before kept
+the disk above the mark                      Release one that is not to be staged or being pulled, named no more before kept
 no NodeCache, an empty one, another Node's   Renew what is here, release nothing but above the mark
 """
 
@@ -91,6 +91,8 @@ class Scene:
     failed: Mapping[ArtifactId, Failed] = field(default_factory=dict)
     unnamed_since: Mapping[ArtifactId, float] = field(default_factory=dict)
     planned_at: float = 0.0
+    pulled_at: Mapping[ArtifactId, float] = field(default_factory=dict)
+    """When a release was refused, for a pull was running."""
     is_pressed: bool = False
     """The disk is above the mark."""
 
@@ -121,12 +123,12 @@ def decide(plan: ImagePlan, scene: Scene, *, lease_s: float, now: float) -> list
     deeds: list[Deed] = []
     wanted = [] if plan.says_nothing else Plan(plan.entries).to_stage
     running = scene.running
-    first = next((one for one in wanted if _may_begin(one, scene, now)), None)
-    if running is not None and not plan.says_nothing and _gives_way(running, wanted, first):
+    may_begin = [one for one in wanted if _may_begin(one, scene, now)]
+    if running is not None and not plan.says_nothing and _gives_way(running, wanted, may_begin, scene):
         deeds.append(Stop(running))
-    elif running is None and first is not None:
-        deeds.append(Stage(ArtifactId(first.digest)))
-    going = _first_to_go(plan, scene) if scene.is_pressed else None
+    elif running is None and may_begin:
+        deeds.append(Stage(ArtifactId(may_begin[0].digest)))
+    going = _first_to_go(plan, scene, now) if scene.is_pressed else None
     for artifact, row in scene.shelf.items():
         if artifact == running:
             continue
@@ -142,25 +144,35 @@ def _may_begin(planned: PlannedArtifact, scene: Scene, now: float) -> bool:
     row, failed = scene.shelf.get(artifact), scene.failed.get(artifact)
     if row is not None and row.state == "warm":
         return False
-    if failed is None or failed.at < scene.planned_at:
+    if failed is None or not _has_failed(artifact, scene):
         return True
     return now - failed.at >= (RETRY_PASSING_S if failed.error_class in _PASSING else RETRY_S)
 
 
-def _gives_way(running: ArtifactId, wanted: Sequence[PlannedArtifact], first: PlannedArtifact | None) -> bool:
-    """It is wanted no more, or a more urgent class than its own waits."""
+def _has_failed(artifact: ArtifactId, scene: Scene) -> bool:
+    """Since the plan is this one."""
+    failed = scene.failed.get(artifact)
+    return failed is not None and failed.at >= scene.planned_at
+
+
+def _gives_way(
+    running: ArtifactId, wanted: Sequence[PlannedArtifact], may_begin: Sequence[PlannedArtifact], scene: Scene
+) -> bool:
+    """It is wanted no more, or a more urgent class than its own waits, which may well succeed."""
     own = next((one for one in wanted if one.digest == running), None)
-    return own is None or (first is not None and first.digest != running and priority_of(first) < priority_of(own))
+    fresh = (one for one in may_begin if one.digest != running and not _has_failed(ArtifactId(one.digest), scene))
+    return own is None or any(priority_of(one) < priority_of(own) for one in fresh)
 
 
-def _first_to_go(plan: ImagePlan, scene: Scene) -> ArtifactId | None:
-    """Under pressure, one at a time: another look says whether that did. What is to be staged stays."""
+def _first_to_go(plan: ImagePlan, scene: Scene, now: float) -> ArtifactId | None:
+    """Under pressure, one at a time: another look says whether that did. What is to be staged stays, or is being pulled."""
 
     def place(row: ShelfRow) -> tuple[bool, float, str]:
         return row.artifact in plan.entries, row.expires_at, row.artifact
 
-    staged = {one.digest for one in Plan(plan.entries).to_stage}
-    free = [row for row in scene.shelf.values() if row.artifact not in staged and row.artifact != scene.running]
+    stays = {one.digest for one in Plan(plan.entries).to_stage} | {scene.running}
+    stays |= {one for one, at in scene.pulled_at.items() if now - at < RETRY_PASSING_S}
+    free = [row for row in scene.shelf.values() if row.artifact not in stays]
     return min(free, key=place).artifact if free else None
 
 

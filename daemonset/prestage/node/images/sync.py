@@ -213,7 +213,11 @@ class ImagesSync:
         """A lease that is gone, or is needed by a pull, is another time's."""
         try:
             await (self._stager.renew(artifact) if verb == "renew" else self._stager.release(artifact))
-        except (NotFound, Busy):
+        except NotFound:
+            return
+        except Busy:
+            pulled_at = {one: at for one, at in self._scene.pulled_at.items() if one in self._scene.shelf}
+            self._scene = replace(self._scene, pulled_at={**pulled_at, artifact: time.time()})
             return
         except PrestageError as exc:
             log("image_step_failed", level=logging.WARNING, fields={"verb": verb, "artifact": artifact, "kind": exc.kind})
