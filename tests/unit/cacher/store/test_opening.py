@@ -161,6 +161,41 @@ with Store.open(Path(sys.argv[1]), own=True, margin_bytes=0, budget_bytes=None) 
     assert rest == "True 0 []"
 
 
+@pytest.mark.parametrize("note", ["kept", "truncated by an older version"])
+def test_a_disk_without_a_free_block_is_opened_and_evicted_from(tmp_path: Path, note: str) -> None:
+    script = f"""
+set -e
+mkdir -p {tmp_path}/disk
+mount -t tmpfs -o size=4m none {tmp_path}/disk
+{sys.executable} -c '
+import os, sys
+from contextlib import suppress
+from pathlib import Path
+from stores.making import Model, content, stage
+from prestage.cacher.store.locks import owner_of
+from prestage.cacher.store.store import Store
+root, model = Path(sys.argv[1]), Model(dict(big=content(2_000_000)))
+with Store.open(root, own=True, margin_bytes=0, purpose="a much longer purpose than that of the next owner") as store:
+    stage(store, model)
+if sys.argv[2] != "kept":
+    os.truncate(root / "owner", 0)
+with suppress(OSError), root.with_name("filler").open("wb", buffering=0) as filler:
+    while True:
+        filler.write(bytes(4096))
+print(os.statvfs(root).f_bavail)
+with Store.open(root, own=True, purpose="evict") as store:
+    owner = owner_of(root)
+    print(owner.purpose if owner is not None else None)
+    print(store.evict(model.artifact) >= 2_000_000, os.statvfs(root).f_bavail > 400)
+print(owner_of(root))
+' {tmp_path}/disk/store "{note}"
+"""
+    free, owner, evicted, left = in_a_mount_namespace(script).stdout.splitlines()
+    assert free == "0"
+    assert owner == ("evict" if note == "kept" else "None")
+    assert (evicted, left) == ("True True", "None")
+
+
 def test_a_second_owner_is_told_who_the_first_is(root: Path) -> None:
     with Store.open(root, own=True, purpose="prestage stage hf://org/name"):
         with pytest.raises(Busy) as caught:
