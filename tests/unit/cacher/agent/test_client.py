@@ -28,7 +28,9 @@ def answering(path: Path, body: bytes, status: str = "200 OK") -> Iterator[Agent
         def answer() -> None:
             connection, _ = listener.accept()
             with connection, suppress(BrokenPipeError, ConnectionResetError):  # who has heard enough goes
-                connection.recv(65536)
+                asked = b""
+                while not asked.endswith(b"{}"):
+                    asked += connection.recv(65536)
                 connection.sendall(f"HTTP/1.1 {status}\r\nConnection: close\r\n\r\n".encode() + body)
 
         thread = threading.Thread(target=answer)
