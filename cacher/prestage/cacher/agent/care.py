@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from prestage.cacher.agent.config import AgentConfig
@@ -22,6 +23,8 @@ SCRUB_PORTION_BYTES = 16 << 20
 """Read at once: a stage that comes waits for no more than this."""
 SCRUB_IDLE_S = 60.0
 """How soon it is looked again whether some blob is due."""
+HEAL_AGAIN_S = 60.0
+"""After a heal that could not even be asked for: the disk is full or failed."""
 
 
 class Care:
@@ -32,6 +35,8 @@ class Care:
         self._trouble: dict[str, str] = {}
         self._found: list[DamageEvent] = []
         self._is_scrubbed = False
+        self._heal_at = 0.0
+        """When to look for all that is damaged and held, by the monotonic clock."""
 
     async def give_room_back(self) -> None:
         """Another process that fills the disk is answered within some seconds."""
@@ -63,14 +68,16 @@ class Care:
         if rate <= 0:
             return
         scrubber = self._store.damage.scrubber()
-        await self._service.healer.heal_what_is_held()
         while True:
             began = time.monotonic()
+            if began >= self._heal_at:
+                self._heal_at = math.inf
+                await self._heal(self._service.healer.heal_what_is_held)
             if self._service.is_idle:
                 await self._once("scrub", partial(self._scrub, scrubber, portion))
                 for event in self._found:
                     self._service.changed()
-                    await self._service.healer.found(event)
+                    await self._heal(partial(self._service.healer.found, event))
                 self._found.clear()
             pause_s = SCRUB_IDLE_S if self._is_scrubbed else portion / rate - (time.monotonic() - began)
             await asyncio.sleep(max(pause_s, 0.05))
@@ -81,12 +88,21 @@ class Care:
         self._found.extend(step.events)
         self._service.tally.scrubbed_bytes += step.bytes
 
+    async def _heal(self, call: Callable[[], Awaitable[None]]) -> None:
+        if not await self._tried("heal", call):
+            self._heal_at = time.monotonic() + HEAL_AGAIN_S
+
     async def _once(self, what: str, call: Callable[[], None]) -> None:
+        await self._tried(what, lambda: self._service.blocking(call))
+
+    async def _tried(self, what: str, call: Callable[[], Awaitable[None]]) -> bool:
+        """Whether it went well."""
         try:
-            await self._service.blocking(call)
+            await call()
         except PrestageError as exc:
             if self._trouble.get(what) != exc.message:
                 log("care_trouble", fields={"what": what, "kind": exc.kind, "message": exc.message})
             self._trouble[what] = exc.message
-        else:
-            self._trouble.pop(what, None)
+            return False
+        self._trouble.pop(what, None)
+        return True

@@ -19,6 +19,8 @@ CONNECT_S = 5.0
 SILENCE_S = 30.0
 """A stream that says nothing for so long, not even that it is alive, is broken. The agent says something every 5 s."""
 CALL_S = 120.0
+LINE_BYTES = 16 << 20
+"""Longest event: a verify that found some ten thousand files damaged."""
 _KINDS: Mapping[str, type[PrestageError]] = {
     kind.kind: kind for kind in (Misconfigured, NotFound, Denied, Corrupt, Busy, Full, Unavailable)
 }
@@ -91,11 +93,14 @@ class AgentClient:
         Raises:
             AgentGone: it broke off before its last event.
             PrestageError: what the agent said instead of a stream, or as its last event.
+            Unavailable: it says what is no event, or a longer one than LINE_BYTES: asked again, it would say the same.
         """
         with _Exchange(self.socket, SILENCE_S) as exchange:
             response = exchange.send(method, path, body, {})
-            while line := response.readline(1 << 20):
-                event: Event = json.loads(line)
+            while line := response.readline(LINE_BYTES):
+                if not line.endswith(b"\n") and len(line) < LINE_BYTES:
+                    break
+                event: Event = _document(line)
                 if event["event"] == "error":
                     raise _told(event)
                 if event["event"] != "alive":
@@ -131,8 +136,20 @@ class _Exchange:
         except OSError as exc:
             raise AgentGone(f"{type(exc).__name__}: {exc}") from exc
         if response.status >= 400:
-            raise _told(json.loads(response.read()))
+            raise _told(_document(response.read()))
         return response
+
+
+def _document(raw: bytes) -> dict[str, object]:
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise Unavailable(
+            f"the agent's answer is not understood: {len(raw)} bytes that begin with {raw[:40]!r}", hint="look at the agent's log"
+        )
+    return found
 
 
 def _told(problem: Mapping[str, object]) -> PrestageError:

@@ -173,16 +173,18 @@ class Stages:
             raise Busy("the agent is shutting down", hint="ask again in a moment: its successor goes on where it was")
         name = _kept(wish).id
         stage = self._active.get(name)
+        was_kept = False
         if stage is None or stage.is_taken_back:
             stage = self._begin(name, wish, is_kept=keep)
         else:
-            stage.is_kept = stage.is_kept or keep
+            was_kept = stage.is_kept
+            stage.is_kept = was_kept or keep
             self._urge(stage, wish.priority)
         try:
             await self._remember(stage)
         except PrestageError as exc:
             if keep:
-                stage.is_kept = False
+                stage.is_kept = was_kept
                 self._take_back_unless_wanted(stage)
                 raise
             log("wish_not_kept", fields={"ref": wish.ref.name, "message": exc.message})

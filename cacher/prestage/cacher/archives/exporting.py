@@ -116,7 +116,7 @@ def export(
         NotFound, Corrupt: it is not staged, or damaged.
         Misconfigured: the file exists and `force` was not asked for, or cannot be written.
         Full: it does not fit there.
-        Unavailable: the disk failed, or nobody reads any more.
+        Unavailable: a disk failed, or nobody reads any more.
     """
     began = time.monotonic()
     store.path(artifact)
@@ -150,6 +150,8 @@ class _Export:
             raise Unavailable(
                 "the export was cut off: nobody reads it any more", hint="check the command behind the pipe"
             ) from exc
+        except OSError as exc:
+            raise translated(exc, Path("stdout")) from exc
 
     def to_file(self, path: Path, *, force: bool) -> int:
         path = path.absolute()

@@ -261,9 +261,7 @@ class Run:
         bad: dict[FileEntry, Corrupt] = {}
         good: dict[str, tuple[Ingest, Sequence[Digest]]] = {}
         for (file, ingest), transfer in zip(ingests.items(), transfers, strict=True):
-            if transfer.follower is not None and transfer.follower.error is not None:
-                raise transfer.follower.error
-            actual = transfer.follower.digest if transfer.follower is not None else None
+            actual = transfer.follower.outcome() if transfer.follower is not None else None
             try:
                 _check(file, actual, ingest)
             except Corrupt as exc:

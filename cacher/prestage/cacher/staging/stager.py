@@ -118,8 +118,8 @@ class Stager:
                 if shared is None:
                     tools = replace(self._tools, client=reach.client)
                     shared = _Shared(tools, manifest, reach.origin, caller, self._forget)
-                    self._running[manifest.artifact] = shared
                     shared.thread.start()
+                    self._running[manifest.artifact] = shared
                     return shared
                 if shared.join(caller):
                     return shared

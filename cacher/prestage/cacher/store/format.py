@@ -1,28 +1,56 @@
 """The file `format`: is this a store, of which layout, on which file system. Refused untouched when any of it is wrong.
 
 The identity of the file system is there for unmounted disks: without it an agent would fill the root disk under an empty
-mount point.
+mount point. It is type and f_fsid, which derives from the UUID for ext4 and btrfs; but for xfs from the device's number, which
+may be another after a boot. There the UUID counts, once both are known.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import uuid
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from prestage.cacher.errors import Misconfigured, NotFound
+from prestage.cacher.errors import Misconfigured, NotFound, PrestageError
 from prestage.cacher.store.disk import Disk, write_file
 from prestage.cacher.store.layout import FOLDERS, LOCKS, Layout
 
 LAYOUT_VERSION = 1
+_XFS_IOC_FSGEOMETRY_V1 = 0x80705864
+_GEOMETRY_BYTES, _UUID_AT = 112, 64
+"""struct xfs_fsop_geom_v1 in xfs_fs.h; anybody may ask."""
 
 
-def filesystem_identity(path: Path) -> dict[str, str]:
-    """Type and id of the file system below `path`: its f_fsid, which for ext4, xfs and btrfs derives from the UUID."""
+def filesystem_identity(path: Path) -> dict[str, object]:
+    """Of the file system below `path`, as the format file has it: `filesystem`, and `filesystem_uuid` of an xfs."""
     device = path.stat().st_dev
     kind = next((kind for number, _, kind in mounts() if number == device), "unknown")
-    return {"type": kind, "id": f"{os.statvfs(path).f_fsid:016x}"}
+    identity: dict[str, object] = {"filesystem": {"type": kind, "id": f"{os.statvfs(path).f_fsid:016x}"}}
+    if kind == "xfs" and (found := _xfs_uuid(path)) is not None:
+        identity["filesystem_uuid"] = found
+    return identity
+
+
+def _xfs_uuid(path: Path) -> str | None:
+    geometry = bytearray(_GEOMETRY_BYTES)
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(fd, _XFS_IOC_FSGEOMETRY_V1, geometry)
+        finally:
+            os.close(fd)
+        return str(uuid.UUID(bytes=bytes(geometry[_UUID_AT : _UUID_AT + 16])))
+    return None
+
+
+def _is_same(then: Mapping[str, object], now: Mapping[str, object]) -> bool:
+    if (known := then.get("filesystem_uuid")) is not None and "filesystem_uuid" in now:
+        return known == now["filesystem_uuid"]
+    return then["filesystem"] == now["filesystem"]
 
 
 def mounts() -> list[tuple[int, Path, str]]:
@@ -72,8 +100,18 @@ def create(layout: Layout, disk: Disk) -> None:
     for folder in FOLDERS:
         disk.make_directory(root / folder)
     disk.sync_directory(root)
-    document = {"layout": LAYOUT_VERSION, "store": str(uuid.uuid4()), "filesystem": filesystem_identity(root)}
+    document = {"layout": LAYOUT_VERSION, "store": str(uuid.uuid4()), **filesystem_identity(root)}
     write_file(disk, layout.format, json.dumps(document).encode(), private=True)
+
+
+def renew(layout: Layout, disk: Disk) -> None:
+    """Write down by what the file system of a checked store is known now. The caller owns it; a disk that refuses is asked again
+    at the next start.
+    """
+    document, now = json.loads(layout.format.read_bytes()), filesystem_identity(layout.root)
+    if document | now != document:
+        with suppress(PrestageError):
+            write_file(disk, layout.format, json.dumps(document | now).encode(), private=True)
 
 
 def store_id(root: Path) -> str:
@@ -91,7 +129,7 @@ def check(layout: Layout) -> None:
     root = layout.root
     try:
         document = json.loads(layout.format.read_bytes())
-        version, filesystem = document["layout"], document["filesystem"]
+        version, _ = document["layout"], document["filesystem"]
     except FileNotFoundError as exc:
         raise NotFound(f"there is no store at {root}", hint="stage something first, or check --root") from exc
     except OSError as exc:
@@ -100,9 +138,10 @@ def check(layout: Layout) -> None:
         raise Misconfigured(f"{layout.format} is damaged", hint="restore it, or start over in an empty directory") from exc
     if version != LAYOUT_VERSION:
         raise Misconfigured(f"{root} has layout {version!r}, this prestage knows {LAYOUT_VERSION}", hint="upgrade prestage")
-    if filesystem != (here := filesystem_identity(root)):
+    if not _is_same(document, now := filesystem_identity(root)):
+        then = {name: document[name] for name in ("filesystem", "filesystem_uuid") if name in document}
         raise Misconfigured(
-            f"{root} was made on another file system ({filesystem} then, {here} now)",
+            f"{root} was made on another file system ({then} then, {now} now)",
             hint="is its disk mounted? if it was cloned, start over",
         )
     resolved = root.resolve()

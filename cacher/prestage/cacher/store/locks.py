@@ -7,6 +7,7 @@ by an agent that waits to become the owner: a command that owns the store meanwh
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -50,8 +51,7 @@ class OwnerLock:
             said: dict[str, object] = {"pid": os.getpid(), "purpose": purpose, "since": time.time()}
             if socket is not None:
                 said["socket"] = str(socket)
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, json.dumps(said).encode(), 0)
+            self._note(json.dumps(said).encode())
         except BaseException:
             os.close(self._fd)
             raise
@@ -59,8 +59,17 @@ class OwnerLock:
     def close(self) -> None:
         """Give the store free."""
         with suppress(OSError):
-            os.ftruncate(self._fd, 0)
+            self._note(b"")
         os.close(self._fd)
+
+    def _note(self, said: bytes) -> None:
+        """Written over what stands there: it keeps its block, for a full disk has none, and is opened to evict."""
+        try:
+            os.pwrite(self._fd, said.ljust(os.fstat(self._fd).st_size), 0)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            os.ftruncate(self._fd, 0)  # nobody is named rather than who was before
 
 
 @contextmanager

@@ -98,6 +98,8 @@ class Store:
                 closing.callback(OwnerLock(layout.owner, purpose=purpose, wait_s=wait_s, socket=socket).close)
                 formats.create(layout, disk)
             formats.check(layout)
+            if own:
+                formats.renew(layout, disk)
             index = Index(layout.index) if own else None
             if index is not None:
                 closing.callback(index.close)

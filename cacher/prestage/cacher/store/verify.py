@@ -17,6 +17,9 @@ from prestage.cacher.store.blobs import BlobMeta, Blobs
 from prestage.cacher.store.disk import translated
 from prestage.cacher.transfer.buffers import aligned_buffer
 
+OFFSETS_SHOWN = 100
+"""Of one file's: a disk that lost a terabyte has a quarter of a million."""
+
 
 @dataclass(frozen=True, slots=True)
 class Damage:
@@ -42,14 +45,15 @@ class VerifyReport:
     """Damaged blobs were taken out of use: only the owner does that."""
 
     def to_json(self) -> dict[str, object]:
-        """For `prestage verify --json`."""
+        """For `prestage verify --json`; of each file the first OFFSETS_SHOWN offsets."""
         bad = [
             {
                 "blob": damage.blob,
                 "artifacts": list(damage.artifacts),
                 "paths": list(damage.paths),
                 "why": damage.why,
-                "chunk_offsets": list(damage.chunk_offsets),
+                "chunk_offsets": list(damage.chunk_offsets[:OFFSETS_SHOWN]),
+                "chunk_offsets_left_out": len(damage.chunk_offsets[OFFSETS_SHOWN:]),
             }
             for damage in self.bad
         ]

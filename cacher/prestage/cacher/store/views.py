@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prestage.cacher.digests import CHUNK_BYTES, CHUNK_SUM_BYTES, ArtifactId, BlobId, chunk_count, hex_of
@@ -67,16 +67,28 @@ class Views:
         artifact = manifest.artifact
         new = self._layout.views / f"{NEW}{hex_of(artifact)}-{secrets.token_hex(4)}"
         side = new / ".prestage" / "current"
-        for folder in (new, side.parent, side):
-            self._disk.make_directory(folder, 0o755)
-        self._build(new / "current", binding)
-        for name, raw in self.side_files(manifest, binding).items():
-            new_file(self._disk, side / name, raw)
-        self._disk.set_mode(side, 0o555)
-        for folder in (side, side.parent, new):
-            self._disk.sync_directory(folder)
-        self._disk.rename(new, self._layout.view(artifact))
+        with self._nothing_left_of(new):
+            for folder in (new, side.parent, side):
+                self._disk.make_directory(folder, 0o755)
+            self._build(new / "current", binding)
+            for name, raw in self.side_files(manifest, binding).items():
+                new_file(self._disk, side / name, raw)
+            self._disk.set_mode(side, 0o555)
+            for folder in (side, side.parent, new):
+                self._disk.sync_directory(folder)
+            self._disk.rename(new, self._layout.view(artifact))
         self._disk.sync_directory(self._layout.views)
+
+    @contextmanager
+    def _nothing_left_of(self, *trees: Path) -> Iterator[None]:
+        """What failed halfway is removed: its links would keep the room of blobs that are evicted."""
+        try:
+            yield
+        except BaseException:
+            with suppress(PrestageError, OSError):
+                for tree in trees:
+                    remove_tree(self._disk, tree)
+            raise
 
     def _build(self, tree: Path, binding: Mapping[str, BlobId]) -> None:
         folders = {tree}
@@ -93,9 +105,10 @@ class Views:
     def _heal(self, artifact: ArtifactId, binding: Mapping[str, BlobId], *, held: Callable[[], bool]) -> None:
         view = self._layout.view(artifact)
         generation = view / f"{OLD}{secrets.token_hex(4)}"
-        self._build(generation, binding)
-        self._keep_side(artifact, generation.name)
-        self._disk.exchange(generation, view / "current")
+        with self._nothing_left_of(generation, self._layout.old_side(artifact, generation.name)):
+            self._build(generation, binding)
+            self._keep_side(artifact, generation.name)
+            self._disk.exchange(generation, view / "current")
         self._disk.sync_directory(view)
         if not held():
             self._remove_generation(artifact, generation)

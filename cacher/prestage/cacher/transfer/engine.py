@@ -257,7 +257,8 @@ class Engine:
                 self._journal(job, transfer, records)
             if now - last_tick >= 1.0:
                 self._queue.tick(now - last_tick)
-                self._staff()
+                with suppress(RuntimeError, OSError):  # no thread for now: a fetch that needs one is told
+                    self._staff()
                 last_tick = now
             with self._queue.changed:
                 if self._queue.closed and not self._queue.jobs:

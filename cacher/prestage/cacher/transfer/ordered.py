@@ -53,9 +53,9 @@ class Follower:
 
     def run(self) -> None:
         """Hash to the end, or until stopped; the outcome is in `digest` or `error`."""
-        hasher = _hasher(self.algorithm, self._readable.size_bytes)
-        buffer = aligned_buffer(READ_BYTES)
         try:
+            hasher = _hasher(self.algorithm, self._readable.size_bytes)
+            buffer = aligned_buffer(READ_BYTES)
             for piece in range(piece_count(self._readable.size_bytes)):
                 with self._changed:
                     self._changed.wait_for(lambda: piece in self._ready or self._stopped)  # noqa: B023 - waits inside the loop
@@ -67,6 +67,16 @@ class Follower:
             self.error = exc
             return
         self.digest = Digest(f"{self.algorithm}:{hasher.hexdigest()}")
+
+    def outcome(self) -> Digest:
+        """The digest, once `run` has ended by itself.
+
+        Raises:
+            Exception: what kept it from being known.
+        """
+        if self.digest is None:
+            raise self.error or Bug("a file was not hashed to its end")
+        return self.digest
 
     def _hash_piece(self, piece: int, hasher: hashlib._Hash, buffer: memoryview) -> bool:
         offset = piece * PIECE_BYTES
@@ -99,8 +109,8 @@ class Followers:
         """Begin to follow."""
         for index in range(min(self._count, len(self._queue))):
             thread = threading.Thread(target=self._work, name=f"prestage-digest-{index}")
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def _work(self) -> None:
         while True:

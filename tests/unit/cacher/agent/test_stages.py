@@ -379,6 +379,20 @@ def test_a_wish_that_cannot_be_written_is_an_error_for_who_wants_it_kept_and_for
     run(tmp_path, scenario)
 
 
+def test_who_asks_in_vain_for_what_is_kept_already_takes_nothing_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(bench: Bench) -> None:
+        def full(_wish: KeptWish) -> None:
+            raise Full("no room for a wish")
+
+        stage = await bench.running(ONE, keep=True)
+        monkeypatch.setattr(bench.wishes, "keep", full)
+        with pytest.raises(Full):
+            await bench.stages.ask(wish(ONE, Priority.WAITING_POD), keep=True)
+        assert (stage.is_kept, stage.is_taken_back) == (True, False)
+
+    run(tmp_path, scenario)
+
+
 def test_a_wish_that_cannot_be_dropped_does_not_end_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(bench: Bench) -> None:
         def broken(_wish: KeptWish) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -78,6 +79,16 @@ def test_the_same_artifact_gives_the_same_file_and_a_plain_tar_reads_it(archive:
             member = tar.extractfile(f"prestage/{blob.partition(':')[2]}")
             assert member is not None
             assert member.read() == MODEL.contents[path]
+
+
+def test_an_export_into_a_disk_without_room_is_one_line_and_exit_code_7(store: Store) -> None:
+    stage(store, LITTLE)
+    command = [sys.executable, "-m", "prestage.cacher.cli", "export", "--root", str(store.root), LITTLE.artifact, "-"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 7
+    assert done.stderr.splitlines()[0] == "prestage: no space left on the disk for stdout"
+    assert "Traceback" not in done.stderr
 
 
 def test_a_later_stage_of_the_ref_finds_what_was_proved_by_its_sha256(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import threading
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from prestage.cacher.digests import ArtifactId, Digest
-from prestage.cacher.errors import NotFound, PrestageError
+from prestage.cacher.errors import Bug, NotFound, PrestageError
 from prestage.cacher.manifest import FileEntry, Manifest, manifest_of
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.ports import HttpRequest, ResponseHead
@@ -23,6 +24,7 @@ from prestage.cacher.refs import parse_ref
 from prestage.cacher.staging import Staged, Stager, Watcher, Wish
 from prestage.cacher.staging.run import Run
 from prestage.cacher.store.store import Store
+from prestage.cacher.transfer import ordered
 from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.job import Progress
 from prestage.cacher.transfer.limits import Limits, Priority
@@ -335,6 +337,45 @@ def test_a_pin_that_is_not_what_the_origin_has_is_a_miss_before_anything_is_fetc
     with pytest.raises(NotFound, match="not the pinned"):
         desk.stager.stage(wish, origin)
     assert desk.server.requests == []
+
+
+@dataclass
+class Lying(Origin):
+    """Its manifest states a digest that is not the bytes'."""
+
+    def resolve(self, selection: Selection) -> Manifest:
+        file = FileEntry("weights.bin", len(WEIGHTS), digest=Digest("sha256:" + "0" * 64))
+        return manifest_of("test:authority", "", [file], revision=self.revision)
+
+
+def test_bytes_that_could_not_be_hashed_are_not_published(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(size_bytes: int) -> memoryview:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(ordered, "aligned_buffer", refused)
+    origin = Lying(desk.server, {"weights.bin": WEIGHTS})
+    with pytest.raises(OSError, match="Cannot allocate"):
+        desk.ask(origin).result(60)
+    monkeypatch.setattr(ordered.Follower, "run", lambda follower: None)
+    with pytest.raises(Bug, match="not hashed"):
+        desk.ask(origin).result(60)
+    assert list(desk.store.binding(origin.resolve(Selection()).artifact)) == []
+
+
+def test_a_run_whose_thread_the_system_refuses_is_none_that_others_wait_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin = Origin(desk.server, {"weights.bin": WEIGHTS})
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name == "prestage-stage":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(RuntimeError, match="new thread"):
+        desk.ask(origin).result(20)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    desk.ask(origin).result(60)
 
 
 def test_many_who_come_and_go_end_with_it_whole(desk: Desk) -> None:

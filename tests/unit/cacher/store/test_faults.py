@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,41 @@ def test_a_disk_that_stays_broken_leaves_what_recovery_mends(scenario: Scenario,
         with Store.open(root, own=True) as store:
             check_invariants(root, KNOWN, damaged=scenario.damaged, rotten=scenario.rotten)
             scenario.check(store, acks)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
+@pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.name in ("publish a view", "heal")], ids=str)
+def test_a_view_that_could_not_be_made_leaves_no_links(scenario: Scenario, number: int, base: Path, fast_path: Path) -> None:
+    root = fast_path / "faulty"
+    for fatal in range(calls_of(scenario, base, root)):
+        disk = FailingDisk(fatal, number)
+        with Store.open(copied(base, root), own=True, disk=disk) as store:
+            disk.armed = True
+            with suppress(PrestageError):
+                scenario.act(store, Steps())
+            disk.armed = False
+            assert not list((root / "views").glob(".new-*"))
+            store.sweep()
+            assert not list((root / "views").rglob(".old-*"))
+            for row in store.list():
+                store.evict(row.artifact)
+            assert not [path for path in (root / "views").rglob("*") if path.is_file()], "its room is not free"
+
+
+@pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.name == "heal"], ids=str)
+def test_a_heal_that_failed_leaves_no_second_generation_to_who_holds_it(scenario: Scenario, base: Path, fast_path: Path) -> None:
+    root = fast_path / "faulty"
+    for fatal in range(calls_of(scenario, base, root)):
+        disk = FailingDisk(fatal, errno.ENOSPC)
+        with Store.open(copied(base, root), own=True, disk=disk) as store:
+            for row in store.list():
+                store.hold(row.artifact, kind="pin")
+            disk.armed = True
+            with suppress(Full):
+                scenario.act(store, Steps())
+            disk.armed = False
+            scenario.act(store, Steps())
+            assert max(len(list(view.glob(".old-*"))) for view in (root / "views").iterdir()) == 1
 
 
 @pytest.mark.parametrize("part", [0.01, 0.5, 0.99])

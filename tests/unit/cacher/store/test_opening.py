@@ -46,7 +46,8 @@ def test_a_mount_point_is_read_as_it_is_named(field: str, path: str) -> None:
 def test_a_new_store_is_private(fast_path: Path) -> None:
     with Store.open(fast_path / "a" / "b", own=True) as store:
         assert store.root.stat().st_mode & 0o777 == 0o700
-        assert json.loads((store.root / "format").read_bytes()).keys() == {"layout", "store", "filesystem"}
+        names = json.loads((store.root / "format").read_bytes()).keys()
+        assert names - {"filesystem_uuid"} == {"layout", "store", "filesystem"}
         assert store.warnings == []
 
 
@@ -160,6 +161,89 @@ with Store.open(Path(sys.argv[1]), own=True, margin_bytes=0, budget_bytes=None) 
     assert refused.endswith("[]")
     assert "no space left on the disk" in midway
     assert rest == "True 0 []"
+
+
+@pytest.mark.needs("root", "mount", "mkfs.xfs")
+def test_an_xfs_is_the_same_on_another_device(tmp_path: Path) -> None:
+    script = f"""
+set -e
+cd {tmp_path}
+truncate -s 400M image other
+mkfs.xfs -q image
+mkfs.xfs -q other
+mkdir disk
+one=$(losetup -f --show image)
+two=$(losetup -f --show image)
+other=$(losetup -f --show other)
+trap "umount disk || true; losetup -d $one $two $other" EXIT
+opened() {{
+    {sys.executable} -c '
+import json, os, sys
+from pathlib import Path
+from prestage.cacher.errors import Misconfigured
+from prestage.cacher.store.store import Store
+root, fsid = Path("disk/store").absolute(), format(os.statvfs("disk").f_fsid, "016x")
+try:
+    with Store.open(root, own="own" in sys.argv):
+        format = json.loads((root / "format").read_bytes())
+        print("opened", format["filesystem"]["id"] == fsid, "filesystem_uuid" in format)
+except Misconfigured as exc:
+    print("refused", "another file system" in str(exc))
+if "old" in sys.argv:
+    format.pop("filesystem_uuid")
+    (root / "format").write_text(json.dumps(format))
+' $@
+}}
+mount $one disk; opened own; umount disk
+mount $two disk; opened read; opened own; opened own old; umount disk
+mount $one disk; opened own; umount disk
+mount $two disk; opened own; cp -a disk/store copy; umount disk
+mount $other disk; cp -a copy disk/store; opened own
+"""
+    assert in_a_mount_namespace(script).stdout.splitlines() == [
+        "opened True True",
+        "opened False True",
+        "opened True True",
+        "opened True True",
+        "refused True",  # known by the number of another device alone
+        "opened True True",
+        "refused True",
+    ]
+
+
+@pytest.mark.parametrize("note", ["kept", "truncated by an older version"])
+def test_a_disk_without_a_free_block_is_opened_and_evicted_from(tmp_path: Path, note: str) -> None:
+    script = f"""
+set -e
+mkdir -p {tmp_path}/disk
+mount -t tmpfs -o size=4m none {tmp_path}/disk
+{sys.executable} -c '
+import os, sys
+from contextlib import suppress
+from pathlib import Path
+from stores.making import Model, content, stage
+from prestage.cacher.store.locks import owner_of
+from prestage.cacher.store.store import Store
+root, model = Path(sys.argv[1]), Model(dict(big=content(2_000_000)))
+with Store.open(root, own=True, margin_bytes=0, purpose="a much longer purpose than that of the next owner") as store:
+    stage(store, model)
+if sys.argv[2] != "kept":
+    os.truncate(root / "owner", 0)
+with suppress(OSError), root.with_name("filler").open("wb", buffering=0) as filler:
+    while True:
+        filler.write(bytes(4096))
+print(os.statvfs(root).f_bavail)
+with Store.open(root, own=True, purpose="evict") as store:
+    owner = owner_of(root)
+    print(owner.purpose if owner is not None else None)
+    print(store.evict(model.artifact) >= 2_000_000, os.statvfs(root).f_bavail > 400)
+print(owner_of(root))
+' {tmp_path}/disk/store "{note}"
+"""
+    free, owner, evicted, left = in_a_mount_namespace(script).stdout.splitlines()
+    assert free == "0"
+    assert owner == ("evict" if note == "kept" else "None")
+    assert (evicted, left) == ("True True", "None")
 
 
 def test_a_second_owner_is_told_who_the_first_is(root: Path) -> None:

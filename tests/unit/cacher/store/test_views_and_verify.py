@@ -14,6 +14,7 @@ from prestage.cacher.digests import hex_of
 from prestage.cacher.errors import Bug, Busy, Corrupt, NotFound
 from prestage.cacher.manifest import FileEntry, manifest_of
 from prestage.cacher.store.store import Store
+from prestage.cacher.store.verify import OFFSETS_SHOWN, Damage, VerifyReport
 
 
 @pytest.fixture
@@ -57,6 +58,16 @@ def test_a_thousand_deep_and_long_names_are_served(store: Store) -> None:
     stage(store, model)
     assert is_whole(store, model)
     assert store.verify().bad == []
+
+
+def test_of_a_file_that_is_damaged_all_over_the_first_offsets_are_said() -> None:
+    one, other = (Damage(blob_of(b""), (), (), "why", tuple(range(count))) for count in (3, OFFSETS_SHOWN + 7))
+    said = VerifyReport(bad=[one, other]).to_json()["bad"]
+    assert isinstance(said, list)
+    assert [(bad["chunk_offsets"], bad["chunk_offsets_left_out"]) for bad in said] == [
+        ([0, 1, 2], 0),
+        (list(range(OFFSETS_SHOWN)), 7),
+    ]
 
 
 def test_damage_is_found_named_and_mended_by_fetching_that_file_alone(store: Store) -> None:

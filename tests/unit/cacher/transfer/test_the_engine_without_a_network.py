@@ -322,3 +322,35 @@ def test_a_proof_that_gives_up_ends_the_job_and_nothing_is_journaled() -> None:
     with Engine(limits()) as engine, pytest.raises(Full, match="nobody"):
         engine.fetch([transfer])
     assert not sink.durable
+
+
+def test_threads_that_the_system_refuses_once_are_missed_by_no_later_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, ticked = threading.Thread.start, threading.Event()
+    tick = WorkQueue.tick
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name.startswith("prestage-fetch"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def told(queue: WorkQueue, elapsed_s: float) -> None:
+        tick(queue, elapsed_s)
+        if ticked.is_set():
+            monkeypatch.setattr(threading.Thread, "start", start)
+        ticked.set()
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    monkeypatch.setattr(WorkQueue, "tick", told)
+    source, size = Scripted(lambda first, stop, nth: Range(content(10), first, stop)), 10
+    with Engine(limits()) as engine:
+        with pytest.raises(RuntimeError, match="new thread"):
+            engine.fetch([moves(source, StrictSink(size))])
+        assert ticked.wait(10)
+        sink = StrictSink(size)
+        while True:
+            try:
+                engine.fetch([moves(source, sink)])
+                break
+            except RuntimeError:
+                time.sleep(0.05)
+    assert_right(sink)
