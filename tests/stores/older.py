@@ -70,7 +70,7 @@ def unpacked(version: str, folder: Path) -> Path:
         archive.extractall(folder, filter="tar")
     root = folder / "store"
     stated = json.loads((root / "format").read_text())
-    (root / "format").write_text(json.dumps({**stated, "filesystem": filesystem_identity(root)}))  # as if it had been made here
+    (root / "format").write_text(json.dumps({**stated, **filesystem_identity(root)}))  # as if it had been made here
     return root
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 
 from prestage.images.containerd.content import Ingest
+from prestage.images.image import Image
 from prestage.images.names import OciDigest
 from prestage.images.runtime import Containerd
 from prestage.images.use import children
@@ -35,13 +36,14 @@ async def is_pulling(containerd: Containerd, roots: Sequence[OciDigest]) -> bool
     return len(roots) > 1 or not await _is_part(containerd, top)
 
 
-async def until_pulled(containerd: Containerd, roots: Sequence[OciDigest]) -> bool:
-    """Wait for the end of the pull, good or bad. False: nothing moves, it has been broken off and nobody has cleared it away."""
+async def until_pulled(containerd: Containerd, image: Image) -> bool:
+    """Wait for the end of the pull, good or bad. False: nothing of it moves, it has been broken off and nobody has cleared it
+    away."""
     collected = moved = time.monotonic()
     ingests: frozenset[Ingest] = frozenset()  # containerd lists them in any order
-    while await is_pulling(containerd, roots):
+    while await is_pulling(containerd, image.roots):
         await asyncio.sleep(LOOK_S)
-        now, seen = time.monotonic(), frozenset(await containerd.content.ingests())
+        now, seen = time.monotonic(), await _under_way(containerd, image)
         if seen != ingests:
             ingests, moved = seen, now
         elif now - moved > STILL_S:
@@ -50,6 +52,12 @@ async def until_pulled(containerd: Containerd, roots: Sequence[OciDigest]) -> bo
             await containerd.leases.collect()
             collected = now
     return True
+
+
+async def _under_way(containerd: Containerd, image: Image) -> frozenset[Ingest]:
+    """What is being written of it: others are pulled at any time."""
+    parts = {*image.roots, image.config.digest, *(blob.digest for blob in image.blobs)}
+    return frozenset(one for one in await containerd.content.ingests() if one.ref.partition("-")[2] in parts)
 
 
 async def _is_part(containerd: Containerd, manifest: OciDigest) -> bool:

@@ -134,7 +134,7 @@ class ImageStager:
                 told(run.progress)
                 run.yielded += exc.why is Why.PULL
                 if exc.why is Why.PULL:
-                    run.gives_way = await until_pulled(self.containerd, image.roots)
+                    run.gives_way = await until_pulled(self.containerd, image)
             except PrestageError as exc:
                 if not run.may_try_again(exc) and not (run.may_lose_lease() and await self._keeper.is_gone(lease)):
                     raise

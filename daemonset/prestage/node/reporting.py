@@ -103,7 +103,7 @@ def status_of(
     known = {one.digest: one for one in (before.artifacts if before is not None else None) or ()}
     names = [*plan.artifacts, *(name for name in look.held if name not in plan.artifacts)]
     entries = [entry_of(name, plan, look) for name in names]
-    entries.sort(key=lambda one: known.get(one.digest) == one)  # changed ones first; else as the plan has them
+    entries.sort(key=lambda one: _rank(one, known.get(one.digest), plan))  # else as the plan has them
     rates = sorted(look.rates)
     status = NodeCacheStatus(
         observed_generation=plan.generation if is_current else None,
@@ -118,6 +118,13 @@ def status_of(
         conditions=_conditions(look, before.conditions if before is not None else None, now),
     )
     return _fitting(status)
+
+
+def _rank(entry: HeldArtifact, told: HeldArtifact | None, plan: Plan) -> int:
+    """Of more than can be told: what is told otherwise, what is planned, what was told. So it is the same ones each time."""
+    if told is not None and told != entry:
+        return 0
+    return 1 if entry.digest in plan.artifacts else 2 if told is not None else 3
 
 
 def _fitting(status: NodeCacheStatus) -> NodeCacheStatus:

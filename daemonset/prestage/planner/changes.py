@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from prestage.api.nodes import MODELS_MAX, Action, State
+from prestage.api.nodes import Action, State
 from prestage.planner.decisions import Because, Decided, Decision, grouped
 from prestage.planner.demands import Demand, Trust
 from prestage.planner.nodes import NodeState
@@ -75,7 +75,7 @@ class Changes:
     def _unseen(self, look: _Look, node: NodeState) -> Iterator[Decision]:
         """What came and what went while nobody looked."""
         for artifact in sorted(self.warm.pop(node.name, ())):
-            if artifact not in node.held and len(node.held) < MODELS_MAX:
+            if artifact not in node.held and len(node.held) < node.entries_max:
                 yield look.made(Decided.GONE, artifact, node.name, Because.UNSEEN)
         for artifact in sorted(self.awaited.pop(node.name, ())):
             if node.is_warm(artifact):
@@ -153,7 +153,7 @@ class _Look:
             elif held.state is State.FAILED and (was is None or was != held):
                 because = "/".join(filter(None, (str(held.error_class or ""), held.error_code)))
                 yield self.made(Decided.FAILED, artifact, after.name, because, self._for(artifact, after.name))
-        is_cut = len(after.held) >= MODELS_MAX  # what is not named may be there nevertheless
+        is_cut = len(after.held) >= after.entries_max  # what is not named may be there nevertheless
         for artifact, was in before.held.items():
             now = after.held.get(artifact)
             if was.state in _SETTLED and (not is_cut if now is None else now.state not in _SETTLED):

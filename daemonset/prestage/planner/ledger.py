@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 
-from prestage.api.nodes import ENTRIES_MAX, Action
+from prestage.api.nodes import Action
 from prestage.planner.demands import Demand, Trust, Wall
 from prestage.planner.likeness import Likeness, Parts
 from prestage.planner.nodes import NodeState
@@ -161,7 +161,7 @@ class Ledger:
         if demand.artifact not in book.promises:
             if demand.size_bytes > book.room.limit_bytes:
                 return Reason.TOO_LARGE
-            if len(book.promises) >= ENTRIES_MAX:
+            if len(book.promises) >= book.node.entries_max:
                 return Reason.TOO_MANY
         if (walled := self.walled(demand, node, span)) is not None:
             return walled
@@ -225,7 +225,7 @@ class Ledger:
     def has_room_for(self, book: Book, demands: Sequence[Demand], spacious: Set[str]) -> bool:
         """Whether all of them may be kept there, so that nothing has to be asked of each. False: it has to be. `spacious`: of
         all that is to be kept anywhere."""
-        if len(book.promises) + len(demands) > ENTRIES_MAX:
+        if len(book.promises) + len(demands) > book.node.entries_max:
             return False
         sizes = defaultdict[str, int](int)
         for one in demands:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from prestage.api.nodes import ErrorClass, State, Step
+from prestage.api.nodes import ENTRIES_MAX, ErrorClass, State, Step
 from prestage.planner.plans import Assignment
 
 
@@ -47,6 +47,8 @@ class NodeState:
     """It will be gone soon: what is warm there is no copy to count on."""
     used_bytes: int | None = None
     """At rest there, wanted or not, and promised to stages that run. None: it did not say."""
+    entries_max: int = ENTRIES_MAX
+    """Most artifacts that it can be told of, and tells of."""
     held: Mapping[str, Held] = field(default_factory=dict)
     planned: Mapping[str, Assignment] = field(default_factory=dict)
     takes_more: bool = field(init=False, repr=False, compare=False)

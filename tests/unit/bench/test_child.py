@@ -88,16 +88,16 @@ def test_a_child_of_bench_load_that_says_much_on_stderr_gets_ready_all_the_same(
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "timeout_s", "said"),
     [
-        ("import sys\nsys.stderr.write('so sorry\\n')\nsys.exit(3)", "ended early: so sorry"),
-        ("import time\ntime.sleep(60)", "was killed: it took over 0.5 s"),
+        ("import sys\nsys.stderr.write('so sorry\\n')\nsys.exit(3)", 60, "ended early: so sorry"),
+        ("import time\ntime.sleep(60)", 0.5, "was killed: it took over 0.5 s"),
     ],
 )
 def test_a_child_of_bench_load_that_ends_early_or_never_is_an_error(
-    module: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
+    module: Path, monkeypatch: pytest.MonkeyPatch, code: str, timeout_s: float, said: str
 ) -> None:
-    monkeypatch.setattr(load_child, "_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(load_child, "_TIMEOUT_S", timeout_s)
     module.write_text(code)
     with ExitStack() as stack, pytest.raises(ChildFailed, match=said):
         load_child._wait_until_ready(load_child._child(stack, "said"))

@@ -36,6 +36,7 @@ from prestage.node.images.deciding import (
     LINGER_S,
     RETRY_PASSING_S,
     RETRY_S,
+    TURN_MOST_S,
     Failed,
     ImagePlan,
     Release,
@@ -106,10 +107,16 @@ def test_what_failed_is_tried_again_later_or_once_the_plan_is_another(kind: Erro
     assert deeds(wanted, replace(failed, planned_at=NOW)) == [Stage(A)]
 
 
-def test_what_has_failed_takes_no_ones_turn_until_the_plan_is_another() -> None:
+def test_what_fails_again_and_again_takes_another_ones_turn_ever_less_often() -> None:
     wanted = plan(planned(A), planned(B, priority=WAITING))
-    refused = Scene(running=A, failed={B: Failed(ErrorClass.UNAVAILABLE, "Why", NOW - RETRY_PASSING_S)})
-    assert deeds(wanted, refused) == []
+
+    def failed(ago_s: float, times: int) -> Scene:
+        return Scene(running=A, failed={B: Failed(ErrorClass.UNAVAILABLE, "Why", NOW - ago_s, times)})
+
+    assert deeds(wanted, failed(RETRY_PASSING_S, 1)) == [Stop(A)], "once may be nothing"
+    assert [deeds(wanted, failed(ago_s, 3)) for ago_s in (15 * RETRY_PASSING_S, 16 * RETRY_PASSING_S)] == [[], [Stop(A)]]
+    assert [deeds(wanted, failed(ago_s, 1000)) for ago_s in (TURN_MOST_S - 1, TURN_MOST_S)] == [[], [Stop(A)]]
+    refused = failed(RETRY_PASSING_S, 3)
     assert deeds(wanted, replace(refused, running=None)) == [Stage(B)], "where nothing runs it is tried first"
     assert deeds(wanted, replace(refused, planned_at=NOW)) == [Stop(A)]
     assert deeds(plan(*wanted.entries.values(), planned(C, priority=WAITING)), refused) == [Stop(A)]

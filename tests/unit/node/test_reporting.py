@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import cast
 
 import msgspec
+import pytest
 
 from prestage.api.nodes import ENTRIES_MAX, IMAGES_MAX, Action, ErrorClass, NodeCacheStatus, PlannedArtifact, State, Step
 from prestage.cacher.agent import stages as agent
@@ -87,6 +88,20 @@ def test_the_whole_says_plan_store_and_conditions() -> None:
 def test_nine_of_ten_stages_were_faster_than_the_rate_that_is_told() -> None:
     status = status_of(PLAN, replace(LOOK, rates=[float(rate) for rate in range(100, 0, -1)]), None, NOW, is_current=True)
     assert status.origin_rate_p10 == 11
+
+
+@pytest.mark.parametrize(("count", "is_beside_images"), [(450, True), (600, False)])
+def test_of_more_than_it_can_tell_it_tells_the_same_ones_each_time(count: int, is_beside_images: bool) -> None:
+    """Else each look is news, and what is not named this time counts as gone."""
+    names = [ArtifactId(f"sha256:{number * 7919:064x}") for number in range(count)]
+    wanted = {one: PlannedArtifact(digest=one, action=Action.KEEP) for one in names[-40:]}
+    look = replace(LOOK, held=dict.fromkeys(names, "staged"))
+    written = Written()
+    for _ in range(2):
+        status = status_of(Plan(wanted, "p", 3), look, written.status, NOW, is_current=True, is_beside_images=is_beside_images)
+        is_new, written = is_news(status, written), Written(status, 0.0)
+    assert not is_new
+    assert wanted.keys() <= {one.digest for one in status.artifacts or ()}
 
 
 def test_it_is_never_larger_than_it_may_be_and_what_changed_goes_first() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from prestage.api.nodes import ENTRIES_MAX, Action, EntryType, State
+from prestage.api.nodes import ENTRIES_MAX, IMAGES_MAX, MODELS_MAX, Action, EntryType, State
 from prestage.calendar.windows import Opening, Openings
 from prestage.control.demand.collecting import Collected
 from prestage.control.demand.declared import Asked, Declaration, Due, Place, Want
@@ -94,8 +95,6 @@ def test_a_plan_that_was_carried_out_gives_itself() -> None:
     told = {one.artifact: one for one in made.assignments}
 
     def after(states: list[NodeState], kind: EntryType) -> list[NodeState]:
-        from dataclasses import replace
-
         mine = {key: one for key, one in told.items() if one.kind is kind}
         return [replace(one, planned=mine) if one.name == name else one for one in states]
 
@@ -104,12 +103,13 @@ def test_a_plan_that_was_carried_out_gives_itself() -> None:
 
 
 def test_a_node_is_told_no_more_entries_than_its_object_takes() -> None:
-    models = [wanted(f"m{number:04}", 1, Trust.BOUND, at={"n1": 1}) for number in range(ENTRIES_MAX - 10)]
-    images = [wanted(f"i{number:04}", 1, Trust.BOUND, at={"n1": 1}, image=True) for number in range(40)]
-    plan = plan_apart([*models, *images], [node("n1", 10**6)], [node("n1", 10**6)], NOW)
+    models = [wanted(f"m{number:04}", 1, Trust.BOUND, at={"n1": 1}) for number in range(ENTRIES_MAX)]
+    images = [wanted(f"i{number:04}", 1, Trust.BOUND, at={"n1": 1}, image=True) for number in range(IMAGES_MAX + 10)]
+    one = node("n1", 10**6)
+    plan = plan_apart([*models, *images], [replace(one, entries_max=MODELS_MAX)], [replace(one, entries_max=IMAGES_MAX)], NOW)
     rows = plan.nodes["n1"].assignments
     assert len(rows) == ENTRIES_MAX
-    assert sum(one.kind is EntryType.IMAGE for one in rows) == 10
+    assert sum(one.kind is EntryType.IMAGE for one in rows) == IMAGES_MAX
 
 
 def test_a_window_waits_for_the_images_that_somebody_stages_and_for_no_others() -> None:

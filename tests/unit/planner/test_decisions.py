@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planning.worlds import NOW, WARM, bound, declared, node, standing, waiting
@@ -254,3 +255,12 @@ def test_a_log_of_any_history_says_last_what_is_so(
             if told:
                 planned = state.planned.get(artifact)
                 assert (told[-1] != "Release") == (planned is not None and planned.action is not Action.RELEASE)
+
+
+@pytest.mark.parametrize(("limit", "held", "is_told"), [(512, 400, True), (384, 400, False), (384, 383, True)])
+def test_what_is_not_named_any_more_is_gone_where_the_node_names_all_it_has(limit: int, held: int, is_told: bool) -> None:
+    names = [f"a{number:03}" for number in range(held)]
+    leader = Leader(dataclasses.replace(node("n1", 10**6, *names), entries_max=limit))
+    leader.step()
+    leader.report("n1", **dict.fromkeys(names[1:], WARM))
+    assert any(one[0] == "Gone" for one in leader.step()) is is_told

@@ -9,7 +9,16 @@ from typing import Final
 
 from prestage.api import nodes
 from prestage.api.conditions import find
-from prestage.api.nodes import EntryType, NodeCache, NodeCacheSpec, NodeCacheStatus, PlannedArtifact
+from prestage.api.nodes import (
+    ENTRIES_MAX,
+    IMAGES_MAX,
+    MODELS_MAX,
+    EntryType,
+    NodeCache,
+    NodeCacheSpec,
+    NodeCacheStatus,
+    PlannedArtifact,
+)
 from prestage.api.policies import StorePool
 from prestage.api.reading import Invalid, read
 from prestage.api.selecting import selects
@@ -76,6 +85,7 @@ def state_of(
         rate_bytes_per_s=_rate(status, [spec.origin_bytes_per_second for spec in limits]),
         rate_windows=() if now is None else tuple(window for pool in mine for window in rate_windows(pool, now)),
         used_bytes=_used(status),
+        entries_max=ENTRIES_MAX if status.images is None else MODELS_MAX,
         held=_held(status, EntryType.MODEL),
         planned=_told(known, EntryType.MODEL),
     )
@@ -93,6 +103,7 @@ def image_state(state: NodeState, cache: NodeCache | None, told: NodePlan | None
         budget_bytes=None if images.budget is None else quantity_bytes(images.budget),
         used_bytes=None if images.used is None else quantity_bytes(images.used),
         rate_bytes_per_s=rate if rate is not None else state.rate_bytes_per_s,
+        entries_max=IMAGES_MAX,
         held=_held(status, EntryType.IMAGE),
         planned=_told(told, EntryType.IMAGE),
     )

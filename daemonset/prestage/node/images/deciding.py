@@ -1,7 +1,7 @@
 """Plan and shelf in, actions out. Pure.
 
 to stage, not warm, nothing under way        Stage: one image at a time, the most urgent first
-one under way, a more urgent class waits     Stop (what came is kept), and it goes on afterwards; not for one that has failed
+one under way, a more urgent class waits     Stop (what came is kept), and it goes on afterwards; ever less often for what fails
 under way, not to be staged any more         Stop
 staged or kept, its lease half over          Renew
 released, or named no more for LINGER_S      Release
@@ -29,6 +29,8 @@ ABOVE_MARK: Final = 0.02
 """Of the disk: so far above the mark we make room, before the kubelet does (85 % where the mark is 80), which cannot let go of
 what we hold and would evict pods."""
 RETRY_S, RETRY_PASSING_S = 300.0, 20.0
+TURN_MORE, TURN_MOST_S = 4.0, 3600.0
+"""What has failed waits so much longer each time before it stops what is under way, which may lose a layer by it."""
 _PASSING: Final = frozenset({ErrorClass.BUSY, ErrorClass.UNAVAILABLE})
 
 
@@ -44,11 +46,12 @@ class ImagePlan:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Why a stage ended. `at`: seconds since the epoch."""
+    """Why a stage ended. `at`: seconds since the epoch. `times`: one after the other, by one plan."""
 
     error_class: ErrorClass
     code: str
     at: float
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,7 @@ def decide(plan: ImagePlan, scene: Scene, *, lease_s: float, now: float) -> list
     wanted = [] if plan.says_nothing else Plan(plan.entries).to_stage
     running = scene.running
     may_begin = [one for one in wanted if _may_begin(one, scene, now)]
-    if running is not None and not plan.says_nothing and _gives_way(running, wanted, may_begin, scene):
+    if running is not None and not plan.says_nothing and _gives_way(running, wanted, may_begin, scene, now):
         deeds.append(Stop(running))
     elif running is None and may_begin:
         deeds.append(Stage(ArtifactId(may_begin[0].digest)))
@@ -144,24 +147,28 @@ def _may_begin(planned: PlannedArtifact, scene: Scene, now: float) -> bool:
     row, failed = scene.shelf.get(artifact), scene.failed.get(artifact)
     if row is not None and row.state == "warm":
         return False
-    if failed is None or not _has_failed(artifact, scene):
+    return failed is None or failed.at < scene.planned_at or now - failed.at >= _rest_s(failed)
+
+
+def _rest_s(failed: Failed) -> float:
+    return RETRY_PASSING_S if failed.error_class in _PASSING else RETRY_S
+
+
+def _may_stop_another(planned: PlannedArtifact, scene: Scene, now: float) -> bool:
+    """Of what may begin."""
+    failed = scene.failed.get(ArtifactId(planned.digest))
+    if failed is None or failed.at < scene.planned_at:
         return True
-    return now - failed.at >= (RETRY_PASSING_S if failed.error_class in _PASSING else RETRY_S)
-
-
-def _has_failed(artifact: ArtifactId, scene: Scene) -> bool:
-    """Since the plan is this one."""
-    failed = scene.failed.get(artifact)
-    return failed is not None and failed.at >= scene.planned_at
+    return now - failed.at >= min(TURN_MOST_S, _rest_s(failed) * TURN_MORE ** min(failed.times - 1, 8))
 
 
 def _gives_way(
-    running: ArtifactId, wanted: Sequence[PlannedArtifact], may_begin: Sequence[PlannedArtifact], scene: Scene
+    running: ArtifactId, wanted: Sequence[PlannedArtifact], may_begin: Sequence[PlannedArtifact], scene: Scene, now: float
 ) -> bool:
-    """It is wanted no more, or a more urgent class than its own waits, which may well succeed."""
+    """It is wanted no more, or a more urgent class than its own waits."""
     own = next((one for one in wanted if one.digest == running), None)
-    fresh = (one for one in may_begin if one.digest != running and not _has_failed(ArtifactId(one.digest), scene))
-    return own is None or any(priority_of(one) < priority_of(own) for one in fresh)
+    others = (one for one in may_begin if one.digest != running and _may_stop_another(one, scene, now))
+    return own is None or any(priority_of(one) < priority_of(own) for one in others)
 
 
 def _first_to_go(plan: ImagePlan, scene: Scene, now: float) -> ArtifactId | None:

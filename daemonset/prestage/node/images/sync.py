@@ -169,7 +169,9 @@ class ImagesSync:
             refusal = refusal_of(exc)
             code = refusal.code if refusal is not None else type(exc).__name__
             self.tally.failed(exc.kind)
-            failed[artifact] = Failed(CLASSES.get(exc.kind, ErrorClass.BUG), code, time.time())
+            before = self._scene.failed.get(artifact)
+            times = 1 if before is None or before.at < self._scene.planned_at else before.times + 1
+            failed[artifact] = Failed(CLASSES.get(exc.kind, ErrorClass.BUG), code, time.time(), times)
             log("image_not_staged", level=logging.WARNING, fields={"artifact": artifact, "kind": exc.kind, "code": code})
         else:
             self.tally.staged(staged)
