@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 _MEMORY = Path("/dev/shm")
-_ENOUGH_BYTES = 4 << 30
+_ENOUGH_BYTES = 1 << 30
 
 
 @pytest.fixture

@@ -80,11 +80,12 @@ class AgentClient:
 
         Raises:
             AgentGone: nobody answered.
+            Unavailable: that is no agent's answer.
             PrestageError: what the agent said.
         """
         with _Exchange(self.socket, CALL_S) as exchange:
             raw = exchange.send(method, path, body, query or {}).read()
-        answer = json.loads(raw) if raw else {}
+        answer = _parsed(raw) if raw else {}
         return answer if isinstance(answer, dict) else {"items": answer}
 
     def stream(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Iterator[Event]:
@@ -101,6 +102,8 @@ class AgentClient:
                 if not line.endswith(b"\n") and len(line) < LINE_BYTES:
                     break
                 event: Event = _document(line)
+                if not isinstance(event.get("event"), str):
+                    raise _not_understood(line)
                 if event["event"] == "error":
                     raise _told(event)
                 if event["event"] != "alive":
@@ -140,16 +143,23 @@ class _Exchange:
         return response
 
 
-def _document(raw: bytes) -> dict[str, object]:
+def _parsed(raw: bytes) -> object:
     try:
-        found = json.loads(raw)
-    except ValueError:
-        found = None
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        raise _not_understood(raw) from None
+
+
+def _document(raw: bytes) -> dict[str, object]:
+    found = _parsed(raw)
     if not isinstance(found, dict):
-        raise Unavailable(
-            f"the agent's answer is not understood: {len(raw)} bytes that begin with {raw[:40]!r}", hint="look at the agent's log"
-        )
+        raise _not_understood(raw)
     return found
+
+
+def _not_understood(raw: bytes) -> Unavailable:
+    said = f"the agent's answer is not understood: {len(raw)} bytes that begin with {raw[:40]!r}"
+    return Unavailable(said, hint="look at the agent's log")
 
 
 def _told(problem: Mapping[str, object]) -> PrestageError:

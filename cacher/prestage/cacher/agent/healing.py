@@ -4,13 +4,14 @@ reported it, or a holder. Everybody else finds the artifact `damaged`, and a sta
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
 from prestage.cacher.agent.history import History, Tally
 from prestage.cacher.agent.messages import Reported, ReportRequest
 from prestage.cacher.agent.stages import Stages
 from prestage.cacher.digests import ArtifactId, artifact_id
+from prestage.cacher.errors import PrestageError
 from prestage.cacher.origins.ports import Selection
 from prestage.cacher.refs import ArtifactRef, parse_ref
 from prestage.cacher.staging import Wish
@@ -62,14 +63,25 @@ class Healer:
         self._tally.damaged += 1
         for one in event.affected:
             self._history.add("damaged", artifact=one.artifact, blob=event.blob, why=event.why, path=", ".join(one.paths)[:200])
-            if one.is_wanted or one.artifact == wanted:
-                await self._heal(one.artifact)
+        await self._heal_all(one.artifact for one in event.affected if one.is_wanted or one.artifact == wanted)
 
     async def heal_what_is_held(self) -> None:
-        """Whatever was taken out of use, now or before a restart, and is held: fetch it anew."""
-        for one in await self._blocking(self._store.damage.affected):
-            if one.is_wanted:
-                await self._heal(one.artifact)
+        """Whatever was taken out of use, now or before a restart, and is held: fetch it anew.
+
+        Raises:
+            PrestageError: the first that could not be asked for; the others were.
+        """
+        await self._heal_all(one.artifact for one in await self._blocking(self._store.damage.affected) if one.is_wanted)
+
+    async def _heal_all(self, artifacts: Iterable[ArtifactId]) -> None:
+        failed: PrestageError | None = None
+        for artifact in artifacts:
+            try:
+                await self._heal(artifact)
+            except PrestageError as exc:
+                failed = failed or exc
+        if failed is not None:
+            raise failed
 
     async def _heal(self, artifact: ArtifactId) -> None:
         known = await self._blocking(lambda: self._store.refs(artifact))

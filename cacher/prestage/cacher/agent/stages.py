@@ -77,8 +77,15 @@ class Stage:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when it is paused, resumed or taken back: whoever drives it looks again."""
     is_taken_back: bool = False
+    asked_to_keep: int = 0
+    """By so many whose wish is on its way to the disk."""
     outcome: Staged | PrestageError | None = None
     """How it ended, or why it is tried again."""
+
+    @property
+    def is_to_stay(self) -> bool:
+        """Kept, or about to be."""
+        return self.is_kept or self.asked_to_keep > 0
 
     @property
     def has_ended(self) -> bool:
@@ -173,21 +180,22 @@ class Stages:
             raise Busy("the agent is shutting down", hint="ask again in a moment: its successor goes on where it was")
         name = _kept(wish).id
         stage = self._active.get(name)
-        was_kept = False
         if stage is None or stage.is_taken_back:
-            stage = self._begin(name, wish, is_kept=keep)
+            stage = self._begin(name, wish, is_kept=False)
         else:
-            was_kept = stage.is_kept
-            stage.is_kept = was_kept or keep
             self._urge(stage, wish.priority)
+        stage.asked_to_keep += keep
         try:
             await self._remember(stage)
+            stage.is_kept = stage.is_kept or keep
         except PrestageError as exc:
             if keep:
-                stage.is_kept = was_kept
-                self._take_back_unless_wanted(stage)
                 raise
             log("wish_not_kept", fields={"ref": wish.ref.name, "message": exc.message})
+        finally:
+            stage.asked_to_keep -= keep
+            if keep:
+                self._take_back_unless_wanted(stage)
         return stage
 
     def _urge(self, stage: Stage, priority: Priority) -> None:
@@ -207,7 +215,7 @@ class Stages:
         return stage.feed.subscribe(lambda: self._take_back_unless_wanted(stage))
 
     def _take_back_unless_wanted(self, stage: Stage) -> None:
-        if not stage.is_kept and not stage.feed.readers and not stage.has_ended and not self._is_draining:
+        if not stage.is_to_stay and not stage.feed.readers and not stage.has_ended and not self._is_draining:
             self.take_back(stage)
 
     def get(self, name: str) -> Stage:
@@ -293,7 +301,7 @@ class Stages:
             outcome = await self._try(stage)
             if outcome is None:
                 continue
-            if isinstance(outcome, PrestageError) and stage.is_kept and _may_pass(outcome):
+            if isinstance(outcome, PrestageError) and stage.is_to_stay and _may_pass(outcome):
                 await self._wait_for_another_try(stage, outcome)
                 continue
             self._end(stage, outcome)
@@ -381,7 +389,7 @@ class Stages:
         if isinstance(stage.wish.ref, HttpRef) and stage.wish.ref.query:
             return
         if not stage.has_ended:
-            kept = replace(_kept(stage.wish), is_paused=stage.is_paused, is_kept=stage.is_kept)
+            kept = replace(_kept(stage.wish), is_paused=stage.is_paused, is_kept=stage.is_to_stay)
             await self._on_disk(lambda: self._wishes.keep(kept))
         if stage.has_ended:
             await self._forget(stage)

@@ -209,9 +209,14 @@ def read_blob(path: Path, meta: BlobMeta) -> Iterator[memoryview]:
     """Its chunks in order, past the page cache, each checked. A view is good until the next one is asked for.
 
     Raises:
-        Corrupt: a chunk is damaged; what was handed out before is right.
+        Corrupt: a chunk is damaged, or it was taken out of use for that; what was handed out before is right.
     """
-    fd = _open_direct(path, os.O_RDONLY)
+    try:
+        fd = _open_direct(path, os.O_RDONLY)
+    except FileNotFoundError as exc:
+        raise Corrupt(f"{path} has been taken out of use meanwhile", hint="stage it again, then export it") from exc
+    except OSError as exc:
+        raise translated(exc, path) from exc
     try:
         buffer = aligned_buffer(CHUNK_BYTES)
         for number, at in enumerate(range(0, meta.size_bytes, CHUNK_BYTES)):

@@ -129,7 +129,10 @@ def _addresses(host: str, port: int, timeout_s: float, leaving: threading.Event)
 
     with contextlib.suppress(OSError, UnicodeError):
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    threading.Thread(target=ask, name="prestage-resolve", daemon=True).start()
+    try:
+        threading.Thread(target=ask, name="prestage-resolve", daemon=True).start()
+    except RuntimeError as exc:
+        raise NetError("dns", f"{host!r} is not asked for: the system gives no thread: {exc}") from exc
     deadline = time.monotonic() + timeout_s
     while (left := deadline - time.monotonic()) > 0:
         with contextlib.suppress(queue.Empty):

@@ -28,6 +28,7 @@ from prestage.cacher.transfer.job import Job, Progress
 from prestage.cacher.transfer.limits import Priority
 from prestage.cacher.transfer.ordered import Follower, Followers
 from prestage.cacher.transfer.ports import Cancelled, Changed
+from prestage.cacher.transfer.threads import start
 
 FILES_AT_ONCE = 256
 """Fetched, then published together. What a kill takes is no more than the little files among them."""
@@ -295,7 +296,7 @@ def _check(file: FileEntry, digest: Digest | None, ingest: Ingest) -> None:
 
 def _interruptible(followers: Followers, cancel: threading.Event) -> None:
     waiting = threading.Thread(target=followers.finish, kwargs={"wanted": True}, name="prestage-digests")
-    waiting.start()
+    start(waiting)
     while waiting.is_alive():
         waiting.join(_CANCEL_LOOK_S)
         if cancel.is_set():

@@ -27,6 +27,7 @@ from prestage.cacher.transfer.engine import Engine
 from prestage.cacher.transfer.job import Progress
 from prestage.cacher.transfer.limits import Priority
 from prestage.cacher.transfer.ports import Cancelled, Changed
+from prestage.cacher.transfer.threads import start
 
 _CANCEL_LOOK_S = 0.2
 _EVENTS_MAX = 1000
@@ -118,7 +119,7 @@ class Stager:
                 if shared is None:
                     tools = replace(self._tools, client=reach.client)
                     shared = _Shared(tools, manifest, reach.origin, caller, self._forget)
-                    shared.thread.start()
+                    start(shared.thread)
                     self._running[manifest.artifact] = shared
                     return shared
                 if shared.join(caller):

@@ -106,8 +106,10 @@ def create(layout: Layout, disk: Disk) -> None:
 
 def renew(layout: Layout, disk: Disk) -> None:
     """Write down by what the file system of a checked store is known now. The caller owns it; a disk that refuses is asked again
-    at the next start.
+    at the next start. Another user's file is left to him: it would be ours.
     """
+    if layout.format.stat().st_uid != os.geteuid():
+        return
     document, now = json.loads(layout.format.read_bytes()), filesystem_identity(layout.root)
     if document | now != document:
         with suppress(PrestageError):

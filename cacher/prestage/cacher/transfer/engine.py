@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from prestage.cacher.digests import PIECE_BYTES
+from prestage.cacher.errors import Unavailable
 from prestage.cacher.transfer.buffers import aligned_buffer
 from prestage.cacher.transfer.flight import BLOCK_BYTES, Transfer
 from prestage.cacher.transfer.job import Job, Progress
@@ -24,6 +25,7 @@ from prestage.cacher.transfer.limits import Limits, Priority
 from prestage.cacher.transfer.ports import Cancelled, Fatal, NoRanges, PieceRecord, Retry, SourceError
 from prestage.cacher.transfer.queue import Attempt, Outcome, WorkQueue
 from prestage.cacher.transfer.rate import RateLimit
+from prestage.cacher.transfer.threads import start
 
 PROGRESS_S = 0.2
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
@@ -112,7 +114,7 @@ class Engine:
     def _start(self) -> None:
         with self._lock:
             if not self._keeper_started and not self._queue.closed:
-                self._keeper.start()
+                start(self._keeper)
                 self._keeper_started = True
         self._staff()
 
@@ -124,8 +126,8 @@ class Engine:
                 try:
                     buffer = aligned_buffer(self.limits.buffer_bytes)
                     worker = threading.Thread(target=self._work, args=(buffer,), name=name, daemon=True)
-                    worker.start()
-                except (RuntimeError, OSError):
+                    start(worker)
+                except Unavailable:
                     if not self._workers:
                         raise
                     return
@@ -257,7 +259,7 @@ class Engine:
                 self._journal(job, transfer, records)
             if now - last_tick >= 1.0:
                 self._queue.tick(now - last_tick)
-                with suppress(RuntimeError, OSError):  # no thread for now: a fetch that needs one is told
+                with suppress(Unavailable):  # no thread for now: a fetch that needs one is told
                     self._staff()
                 last_tick = now
             with self._queue.changed:

@@ -11,8 +11,9 @@ import threading
 from typing import Protocol
 
 from prestage.cacher.digests import PIECE_BYTES, Digest, piece_count
-from prestage.cacher.errors import Bug
+from prestage.cacher.errors import Bug, Unavailable
 from prestage.cacher.transfer.buffers import aligned_buffer
+from prestage.cacher.transfer.threads import start
 
 READ_BYTES = 1 << 20
 
@@ -106,10 +107,19 @@ class Followers:
         self._all.append(follower)
 
     def start(self) -> None:
-        """Begin to follow."""
+        """Begin to follow, with fewer threads where the system gives no more.
+
+        Raises:
+            Unavailable: it gives none.
+        """
         for index in range(min(self._count, len(self._queue))):
             thread = threading.Thread(target=self._work, name=f"prestage-digest-{index}")
-            thread.start()
+            try:
+                start(thread)
+            except Unavailable:
+                if not self._threads:
+                    raise
+                return
             self._threads.append(thread)
 
     def _work(self) -> None:

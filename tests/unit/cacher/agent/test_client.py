@@ -47,7 +47,9 @@ def test_an_event_of_some_megabytes_is_read_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [LONG, b"no json\n", b'["event"]\n', b"\xff\n"], ids=["too long", "no JSON", "no object", "no text"]
+    "line",
+    [LONG, b"no json\n", b'["event"]\n', b'{"x": 1}\n', b"\xff\n", b"[" * 100_000 + b"\n"],
+    ids=["too long", "no JSON", "no object", "no event", "no text", "too deep"],
 )
 def test_what_is_no_event_is_an_error_and_not_a_reason_to_ask_again(
     line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -55,6 +57,11 @@ def test_what_is_no_event_is_an_error_and_not_a_reason_to_ask_again(
     monkeypatch.setattr(module, "LINE_BYTES", 1 << 20)
     with answering(tmp_path / "s", line) as client, pytest.raises(Unavailable, match="not understood"):
         list(client.stream("POST", "/v1/verify", {}))
+
+
+def test_what_is_no_answer_is_an_error(tmp_path: Path) -> None:
+    with answering(tmp_path / "s", b"<html>") as client, pytest.raises(Unavailable, match="not understood"):
+        client.call("POST", "/v1/evict", {})
 
 
 def test_a_refusal_that_is_not_the_agents_own_is_an_error_too(tmp_path: Path) -> None:

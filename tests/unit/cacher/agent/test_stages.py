@@ -179,6 +179,32 @@ def test_the_last_listener_who_leaves_takes_back_what_is_not_kept(tmp_path: Path
     run(tmp_path, scenario)
 
 
+def test_who_is_refused_a_kept_stage_takes_it_from_nobody_who_was_promised_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, began = Wishes.keep, threading.Event()
+
+    def full_for_the_first(wishes: Wishes, kept: KeptWish) -> None:
+        if not began.is_set():
+            began.set()
+            time.sleep(0.2)
+            raise Full("no room for a wish")
+        keep(wishes, kept)
+
+    monkeypatch.setattr(Wishes, "keep", full_for_the_first)
+
+    async def scenario(bench: Bench) -> None:
+        refused = asyncio.ensure_future(bench.stages.ask(wish(ONE), keep=True))
+        await bench.until(began.is_set)
+        promised = await bench.stages.ask(wish(ONE), keep=True)
+        with pytest.raises(Full):
+            await refused
+        assert (promised.is_kept, promised.is_taken_back) == (True, False)
+        assert [kept.ref for kept in bench.kept()] == [ONE]
+
+    run(tmp_path, scenario)
+
+
 @pytest.mark.parametrize("error", [Unavailable("u"), Busy("b"), Full("f")], ids=lambda error: error.kind)
 def test_what_may_pass_is_tried_again_for_a_kept_stage_only(error: PrestageError, tmp_path: Path) -> None:
     async def scenario(bench: Bench) -> None:

@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from stores.making import Model, blob_of, content, fetch, records_of, sha256, stage
 from stores.oracle import check_invariants
 
-from prestage.cacher.archives import layout
+from prestage.cacher.archives import exporting, layout
 from prestage.cacher.archives.exporting import export
 from prestage.cacher.archives.importing import import_archive
 from prestage.cacher.digests import PIECE_BYTES, ArtifactId, Digest
 from prestage.cacher.errors import Corrupt, Full, Misconfigured, NotFound, PrestageError, Unavailable
 from prestage.cacher.manifest import Manifest, manifest_of
+from prestage.cacher.store.blobs import BlobMeta
 from prestage.cacher.store.store import Store
 from prestage.cacher.transfer.buffers import aligned_buffer
 
@@ -52,6 +53,23 @@ def archive(store: Store, tmp_path: Path) -> Path:
     stage(store, MODEL)
     export(store, MODEL.artifact, tmp_path / "out.tar", ref=MODEL.name)
     return tmp_path / "out.tar"
+
+
+def test_a_blob_that_is_taken_out_of_use_meanwhile_is_named(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage(store, MODEL)
+    damaged, read = store.binding(MODEL.artifact)["sub/model.safetensors"], exporting.read_blob
+
+    def quarantined(path: Path, meta: BlobMeta) -> Iterator[memoryview]:
+        if path == store.blob_path(damaged):
+            store._parts.blobs.quarantine(damaged)
+        return read(path, meta)
+
+    monkeypatch.setattr(exporting, "read_blob", quarantined)
+    path = store.blob_path(damaged)
+    with (tmp_path / "out.tar").open("wb") as out, pytest.raises(Corrupt, match=f"{path} has been taken out of use"):
+        export(store, MODEL.artifact, out.fileno())
 
 
 def take_in(root: Path, raw: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import random
 import threading
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from prestage.cacher.digests import ArtifactId, Digest
-from prestage.cacher.errors import Bug, NotFound, PrestageError
+from prestage.cacher.errors import Bug, NotFound, PrestageError, Unavailable
 from prestage.cacher.manifest import FileEntry, Manifest, manifest_of
 from prestage.cacher.net.client import HttpClient
 from prestage.cacher.net.ports import HttpRequest, ResponseHead
@@ -349,12 +350,16 @@ class Lying(Origin):
 
 
 def test_bytes_that_could_not_be_hashed_are_not_published(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(size_bytes: int) -> memoryview:
-        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+    given = mmap.mmap
 
-    monkeypatch.setattr(ordered, "aligned_buffer", refused)
+    def of_no_hasher(file: int, length: int) -> mmap.mmap:
+        if length == ordered.READ_BYTES + mmap.PAGESIZE:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return given(file, length)
+
+    monkeypatch.setattr(mmap, "mmap", of_no_hasher)
     origin = Lying(desk.server, {"weights.bin": WEIGHTS})
-    with pytest.raises(OSError, match="Cannot allocate"):
+    with pytest.raises(Unavailable, match="gives no memory"):
         desk.ask(origin).result(60)
     monkeypatch.setattr(ordered.Follower, "run", lambda follower: None)
     with pytest.raises(Bug, match="not hashed"):
@@ -372,7 +377,7 @@ def test_a_run_whose_thread_the_system_refuses_is_none_that_others_wait_for(desk
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refused)
-    with pytest.raises(RuntimeError, match="new thread"):
+    with pytest.raises(Unavailable, match="gives no thread"):
         desk.ask(origin).result(20)
     monkeypatch.setattr(threading.Thread, "start", start)
     desk.ask(origin).result(60)

@@ -18,6 +18,7 @@ from stores.oracle import check_invariants
 from stores.scenarios import KNOWN, SHARING, SMALL, is_whole
 
 from prestage.cacher.errors import Bug, Busy, Misconfigured, NotFound
+from prestage.cacher.store import format as formats
 from prestage.cacher.store.format import unescaped
 from prestage.cacher.store.store import Store
 
@@ -396,3 +397,18 @@ def test_a_warm_ref_is_found_by_its_own_file_however_many_others_there_are(
         stage(store, SMALL)
         monkeypatch.setattr(type(store._parts.artifacts), "refs", lambda _: pytest.fail("read every ref"))
         assert store.lookup(SMALL.name) == SMALL.artifact
+
+
+@pytest.mark.needs("root")
+def test_a_store_stays_its_owners_whoever_opens_it_as_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known of the file system is written down by its owner only."""
+    os.chown(root / "format", 1000, 1000)
+    before = (root / "format").read_bytes()
+    known = formats.filesystem_identity(root)
+    monkeypatch.setattr(formats, "filesystem_identity", lambda _: {**known, "filesystem_uuid": "another"})
+    with Store.open(root, own=True):
+        assert (root / "format").read_bytes() == before
+    assert (root / "format").stat().st_uid == 1000
+    os.chown(root / "format", 0, 0)
+    with Store.open(root, own=True):
+        assert b"another" in (root / "format").read_bytes()
