@@ -69,8 +69,7 @@ def decide(seen: Seen | None, me: str, now_s: float) -> Step:
 
 def observe(lease: Object, before: Seen | None, now_s: float) -> Seen:
     """`now_s`: of before the request, so that a slow answer makes nobody look alive for longer."""
-    spec = lease.get("spec")
-    fields = spec if isinstance(spec, dict) else {}
+    fields = _spec(lease)
     seconds = fields.get("leaseDurationSeconds")
     lasting_s = float(seconds) if isinstance(seconds, int) and seconds > 0 else 1.0
     seen = Seen(str(fields.get("holderIdentity") or ""), lasting_s, str(version_of(lease)), now_s)
@@ -198,14 +197,25 @@ class Election:
         """Where it is not ours any more the replace meets another resourceVersion, and nothing happens."""
         if self._lease is None or self._seen is None or self._seen.holder != self._me:
             return
-        spec = self._lease.get("spec")
-        fields = spec if isinstance(spec, dict) else {}
-        free = {**self._lease, "spec": {**fields, "holderIdentity": "", "leaseDurationSeconds": 1}}
         try:
-            async with asyncio.timeout(self._terms.retry_s):
-                await self._api.replace(LEASES, free)
-        except (*_REFUSALS, TimeoutError) as exc:
+            async with asyncio.timeout(self._terms.renew_s):
+                try:
+                    await self._api.replace(LEASES, _free(self._lease))
+                except Conflict:  # a renewal of ours that was cut off may have been the last to write
+                    lease = await self._read()
+                    if lease is not None and _spec(lease).get("holderIdentity") == self._me:
+                        await self._api.replace(LEASES, _free(lease))
+        except (*_REFUSALS, Conflict, TimeoutError) as exc:
             _log.info("lease_not_let_go", extra={"fields": {"lease": self._name, "error": str(exc)}})
+
+
+def _spec(lease: Object) -> dict[str, object]:
+    spec = lease.get("spec")
+    return spec if isinstance(spec, dict) else {}
+
+
+def _free(lease: Object) -> Object:
+    return {**lease, "spec": {**_spec(lease), "holderIdentity": "", "leaseDurationSeconds": 1}}
 
 
 async def _awaited(lead: Callable[[], Awaitable[None]]) -> None:
@@ -214,8 +224,7 @@ async def _awaited(lead: Callable[[], Awaitable[None]]) -> None:
 
 def renewed_ago_s(lease: Object, now: datetime.datetime) -> float | None:
     """How long ago the holder renewed it by its own clock: "is the leader well?" None where nobody holds it."""
-    spec = lease.get("spec")
-    fields = spec if isinstance(spec, dict) else {}
+    fields = _spec(lease)
     text = fields.get("renewTime")
     if not fields.get("holderIdentity") or not isinstance(text, str):
         return None

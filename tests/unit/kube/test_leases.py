@@ -150,6 +150,29 @@ def test_a_leader_that_takes_its_time_to_end_holds_the_lease_until_it_has_ended_
     run(test())
 
 
+def test_a_renewal_that_is_cut_off_after_it_was_written_does_not_keep_the_lease() -> None:
+    class Slow(FakeApi):
+        written = 0
+
+        async def replace(self, *args: object, **more: object) -> Object:
+            answer = await super().replace(*args, **more)  # type: ignore[arg-type]  # passed on
+            self.written += 1
+            if self.written == 1:
+                await asyncio.sleep(60)  # the answer is on its way
+            return answer
+
+    async def test() -> None:
+        api, men = Slow(), Watchmen()
+        leader = asyncio.create_task(election(api, "a").run(men.lead("a")))
+        await until(lambda: api.written == 1)
+        leader.cancel()
+        await asyncio.gather(leader, return_exceptions=True)
+        held = await api.get(LEASES, "planner", namespace="here")
+        assert spec_of(held)["holderIdentity"] == ""
+
+    run(test())
+
+
 def test_a_leader_that_cannot_renew_stops_before_another_begins() -> None:
     class Cut(FakeApi):
         cut_off = False
