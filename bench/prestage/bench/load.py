@@ -1,10 +1,10 @@
-"""`prestage bench load PATH`: our loader against its rivals, hot, cold and half resident, beside the disk's own limit.
+"""`prestage bench load PATH`: our loader against its rivals, hot, cold and half resident, beside the limits of disk and device.
 
 One fresh process a run, variants in turns, each round in an order of its own; every loader of a job must come to the same sum
 over all bytes. Cold is proved, half is every other 32 MiB. The files are loaded through a folder of symlinks with fresh chunk
 sums, so that any folder can be measured, staged or not.
 
-    --json: {"bench": "load", "machine", "framework", "rounds", "files", "bytes", "not_run": {loader: why},
+    --json: {"bench": "load", "machine", "framework", "device", "rounds", "files", "bytes", "not_run": {loader: why},
              "rows": [{"loader", "state", "verify", "gb_per_s", "cpu_s_per_gb", "peak_rss_mib", "disk_share", "ratio_to_raw",
                        "ratio_to_mmap", "summaries"}],
              "goals": [{"name", "asked", "at_most", "measured", "met"}], "noisy": [reasons]}
@@ -25,8 +25,18 @@ import xxhash
 from rich.console import Console
 from rich.table import Table
 
-from prestage.bench import load_child, load_script
+from prestage.bench import load_child
 from prestage.bench.cold import make_cold, make_warm
+from prestage.bench.load_job import (
+    CPU,
+    READ_PAST_THE_CACHE,
+    RETURN_NOTHING,
+    STATES,
+    LoadJob,
+    check_device,
+    device_named,
+    states_of,
+)
 from prestage.bench.load_rows import SCRIPT, Goal, Row, goals, rows
 from prestage.bench.load_run import CHUNK_BYTES
 from prestage.bench.machine import Machine, describe
@@ -35,41 +45,8 @@ from prestage.bench.scratch import scratch_folder
 from prestage.cacher.errors import Bug, Misconfigured
 from prestage.loader import SafetensorError, checkpoint
 
-STATES = ("hot", "cold", "half", SCRIPT)
-_RAW = ("raw-4", "raw-8", "raw-16", "raw-32")
-_BY_STATE: dict[str, tuple[str, ...]] = {
-    "hot": (
-        "safetensors", "safetensors-pread", "transformers", "fastsafetensors", "runai", "prestage", "prestage-verified", "xxh3",
-    ),
-    "cold": (
-        "safetensors", "safetensors-pread", "transformers", "fastsafetensors", "runai", "prestage", "prestage-verified", *_RAW,
-    ),
-    "half": ("safetensors", "runai", "prestage", "prestage-mapped", "prestage-private"),
-    SCRIPT: load_script.PARTS,
-}  # fmt: skip
-_NEEDS = {"fastsafetensors": "fastsafetensors", "runai": "runai_model_streamer"}
-"""Rivals that are no dependency, and the module of each; both know torch only."""
-_RETURN_NOTHING = ("xxh3", *_RAW)
-_MAP_WHAT_IS_HOT = {"pt": ("safetensors", "prestage", "prestage-verified"), "np": ("prestage", "prestage-verified")}
-"""By framework: safetensors copies for numpy. Memory that is handed over for nothing pushes hot files out."""
 _STRIPE_BYTES = 32 << 20
 _SPARE_BYTES = 512 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class LoadJob:
-    """What to measure."""
-
-    files: tuple[Path, ...]
-    framework: str
-    """"pt" or "np"."""
-    states: tuple[str, ...]
-    loaders: frozenset[str] | None
-    """None: all that are here."""
-    rounds: int
-    seed: int
-    ranks: int = 1
-    """Above 1: that many processes load the same files cold at the same time, and nothing else is measured."""
 
 
 @dataclass(slots=True)
@@ -88,7 +65,7 @@ class LoadResult:
 
     def goals(self) -> list[Goal]:
         """Those that can be told from the samples."""
-        found = goals(self.samples)
+        found = goals(self.samples, on_device=self.job.on_device)
         shared = self.samples.get(("prestage-shared", "cold"))
         if shared:
             read = [sample["disk_bytes"] / self.size_bytes for sample in shared.values()]
@@ -103,7 +80,12 @@ class LoadResult:
         if disturbed * 3 > len(foreign):
             runs = f"{disturbed} of {len(foreign)} runs (up to {max(foreign):.1f})"
             found.append(f"other processes used over {FOREIGN_CORES_MAX} cores in {runs}")
-        hot = [sample["disk_bytes"] for at, by_round in self.samples.items() if at[1] == "hot" for sample in by_round.values()]
+        hot = [
+            sample["disk_bytes"]
+            for (variant, state), by_round in self.samples.items()
+            if state == "hot" and variant not in READ_PAST_THE_CACHE
+            for sample in by_round.values()
+        ]
         cooled = sum(read > self.size_bytes // 100 for read in hot)
         if cooled:
             found.append(f"{cooled} of {len(hot)} hot runs read from the disk: the system took files out of the page cache")
@@ -115,6 +97,7 @@ class LoadResult:
             "bench": "load",
             "machine": self.machine.to_json(),
             "framework": self.job.framework,
+            "device": self.job.device,
             "rounds": self.job.rounds,
             "files": len(self.job.files),
             "bytes": self.size_bytes,
@@ -137,17 +120,34 @@ class LoadResult:
     multiple=True,
     help="Repeatable; default: all. script: a serving script from its first line on.",
 )
+@click.option("--device", default=CPU, show_default=True, help="cuda or cuda:N: to a GPU, with torch, hot and cold.")
 @click.option("--loaders", default="all", show_default=True, help="Names separated by commas, as the rows have them.")
 @click.option("--ranks", default=1, show_default=True, type=click.IntRange(1, 16), help="Load cold in so many processes at once.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100))
 @click.option("--seed", default=1, show_default=True, help="Of the order in which variants run.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def load(
-    path: Path, framework: str, states: tuple[str, ...], loaders: str, ranks: int, rounds: int, seed: int, as_json: bool
+    path: Path,
+    framework: str,
+    states: tuple[str, ...],
+    device: str,
+    loaders: str,
+    ranks: int,
+    rounds: int,
+    seed: int,
+    as_json: bool,
 ) -> None:
-    """Load the safetensors files at PATH: ours and its rivals, hot, cold and half in the page cache."""
+    """Load the safetensors files at PATH: ours and its rivals, hot, cold and half in the page cache, to memory or to a GPU."""
     wanted = None if loaders == "all" else frozenset(loaders.split(","))
-    job = LoadJob(_files(path), _framework(framework), states or STATES, wanted, rounds, seed, ranks)
+    device = device_named(device)
+    if ranks > 1 and (states or wanted):
+        raise Misconfigured(
+            "--ranks measures what it measures: cold, ours and safetensors", hint="leave out --state and --loaders"
+        )
+    states = states_of(device, states, ranks)
+    job = LoadJob(_files(path), _framework(framework, device), states, wanted, rounds, seed, ranks, device)
+    if job.on_device:
+        check_device(device, load_child.cuda_devices())
     with scratch_folder(Path.cwd(), ".prestage-bench-") as scratch:
         result = measure(job, scratch, lambda line: click.echo(line, err=True))
     if as_json:
@@ -165,7 +165,7 @@ def measure(job: LoadJob, scratch: Path, tell: Callable[[str], None]) -> LoadRes
         ChildFailed, StillWarm, Misconfigured
     """
     links = _view(job.files, scratch)
-    variants, not_run = _variants(job)
+    variants, not_run = job.variants()
     result = LoadResult(job, describe(job.files[0].parent), sum(file.stat().st_size for file in job.files), not_run)
     result.samples = {variant: {} for variant in variants}
     sums: set[float] = set()
@@ -174,25 +174,20 @@ def measure(job: LoadJob, scratch: Path, tell: Callable[[str], None]) -> LoadRes
         variant, state = name.split(" ")
         ready = partial(prepare, job.files, state)
         ready()
-        memory = _SPARE_BYTES if _takes_no_memory(variant, state, job) else result.size_bytes + _SPARE_BYTES
+        memory = _SPARE_BYTES if job.takes_no_memory(variant, state) else result.size_bytes + _SPARE_BYTES
         if state == SCRIPT:
             sample = load_child.run_script(variant, job.framework, links[0].parent, memory, ready)
             result.samples[variant, state][number] = sample
             tell(f"round {number + 1} of {job.rounds}: {variant} {sample['total_s']:.3f} s")
             continue
-        ran = load_child.run([variant] * job.ranks, job.framework, links, memory, ready)
+        ran = load_child.run([variant] * job.ranks, job.framework, links, memory, ready, device=job.device)
         result.samples[variant, state][number] = _together(ran)
-        if variant not in _RETURN_NOTHING:
+        if variant not in RETURN_NOTHING:
             sums |= {sample["sum"] for sample in ran}
         tell(f"round {number + 1} of {job.rounds}: {name} {ran[0]['total_s']:.3f} s")
     if len(sums) > 1:
         raise Bug(f"the loaders disagree about the bytes of {str(job.files[0])!r}", hint="report it, with the file")
     return result
-
-
-def _takes_no_memory(variant: str, state: str, job: LoadJob) -> bool:
-    """But what the bench itself needs: for bytes that it returns."""
-    return variant in _RETURN_NOTHING or job.ranks > 1 or (state == "hot" and variant in _MAP_WHAT_IS_HOT[job.framework])
 
 
 def prepare(files: Sequence[Path], state: str) -> None:
@@ -217,26 +212,6 @@ def _together(ran: Sequence[dict[str, float]]) -> dict[str, float]:
     return {**slowest, **summed, "beyond_bytes": max(sample["beyond_bytes"] for sample in ran)}
 
 
-def _variants(job: LoadJob) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    if job.ranks > 1:
-        return [("prestage-shared", "cold"), ("safetensors", "cold")], {}
-    not_run = {}
-    for name, module in _NEEDS.items():
-        if job.framework == "np":
-            not_run[name] = "knows torch only"
-        elif not importlib.util.find_spec(module):
-            not_run[name] = f"{module} is not installed"
-    found = [
-        (variant, state)
-        for state in job.states
-        for variant in _BY_STATE[state]
-        if variant not in not_run and (job.loaders is None or variant in job.loaders)
-    ]
-    if not found:
-        raise Misconfigured("none of these loaders can run here", hint="see `prestage bench load --help`")
-    return found, not_run
-
-
 def _files(path: Path) -> tuple[Path, ...]:
     """What `open_model` loads of it: a folder may hold more, say the shards of an earlier checkpoint."""
     try:
@@ -246,8 +221,10 @@ def _files(path: Path) -> tuple[Path, ...]:
     return tuple(Path(shard.path).absolute() for shard in found.shards)
 
 
-def _framework(wanted: str) -> str:
+def _framework(wanted: str, device: str) -> str:
     name = ("pt" if importlib.util.find_spec("torch") else "np") if wanted == "auto" else wanted
+    if device != CPU and name != "pt":
+        raise Misconfigured(f"--device {device} needs torch, not {name}", hint="pip install torch, and say --framework pt")
     for module in ("safetensors", "torch" if name == "pt" else "numpy"):
         if not importlib.util.find_spec(module):
             raise Misconfigured(f"`prestage bench load` needs {module}, which is not installed", hint=f"pip install {module}")
@@ -276,7 +253,8 @@ def _chunk_sums(file: Path) -> str:
 
 def _show(result: LoadResult, console: Console) -> None:
     job = result.job
-    console.print(f"[bold]{len(job.files)} files, {result.size_bytes / 1e9:.2f} GB, {job.framework}, {job.rounds} rounds[/bold]")
+    head = f"{len(job.files)} files, {result.size_bytes / 1e9:.2f} GB, {job.framework}, {job.device}, {job.rounds} rounds"
+    console.print(f"[bold]{head}[/bold]")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("STATE", "LOADER", "VERIFY", "GB/S", "RANGE", "CPU S/GB", "RSS MIB", "DISK", "VS RAW", "VS MMAP"):
         table.add_column(name, justify="left" if name in ("STATE", "LOADER", "VERIFY") else "right")

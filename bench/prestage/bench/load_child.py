@@ -25,13 +25,20 @@ from typing import IO
 from prestage.bench.child import ChildFailed
 from prestage.bench.machine import LoadWatch
 
+_LOAD = "prestage.bench.load_run"
 _TIMEOUT_S = 900
 _MADV_HUGEPAGE = 14
 _MADV_POPULATE_WRITE = 23
 
 
 def run(
-    variants: Sequence[str], framework: str, files: Sequence[Path], memory_bytes: int, ready: Callable[[], object]
+    variants: Sequence[str],
+    framework: str,
+    files: Sequence[Path],
+    memory_bytes: int,
+    ready: Callable[[], object],
+    *,
+    device: str = "cpu",
 ) -> list[dict[str, float]]:
     """Run one child for each variant, all at the same time; what each of them measured, and `foreign_cores`. `ready` is called
     last before that: handing memory over takes seconds, in which files that were read leave the page cache again.
@@ -40,7 +47,8 @@ def run(
         ChildFailed
     """
     with ExitStack() as stack:
-        children = [_child(stack, "prestage.bench.load_run", variant, framework, *map(str, files)) for variant in variants]
+        arguments = (framework, device, *map(str, files))
+        children = [_child(stack, _LOAD, variant, *arguments) for variant in variants]
         for child in children:
             _wait_until_ready(child)
         _faulted(memory_bytes).close()
@@ -51,8 +59,24 @@ def run(
             child.process.stdin.write("go\n")
             child.process.stdin.flush()
         samples = [_answer(child) for child in children]
+        # before they end: to unload torch takes a core longer than many a load
         foreign = watch.foreign_cores(sum(sample["cpu_s"] for sample in samples))
+        for child in children:
+            _ended(child)
         return [{**sample, "total_s": sample["load_s"] + sample["touch_s"], "foreign_cores": foreign} for sample in samples]
+
+
+def cuda_devices() -> int:
+    """How many torch sees: asked in a child, so that who only watches has no context on a device.
+
+    Raises:
+        ChildFailed
+    """
+    with ExitStack() as stack:
+        child = _child(stack, "prestage.bench.load_device")
+        found = int(_answer(child)["devices"])
+        _ended(child)
+        return found
 
 
 def run_script(part: str, framework: str, folder: Path, memory_bytes: int, ready: Callable[[], object]) -> dict[str, float]:
@@ -134,11 +158,19 @@ def _wait_until_ready(child: _Child) -> None:
 
 
 def _answer(child: _Child) -> dict[str, float]:
-    said, _ = child.process.communicate()
+    """As soon as it is there. What libraries print is no JSON object."""
+    assert child.process.stdout
+    for line in child.process.stdout:
+        if line.startswith("{"):
+            answer: dict[str, float] = json.loads(line)
+            return answer
+    raise _failure(child)
+
+
+def _ended(child: _Child) -> None:
+    child.process.communicate()
     if child.process.returncode:
         raise _failure(child)
-    answer: dict[str, float] = json.loads(said.splitlines()[-1])
-    return answer
 
 
 def _failure(child: _Child) -> ChildFailed:

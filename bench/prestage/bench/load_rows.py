@@ -14,9 +14,12 @@ Samples = Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]]
 """By (variant, state), then by round: what a child measured."""
 MMAP = "safetensors"
 HASH = "xxh3"
+PINNED = "pinned"
 SCRIPT = "script"
 """A state of its own, whose variants load nothing twice and have no speed: `load_script.PARTS`."""
 _MIB = 1 << 20
+_Asked = tuple[str, float, Mapping[int, float], Mapping[int, float]]
+"""What of, the least ratio, and by round the seconds of the limit and ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +117,16 @@ def best_raw(samples: Samples) -> dict[int, float]:
     return best
 
 
-def goals(samples: Samples) -> list[Goal]:
-    """Those whose variants were measured."""
+def goals(samples: Samples, *, on_device: bool = False) -> list[Goal]:
+    """Those whose variants were measured: of loads to memory, or of loads to a device."""
+    asked = _asked_to_device(samples) if on_device else _asked(samples)
+    found = [Goal(name, goal, ratio) for name, goal, over, under in asked if (ratio := ratios(over, under))]
+    return found if on_device else found + _asked_of_memory(samples)
+
+
+def _asked(samples: Samples) -> list[_Asked]:
     raw = best_raw(samples)
-    asked: list[tuple[str, float, Mapping[int, float], Mapping[int, float]]] = [
+    return [
         ("hot, verify off / safetensors mmap", 1.0, _times(samples, MMAP, "hot"), _times(samples, "prestage", "hot")),
         (
             "hot, verified / a pure xxh3 pass (load)", 0.5,
@@ -129,7 +138,19 @@ def goals(samples: Samples) -> list[Goal]:
         ("half / mapped only", 1.0, _times(samples, "prestage-mapped", "half"), _times(samples, "prestage", "half")),
         ("half / private only", 1.0, _times(samples, "prestage-private", "half"), _times(samples, "prestage", "half")),
     ]  # fmt: skip
-    found = [Goal(name, goal, ratio) for name, goal, over, under in asked if (ratio := ratios(over, under))]
+
+
+def _asked_to_device(samples: Samples) -> list[_Asked]:
+    ours = {state: _times(samples, "prestage", state, "load_s") for state in ("hot", "cold")}
+    pinned = _times(samples, PINNED, "hot", "load_s")
+    return [
+        ("to the device, hot, verify off / pinned copies (load)", 0.9, pinned, ours["hot"]),
+        ("to the device, cold, verify off / raw (load)", 0.95, best_raw(samples), ours["cold"]),
+    ]
+
+
+def _asked_of_memory(samples: Samples) -> list[Goal]:
+    found = []
     if script := _script(samples):
         found.append(Goal("script start to all tensors, cold / max(import, read)", 1.15, script, at_most=True))
     beyond = [

@@ -1,13 +1,14 @@
-"""One load in a process of its own: `python -m prestage.bench.load_run VARIANT FRAMEWORK FILE...`.
+"""One load in a process of its own: `python -m prestage.bench.load_run VARIANT FRAMEWORK DEVICE FILE...`.
 
 Imports come before the clock. It prints READY, waits for a line (meanwhile the parent hands over memory that was just faulted
 in), loads, reads every byte of what was returned, and prints one JSON line:
 
-    {"load_s", "touch_s", "cpu_s", "sum", "beyond_bytes": peak of resident memory above what was there before and the tensors,
-     "disk_bytes": what /proc/self/io says was fetched from the disk}
+    {"load_s", "touch_s", "cpu_s", "sum", "beyond_bytes": peak of resident memory above what was there before and the tensors
+     (not those on a device), "disk_bytes": what /proc/self/io says was fetched from the disk}
 
 Variants: `VARIANTS`; `raw-N` (N threads, O_DIRECT, 8 MiB each into a buffer of its own, nothing kept) and `xxh3` (the chunk sums
-of the mapped files on one thread) return nothing and read every byte.
+of the mapped files on one thread) return nothing and read every byte; `pinned` returns nothing and reads no file. On a device a
+load ends when all that was asked of it is done, and the sum is made there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
+
+from prestage.bench import load_device
+from prestage.bench.load_rows import PINNED
 
 CHUNK_BYTES = 4 << 20
 _BLOCK_BYTES = 8 << 20
@@ -29,19 +34,24 @@ _MADV_HUGEPAGE = 14
 Load = Callable[[list[str]], dict[str, Any]]
 
 
-def measure(variant: str, framework: str, files: list[str], *, ready: Callable[[], object] = lambda: None) -> dict[str, float]:
+def measure(
+    variant: str, framework: str, files: list[str], *, device: str = "cpu", ready: Callable[[], object] = lambda: None
+) -> dict[str, float]:
     """Load every file, then read every byte of what was returned; `ready` is called when all is imported."""
-    load, total = _loader(variant, framework), _sum_of(framework)
+    total = _sum_of(framework)
+    wait = _begin(framework, device, total)
+    load = _loader(variant, framework, device, files)
     ready()
     with open("/proc/self/clear_refs", "w") as peak:
         peak.write("5")
     before, fetched = _status("VmRSS"), _fetched()
     cpu, began = time.process_time(), time.perf_counter()
     loaded = load(files)
+    wait()
     there = time.perf_counter()
     checksum = total(loaded.values())
     done = time.perf_counter()
-    tensors = sum(getattr(tensor, "nbytes", 0) for tensor in loaded.values())
+    tensors = sum(getattr(tensor, "nbytes", 0) for tensor in loaded.values()) if device == "cpu" else 0
     return {
         "load_s": there - began,
         "touch_s": done - there,
@@ -52,30 +62,35 @@ def measure(variant: str, framework: str, files: list[str], *, ready: Callable[[
     }
 
 
-def _prestage(framework: str, *, verify: str, destination: str = "auto", readers: int = 1) -> Load:
+def _prestage(framework: str, device: str, *, verify: str, destination: str = "auto", readers: int = 1) -> Load:
     from prestage.loader import open_model, started  # noqa: F401 - imported before the clock, as the rivals are
 
     __import__("prestage.loader.torch_tensors" if framework == "pt" else "prestage.loader.numpy_arrays")
+    if device != "cpu":
+        for module in ("device_load", "memory.cuda", "memory.device"):
+            importlib.import_module(f"prestage.loader.{module}")
+    options: dict[str, Any] = {"framework": framework, "device": device, "verify": verify}
 
     def load(files: list[str]) -> dict[str, Any]:
         folder = os.path.split(files[0])[0]
-        with open_model(folder, framework=framework, verify=verify, destination=destination, readers=readers) as model:
+        with open_model(folder, **options, destination=destination, readers=readers) as model:
             return dict(model.items())
 
     return load
 
 
-def _safetensors(framework: str, backend: str) -> Load:
+def _safetensors(framework: str, device: str, *, backend: str) -> Load:
     if framework == "pt":
         from safetensors.torch import load_file as load_torch
 
-        return lambda files: {name: each for file in files for name, each in load_torch(file, backend=backend).items()}
+        options = {"device": device, "backend": backend}
+        return lambda files: {name: each for file in files for name, each in load_torch(file, **options).items()}
     from safetensors.numpy import load_file as load_numpy
 
     return lambda files: {name: each for file in files for name, each in load_numpy(file, backend=backend).items()}
 
 
-def _slices(framework: str) -> Load:
+def _slices(framework: str, _: str) -> Load:
     """As transformers 5 loads: a job for each tensor, `get_slice(name)[...]` on four threads."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -90,13 +105,13 @@ def _slices(framework: str) -> Load:
     return load
 
 
-def _fastsafetensors(_: str) -> Load:
+def _fastsafetensors(_: str, device: str) -> Load:
     from fastsafetensors import fastsafe_open
 
     kept: list[object] = []
 
     def load(files: list[str]) -> dict[str, Any]:
-        handle = fastsafe_open(files, nogds=True, device="cpu")
+        handle = fastsafe_open(files, nogds=True, device=device)
         kept.append(handle)
         handle.__enter__()
         return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - no mapping
@@ -104,18 +119,18 @@ def _fastsafetensors(_: str) -> Load:
     return load
 
 
-def _runai(_: str) -> Load:
+def _runai(_: str, device: str) -> Load:
     from runai_model_streamer import SafetensorsStreamer
 
     def load(files: list[str]) -> dict[str, Any]:
         with SafetensorsStreamer() as streamer:
-            streamer.stream_files(files)
-            return dict(streamer.get_tensors())
+            streamer.stream_files(files, device=device)
+            return {name: tensor.to(device) for name, tensor in streamer.get_tensors()}
 
     return load
 
 
-def _hash(_: str) -> Load:
+def _hash(_: str, __: str) -> Load:
     import xxhash
 
     def load(files: list[str]) -> dict[str, Any]:
@@ -161,31 +176,45 @@ def _raw(depth: int) -> Load:
     return load
 
 
-VARIANTS: dict[str, Callable[[str], Load]] = {
-    "safetensors": lambda framework: _safetensors(framework, "mmap"),
-    "safetensors-pread": lambda framework: _safetensors(framework, "pread"),
+VARIANTS: dict[str, Callable[[str, str], Load]] = {
+    "safetensors": partial(_safetensors, backend="mmap"),
+    "safetensors-pread": partial(_safetensors, backend="pread"),
     "transformers": _slices,
     "fastsafetensors": _fastsafetensors,
     "runai": _runai,
-    "prestage": lambda framework: _prestage(framework, verify="off"),
-    "prestage-verified": lambda framework: _prestage(framework, verify="require"),
-    "prestage-mapped": lambda framework: _prestage(framework, verify="off", destination="mapped"),
-    "prestage-private": lambda framework: _prestage(framework, verify="off", destination="private"),
-    "prestage-shared": lambda framework: _prestage(framework, verify="off", readers=4),
+    "instanttensor": lambda _, device: load_device.instanttensor(device, buffered=False),
+    "instanttensor-buffered": lambda _, device: load_device.instanttensor(device, buffered=True),
+    "prestage": partial(_prestage, verify="off"),
+    "prestage-verified": partial(_prestage, verify="require"),
+    "prestage-mapped": partial(_prestage, verify="off", destination="mapped"),
+    "prestage-private": partial(_prestage, verify="off", destination="private"),
+    "prestage-shared": partial(_prestage, verify="off", readers=4),
     "xxh3": _hash,
-}  # fmt: skip
+}
+"""By framework and device."""
 
 
-def _loader(variant: str, framework: str) -> Load:
+def _begin(framework: str, device: str, total: Callable[[Iterable[Any]], int]) -> Callable[[], None]:
+    """Import the framework and wake the device, its sum too; returns what waits for it."""
     if framework == "np":
         _know_bfloat16()
-    else:
-        import torch
+        return lambda: None
+    import torch
 
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
+    if device == "cpu":
+        return lambda: None
+    wait = load_device.begin(device)
+    total([torch.zeros(9, dtype=torch.uint8, device=device)])
+    return wait
+
+
+def _loader(variant: str, framework: str, device: str, files: list[str]) -> Load:
     if variant.startswith("raw-"):
         return _raw(int(variant.removeprefix("raw-")))
-    return VARIANTS[variant](framework)
+    if variant == PINNED:
+        return load_device.pinned(device, files)
+    return VARIANTS[variant](framework, device)
 
 
 def _know_bfloat16() -> None:
@@ -203,12 +232,17 @@ def _sum_of(framework: str) -> Callable[[Iterable[Any]], int]:
 def _torch_sum(tensors: Iterable[Any]) -> int:
     import torch
 
-    total = 0
+    sums = []
     for tensor in tensors:
         raw = tensor.reshape(-1).view(torch.uint8)
+        if raw.storage_offset() % 8 or (raw.is_cuda and raw.data_ptr() % 8):
+            raw = raw.clone()  # a GPU reads no int64 elsewhere
         even = raw.numel() - raw.numel() % 8
-        total += int(raw[:even].view(torch.int64).sum()) + int(raw[even:].sum())
-    return total % 2**64
+        sums.append(raw[:even].view(torch.int64).sum())
+        if even < raw.numel():
+            sums.append(raw[even:].sum())
+    # one wait for a device, not one a tensor
+    return int(torch.stack(sums).sum()) % 2**64 if sums else 0
 
 
 def _numpy_sum(arrays: Iterable[Any]) -> int:
@@ -238,4 +272,5 @@ def _wait_for_go() -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], sys.argv[2], sys.argv[3:], ready=_wait_for_go)))  # noqa: T201 - the answer
+    _, named, framework, device, *paths = sys.argv
+    print(json.dumps(measure(named, framework, paths, device=device, ready=_wait_for_go)))  # noqa: T201 - the answer
