@@ -60,7 +60,8 @@ def _descriptors() -> frozenset[tuple[str, str]]:
             target = str(link.readlink())
         except FileNotFoundError:
             continue  # the listing's own descriptor
-        if target != "anon_inode:[eventfd]":  # gRPC keeps one for each of its threads that ever waited
+        # gRPC keeps an eventfd for each of its threads that ever waited, and the GPU's driver is a process's once it is called
+        if target != "anon_inode:[eventfd]" and not target.startswith("/dev/nvidia"):
             found.add((link.name, target))
     return frozenset(found)
 

@@ -16,7 +16,7 @@
 
 typedef int R;
 typedef unsigned long long P;
-enum { OK = 0, INVALID = 1, NOMEM = 2, UNINIT = 3, BADDEV = 101, BADCTX = 201, REFUSED = 801, BADREG = 713, LOST = 719 };
+enum { OK = 0, INVALID = 1, NOMEM = 2, UNINIT = 3, BADDEV = 101, BADCTX = 201, NOTREADY = 600, REFUSED = 801, BADREG = 713, LOST = 719 };
 enum { DEVICE, PINNED, REGISTERED, KINDS };
 
 typedef struct Held { P at; size_t size; int kind; struct Held *next; } Held;
@@ -117,6 +117,7 @@ R cuDevicePrimaryCtxRetain(void **c, int d) { if (!inited) return UNINIT; retain
 R cuCtxGetCurrent(void **c) { if (!inited) return UNINIT; *c = current(); return OK; }
 R cuCtxPushCurrent_v2(void *c) {
     if (!inited) return UNINIT;
+    if (lost) return LOST;
     if (!c || depth == DEEPEST) return INVALID;
     stack[depth++] = c;
     return OK;
@@ -167,12 +168,26 @@ R cuMemAlloc_v2(P *p, size_t n) { void *q = 0; R code = take(&q, n, 512, DEVICE)
 R cuMemFree_v2(P p) { return drop(p, DEVICE); }
 R cuMemHostAlloc(void **p, size_t n, unsigned f) { return take(p, n, 4096, PINNED); }
 R cuMemFreeHost(void *p) { return drop((P)p, PINNED); }
+static int owns_no_page(P at) { /* a private map of a file: a real driver has the kernel copy every page of it */
+    FILE *maps = fopen("/proc/self/maps", "r");
+    char line[512], mode[5];
+    unsigned long low, high, inode;
+    int found = 0;
+    while (maps && fgets(line, sizeof line, maps))
+        if (sscanf(line, "%lx-%lx %4s %*x %*s %lu", &low, &high, mode, &inode) == 4 && low <= at && at < high)
+            found = inode && mode[3] == 'p';
+    if (maps) fclose(maps);
+    return found;
+}
 R cuMemHostRegister_v2(void *p, size_t n, unsigned f) {
     NEED;
-    if (!n || ((uintptr_t)p & 4095) || (n & 4095) || !(f & 8)) return INVALID;
-    if (refuse_register) return REFUSED;
+    int kind = f & 8 ? REGISTERED : PINNED; /* memory of the client's own: as good as the driver's */
+    if (!n || ((uintptr_t)p & 4095) || (n & 4095)) return INVALID;
+    if (refuse_register && kind == REGISTERED) return REFUSED;
+    int private = owns_no_page((P)p);
     pthread_mutex_lock(&lock);
-    R code = hold((P)p, n, REGISTERED);
+    violations += private;
+    R code = kind == PINNED && oom_after >= 0 && allocs++ >= oom_after ? NOMEM : hold((P)p, n, kind);
     pthread_mutex_unlock(&lock);
     return code;
 }
@@ -180,7 +195,7 @@ R cuMemHostUnregister(void *p) {
     NEED;
     size_t size;
     pthread_mutex_lock(&lock);
-    R code = release((P)p, REGISTERED, &size);
+    R code = release((P)p, inside((P)p, 1, PINNED) ? PINNED : REGISTERED, &size);
     pthread_mutex_unlock(&lock);
     return code;
 }
@@ -229,6 +244,13 @@ R cuEventSynchronize(Event *e) {
     NEED;
     pthread_mutex_lock(&lock);
     R code = e->stream ? reach(e->stream, e->at) : OK;
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+R cuEventQuery(Event *e) {
+    NEED;
+    pthread_mutex_lock(&lock);
+    R code = !e->stream || e->stream->done >= e->at ? OK : NOTREADY;
     pthread_mutex_unlock(&lock);
     return code;
 }

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gc
+import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from drivers import SUITE
-from loading import View, bytes_tensors, data_start, make_view
+from loading import View, bytes_tensors, data_start, encode, entry, make_view
 
-from prestage.bench.cold import make_cold
-from prestage.loader import CorruptFile, open_model, start
+from prestage.bench.cold import make_cold, make_warm
+from prestage.loader import CorruptFile, device_load, open_model, start
 from prestage.loader.memory.cuda import CudaDriver
 from prestage.loader.memory.ports import Driver
 
@@ -55,6 +57,22 @@ def test_every_byte_arrives_without_a_framework(view: View, content: bytes, driv
     assert before - driver.free_bytes() < 64 * MIB
 
 
+@pytest.mark.parametrize("pays_from", [0, math.inf])
+def test_resident_pages_arrive_through_slots_and_where_they_are(
+    view: View, content: bytes, driver: CudaDriver, monkeypatch: pytest.MonkeyPatch, pays_from: float
+) -> None:
+    monkeypatch.setattr(device_load, "_PROBE_MIN_BYTES", 0)
+    monkeypatch.setattr(device_load, "_PAYS_FROM", pays_from)
+    monkeypatch.setattr(device_load, "_WINDOWS_BYTES", 128 * MIB)
+    make_warm([Path(view.file())])
+    with open_model(view.folder, framework="dlpack", device="cuda") as model:
+        for name, tensor in model.items():
+            assert SIZES[name] == 0 or driver.read_back(tensor.address, SIZES[name]) == expected(content, name)
+        ways = model.report()["ways"]
+    assert isinstance(ways, dict)
+    assert ("page cache to device" in ways) == (not pays_from)
+
+
 @pytest.mark.parametrize("started", [False, True])
 def test_torch_gets_its_own_memory_or_what_start_read(view: View, content: bytes, driver: CudaDriver, started: bool) -> None:
     torch = pytest.importorskip("torch")
@@ -67,6 +85,21 @@ def test_torch_gets_its_own_memory_or_what_start_read(view: View, content: bytes
     torch.cuda.synchronize()
 
 
+def test_memory_that_torch_keeps_is_room_for_the_next_load(view: View, driver: CudaDriver) -> None:
+    torch = pytest.importorskip("torch")
+    with open_model(view.folder, device="cuda") as model:
+        tensors = dict(model.items())
+    tensors.clear()
+    gc.collect()
+    ballast = driver.allocate(driver.free_bytes() - 200 * MIB)
+    try:
+        with open_model(view.folder, device="cuda") as model:
+            assert sum(tensor.numel() for _, tensor in model.items()) == sum(SIZES.values())
+    finally:
+        driver.free(ballast)
+    torch.cuda.empty_cache()
+
+
 def test_a_wrong_chunk_is_found_before_the_device_shows_it(view: View, driver: CudaDriver) -> None:
     view.damage(200 * MIB)
     with open_model(view.folder, framework="dlpack", device="cuda") as model, pytest.raises(CorruptFile):
@@ -74,9 +107,11 @@ def test_a_wrong_chunk_is_found_before_the_device_shows_it(view: View, driver: C
 
 
 def test_the_copy_engine_beside_a_bare_pinned_copy(tmp_path: Path, driver: CudaDriver) -> None:
-    """Figures only, no limit: hot and cold loads of 1.3 GB, and the same machine's pinned copies."""
-    size = 256 * MIB
-    (tmp_path / "model.safetensors").write_bytes(bytes_tensors({f"t{number}": size for number in range(5)}))
+    """Figures only, no limit: hot and cold loads of 1.3 GB, and the same machine's pinned copies. `prestage bench load --device
+    cuda` has those to quote."""
+    size, file = 256 * MIB, tmp_path / "model.safetensors"
+    header = {f"t{number}": entry("U8", [size], number * size, (number + 1) * size) for number in range(5)}
+    file.write_bytes(encode(header, os.urandom(5 * size)))
     source, target, stream = driver.pin(size), driver.allocate(size), driver.stream()
     began = time.perf_counter()
     for _ in range(8):
@@ -88,10 +123,14 @@ def test_the_copy_engine_beside_a_bare_pinned_copy(tmp_path: Path, driver: CudaD
     driver.free(target)
     for state in ("cold", "hot", "hot"):
         if state == "cold":
-            make_cold([tmp_path / "model.safetensors"])
+            make_cold([file])
+        else:
+            make_warm([file])
         with open_model(tmp_path, framework="dlpack", device="cuda", verify="off") as model:
             assert len(list(model.items())) == 5
             report = model.report()
-        seconds = report["seconds"]
+        seconds, ways = report["seconds"], report["ways"]
         assert isinstance(seconds, float)
+        assert isinstance(ways, dict)
+        assert ("O_DIRECT" in ways) == (state == "cold")
         print(f"{state}: {5 * size / seconds / 1e9:.1f} GB/s, bare pinned copy {bare:.1f} GB/s: {report}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import xxhash
 
 ARTIFACT = "sha256:" + "ab" * 32
+_PIECE_BYTES = 128 << 20
 
 
 def encode(header: object, data: bytes = b"") -> bytes:
@@ -31,7 +32,10 @@ def bytes_tensors(sizes: Mapping[str, int], seed: int = 1) -> bytes:
         header[name] = entry("U8", [size], offset, offset + size)
         offset += size
     text = json.dumps(header).encode()
-    return encode(text + b" " * (-len(text) % 8), random.Random(seed).randbytes(offset))
+    numbers = random.Random(seed)
+    # in pieces: CPython 3.12's randbytes overflows from 256 MiB on
+    data = b"".join(numbers.randbytes(min(_PIECE_BYTES, offset - at)) for at in range(0, offset, _PIECE_BYTES))
+    return encode(text + b" " * (-len(text) % 8), data)
 
 
 def data_start(content: bytes) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import threading
 import weakref
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from prestage.loader.blocks import BlockQueue
 THREADS = 16
 """8 reads of 8 MiB keep a disk at its limit. The others fault memory in and check sums meanwhile: with 8 threads in all the disk
 had 7 reads, and where cores were scarce 12-19 % less to do when sums were checked (docs/loader.md)."""
+DEVICE_THREADS = 12
+"""To a device, whose copy engine takes no thread: with 16 each got less memory bandwidth, and waited longer for the GIL."""
 
 _running: weakref.WeakSet[Crew] = weakref.WeakSet()
 
@@ -32,20 +35,25 @@ class Crew:
         _running.add(self)
         for number in range(count):
             thread = threading.Thread(target=_work, args=(queue, read, enter), name=f"prestage-loader-{number}", daemon=True)
+            self._threads.append(thread)
             try:
                 thread.start()
             except RuntimeError:
+                self._threads.remove(thread)
                 if not self._threads:
                     raise
                 break
-            self._threads.append(thread)
+            except BaseException:  # Ctrl-C: nobody will end those that read already
+                self.end()
+                raise
 
     def end(self) -> None:
         """Stop the queue and return when no thread reads any more: at most a block's time each."""
         self._queue.stop()
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join()
+                with contextlib.suppress(RuntimeError):  # not begun yet: it finds the queue stopped
+                    thread.join()
 
 
 def _work(queue: BlockQueue, read: Callable[[int], None], enter: Callable[[], None] | None) -> None:

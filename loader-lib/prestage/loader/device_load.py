@@ -1,10 +1,10 @@
-"""Blocks of shards into device memory: read into pinned slots, verified there, copied on a stream of the load's own.
+"""Blocks of shards into device memory, checked on the way, copied on a stream of the load's own.
 
-    absent    O_DIRECT ──▶ slot ──▶ xxh3 ──▶ copy ┐
-    resident  preadv ────▶ slot ──▶ xxh3 ──▶ copy ┼─▶ event ─▶ waited for before a tensor is handed out
-    resident, registered   the file's own pages, xxh3, copy ┘   (where the driver takes read-only file maps, and it pays: a probe)
+    absent     O_DIRECT ──▶ pinned slot ──▶ xxh3 ──▶ copy ┐
+    resident   preadv ────▶ pinned slot ──▶ xxh3 ──▶ copy ┼─▶ event ─▶ waited for before a tensor is handed out
+    resident, registered    the file's own pages, xxh3, copy ┘   one thread at a time, where a probe shows that it pays
 
-Invariants: a slot is not reused, a map not unregistered, memory not given back before the copies from or into it are done; a
+Invariants: a slot is not reused, a page not unregistered, memory not given back before the copies from or into it are done; a
 tensor is handed out only behind the events of all its blocks.
 """
 
@@ -13,22 +13,30 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from functools import partial
 
 from prestage.loader.errors import DeviceError
-from prestage.loader.memory.device import Allocator, Buffer, refuse_over_budget
+from prestage.loader.memory.device import Allocator, Buffer, carved, refuse_over_budget
 from prestage.loader.memory.ports import Driver
-from prestage.loader.memory.region import Region
 from prestage.loader.memory.ring import Ring, Slot
+from prestage.loader.memory.windows import FilePages, Window, Windows
 from prestage.loader.pages import PAGE
-from prestage.loader.plan import BLOCK_BYTES, Block, Plan
+from prestage.loader.plan import Block, Plan, pieces, window
 from prestage.loader.scatter import rows
 from prestage.loader.source import Source
 from prestage.loader.tally import Tally
 from prestage.loader.verify import check_chunk
 from prestage.loader.ways import Way, device_way
 
+_WINDOWS_BYTES = 8 << 30
+"""Of the page cache that may be registered at a time."""
+_SLOT_BYTES = 8 << 20
+"""With half of it Python costs more than copying."""
 _PROBE_MIN_BYTES = 1 << 30
-"""Below, finding out whether maps can be registered costs more than it may save."""
+"""Below, finding out whether registering pays costs more than it may save."""
+_PAYS_FROM = 25e9
+"""Bytes a second of one thread that registers, copies and unregisters, which the driver does for one at a time, while others copy
+into slots. An H200 in a virtual machine gave 17e9 (docs/loader.md), machines of unified memory are said to give 0.2e9."""
 
 
 class _Shard:
@@ -37,17 +45,17 @@ class _Shard:
     def __init__(self, plan: Plan, number: int) -> None:
         self.shard = plan.checkpoint.shards[number]
         self.source = Source(self.shard)
+        self.slot_bytes = window(self.shard, _SLOT_BYTES)
         self.left = plan.count_of(number)
-        self.lock = threading.Lock()
-        self._map: Region | None = None
+        self.pages: FilePages | None = None
+        self._lock = threading.Lock()
 
-    def mapped(self) -> Region:
+    def mapped(self) -> FilePages:
         """The file's pages. Raises: OSError."""
-        with self.lock:
-            if self._map is None:
-                self._map = Region(self.shard.size_bytes)
-                self._map.show_file(self.source.cached(), 0, self.shard.size_bytes, self.shard.path)
-            return self._map
+        with self._lock:
+            if self.pages is None:
+                self.pages = FilePages(self.source.cached(), self.shard.size_bytes, self.shard.path)
+            return self.pages
 
 
 class DeviceLoad:
@@ -65,30 +73,35 @@ class DeviceLoad:
         device_bytes: int | None,
         tally: Tally,
     ) -> None:
-        """Take all the memory that the load will need.
+        """Take the results' memory; pinned memory is taken as it is needed.
 
         Raises:
-            OverBudget, DeviceError: nothing is left behind.
+            OverBudget, DeviceError, or what the allocator raises: nothing is left behind.
         """
         self._plan = plan
         self._driver = driver
         self._readers = readers
         self._tally = tally
         self._lock = threading.Lock()
-        self._shards: dict[int, _Shard] = {}
-        self._slots: dict[int, Slot] = {}
+        self._shards = [_Shard(plan, number) for number in range(len(plan.checkpoint.shards))]
+        self._marks: dict[int, Slot | Window] = {}
+        """By block: whose event its copies lie before."""
         self._closed = False
-        slot_bytes = max((_rounded(block) for block in plan.blocks), default=BLOCK_BYTES)
-        with driver.attached(), contextlib.ExitStack() as undo:
-            refuse_over_budget(plan.size_bytes, device_bytes, driver.free_bytes())
-            self._buffers = allocator.allocate((name, part.size_bytes) for name, part in plan.parts.items() if part.size_bytes)
-            undo.callback(self._buffers.clear)
-            self._stream = driver.stream()
-            undo.callback(driver.end_stream, self._stream)
-            self._ring = Ring(driver, slots=2 * threads, slot_bytes=slot_bytes, budget_bytes=pinned_bytes, tally=tally)
-            undo.pop_all()
+        slot_bytes = max((_slot_bytes(block, self._shards[block.shard]) for block in plan.blocks), default=_SLOT_BYTES)
+        self._ring = Ring(driver, slots=max(2 * threads, 1), slot_bytes=slot_bytes, budget_bytes=pinned_bytes, tally=tally)
+        self._windows = Windows(driver, _WINDOWS_BYTES)
+        self._registering = threading.Lock()
         self._registers = driver.reads_page_cache and plan.size_bytes >= _PROBE_MIN_BYTES
         self._probed = False
+        with driver.attached(), contextlib.ExitStack() as undo:
+            refuse_over_budget(plan.size_bytes, device_bytes, driver.free_bytes() + allocator.spare_bytes())
+            self._stream = driver.stream()
+            undo.callback(driver.end_stream, self._stream)
+            sizes = ((name, part.size_bytes) for name, part in plan.parts.items() if part.size_bytes)
+            self._buffers = dict(carved(allocator, sizes))
+            undo.callback(self._buffers.clear)
+            allocator.settle()
+            undo.pop_all()
 
     def attach(self) -> None:
         """Each reading thread, first."""
@@ -101,11 +114,15 @@ class DeviceLoad:
             OSError, CorruptFile, DeviceError
         """
         block = self._plan.blocks[number]
-        shard = self._shard(block.shard)
+        shard = self._shards[block.shard]
         resident = shard.source.is_resident(block.start, block.stop)
         way = device_way(resident=resident, readers=self._readers, registers=self._registers)
-        if way is not Way.REGISTERED or not self._read_map(block, shard):
-            self._read_slot(number, block, shard, resident=resident or self._readers > 1)
+        if way is not Way.REGISTERED or not self._copy_pages(number, block, shard):
+            began, direct, read_s = time.perf_counter(), way is Way.DIRECT, 0.0
+            for piece in pieces(block, shard.slot_bytes):
+                direct, took_s = self._copy_slot(number, piece, shard, direct=direct)
+                read_s += took_s
+            self._tally.read(Way.DIRECT if direct else Way.COPIED, block.size_bytes, began, read_s)
         with self._lock:
             shard.left -= 1
             if not shard.left:
@@ -115,10 +132,10 @@ class DeviceLoad:
         """The part's memory, its bytes all there. Its blocks have landed. Raises: DeviceError."""
         with self._driver.attached():
             for number in self._plan.needed(self._plan.parts[name]):
-                slot = self._slots.get(number)
-                if slot:
-                    # the slot may have been recorded again since: a later mark of the same stream, so no less is waited for
-                    self._driver.wait(slot.event)
+                mark = self._marks.get(number)
+                # it may have been recorded again since: a later mark of the same stream, so no less is waited for
+                if mark and not self._driver.is_reached(mark.event):
+                    self._driver.wait(mark.event)
         return self._buffers[name]
 
     def forget(self, name: str) -> None:
@@ -129,85 +146,95 @@ class DeviceLoad:
         """No thread may be reading. Waits for the copies, then gives back all but what was handed out. Idempotent."""
         if self._closed:
             return
-        for shard in self._shards.values():
+        for shard in self._shards:
             shard.source.close()
-        with self._driver.attached():
-            # after a lost context each of these fails; the rest is tried all the same
+        with contextlib.ExitStack() as attached:
+            # after a lost context each call fails, attaching too: the rest is tried all the same
             with contextlib.suppress(DeviceError):
-                self._driver.wait_stream(self._stream)
-            self._closed = True
-            self._slots.clear()
+                attached.enter_context(self._driver.attached())
+            for end in (partial(self._driver.wait_stream, self._stream), self._windows.close, self._ring.close):
+                with contextlib.suppress(DeviceError):
+                    end()
+            self._marks.clear()
             self._buffers.clear()
-            with contextlib.suppress(DeviceError):
-                self._ring.close()
+            for shard in self._shards:
+                file, shard.pages = shard.pages, None
+                if file:
+                    file.close()
+            self._closed = True
             with contextlib.suppress(DeviceError):
                 self._driver.end_stream(self._stream)
 
-    def _shard(self, number: int) -> _Shard:
-        with self._lock:
-            if number not in self._shards:
-                self._shards[number] = _Shard(self._plan, number)
-            return self._shards[number]
-
-    def _read_slot(self, number: int, block: Block, shard: _Shard, *, resident: bool) -> None:
-        slot = self._ring.acquire()
-        try:
-            began, way = time.perf_counter(), Way.COPIED
-            for start, stop in block.extents:
-                way = _fill(shard.source, slot.view, block.start, start, stop, direct=not resident)
-            began = self._tally.read(way, block.size_bytes, began)
-            self._check(block, shard, slot.view, block.start, began)
-            self._copy(block, slot.address - block.start)
-            with self._lock:
-                self._slots[number] = slot
-        finally:
-            self._ring.release(slot, self._stream)
-
-    def _read_map(self, block: Block, shard: _Shard) -> bool:
-        """By the copy engine from the file's own pages. False: not this time, or not on this machine."""
-        region, low, high = shard.mapped(), block.start, -(-block.stop // PAGE) * PAGE
-        if region.populate(low, block.stop):
-            return False
-        self._check(block, shard, region.view, 0, time.perf_counter())
-        began = time.perf_counter()
-        if not self._driver.register(region.base + low, high - low):
-            self._registers = False
-            return False
-        try:
-            self._copy(block, region.base)
-        finally:
-            self._wait_own()
-            self._driver.unregister(region.base + low)
-        now = self._tally.read(Way.REGISTERED, block.size_bytes, began)
-        if not self._probed:
-            self._probed, self._registers = True, self._pays(block, shard, now - began)
-        return True
-
-    def _pays(self, block: Block, shard: _Shard, map_s: float) -> bool:
-        """The same block again through a slot, which gives the same bytes: was the map faster?"""
+    def _copy_slot(self, number: int, piece: Block, shard: _Shard, *, direct: bool) -> tuple[bool, float]:
+        """Returns whether it was read past the page cache, and for how many seconds."""
         slot = self._ring.acquire()
         try:
             began = time.perf_counter()
-            for start, stop in block.extents:
-                _fill(shard.source, slot.view, block.start, start, stop, direct=False)
-            self._copy(block, slot.address - block.start)
-            self._wait_own()
-            return map_s < time.perf_counter() - began
+            for start, stop in piece.extents:
+                direct = _fill(shard.source, slot.view, piece.start, start, stop, direct=direct)
+            read_s = time.perf_counter() - began
+            self._check(piece, shard, slot.view, piece.start)
+            self._copy(piece, slot.address - piece.start)
+            self._marks[number] = slot
         finally:
             self._ring.release(slot, self._stream)
+        return direct, read_s
 
-    def _wait_own(self) -> None:
-        event = self._driver.event()
+    def _copy_pages(self, number: int, block: Block, shard: _Shard) -> bool:
+        """By the copy engine from the file's own pages. False: not this time, or not on this machine."""
+        if not self._registering.acquire(blocking=False):
+            return False
         try:
-            self._driver.record(event, self._stream)
-            self._driver.wait(event)
+            if not self._probed:
+                self._probed = True
+                self._registers = False  # until it is known
+                self._registers = self._pays(block, shard)
+            return self._registers and self._copy_window(number, block, shard)
+        except OSError:
+            self._registers = False  # the file cannot be mapped; whether it can be read, slots will find out
+            return False
         finally:
-            self._driver.end_event(event)
+            self._registering.release()
 
-    def _check(self, block: Block, shard: _Shard, view: memoryview, base: int, began: float) -> None:
+    def _copy_window(self, number: int, block: Block, shard: _Shard) -> bool:
+        file, low, high = shard.mapped(), block.start, -(-block.stop // PAGE) * PAGE
+        if file.populate(low, block.stop):
+            return False
+        shown = self._windows.show(file.base + low, high - low)
+        if shown is None:
+            self._registers = False
+            return False
+        try:
+            # only now, when nothing can take the pages away any more
+            self._check(block, shard, file.view, 0)
+            began = time.perf_counter()
+            self._copy(block, file.base)
+            self._marks[number] = shown
+        finally:
+            self._windows.release(shown, self._stream)
+        self._tally.read(Way.REGISTERED, block.size_bytes, began)
+        return True
+
+    def _pays(self, block: Block, shard: _Shard) -> bool:
+        """Whether the copy engine is fast enough at it: the block goes to where it will be read to again."""
+        file, low, high = shard.mapped(), block.start, -(-block.stop // PAGE) * PAGE
+        if file.populate(low, block.stop):
+            return False
+        began = time.perf_counter()
+        if not self._driver.register(file.base + low, high - low):
+            return False
+        try:
+            self._copy(block, file.base)
+        finally:
+            self._driver.wait_stream(self._stream)
+            self._driver.unregister(file.base + low)
+        return block.size_bytes / (time.perf_counter() - began) >= _PAYS_FROM
+
+    def _check(self, block: Block, shard: _Shard, view: memoryview, base: int) -> None:
         sums = shard.shard.sums
         if sums is None:
             return
+        began = time.perf_counter()
         for start, stop in block.extents:
             for at in range(start, stop, sums.chunk_bytes):
                 check_chunk(shard.shard.path, sums, at, view[at - base : min(at + sums.chunk_bytes, stop) - base])
@@ -232,13 +259,15 @@ class DeviceLoad:
                     )
 
 
-def _rounded(block: Block) -> int:
-    return -(-(block.stop - block.start) // PAGE) * PAGE
+def _slot_bytes(block: Block, shard: _Shard) -> int:
+    """What its widest piece takes, in whole pages."""
+    return max(-(-(piece.stop - piece.start) // PAGE) * PAGE for piece in pieces(block, shard.slot_bytes))
 
 
-def _fill(source: Source, view: memoryview, base: int, start: int, stop: int, *, direct: bool) -> Way:
+def _fill(source: Source, view: memoryview, base: int, start: int, stop: int, *, direct: bool) -> bool:
+    """Returns whether it went past the page cache."""
     rounded = -(-stop // PAGE) * PAGE
     if direct and source.read_direct(view[start - base : rounded - base], start, stop):
-        return Way.DIRECT
+        return True
     source.read_cached(view[start - base : stop - base], start, stop)
-    return Way.COPIED
+    return False

@@ -41,6 +41,11 @@ def map_file(fd: int, size: int, path: str, *, at: int | None = None, offset: in
     return _checked(_libc.mmap(at, size, _WRITABLE, flags, fd, offset), path)
 
 
+def map_shared(fd: int, size: int, path: str) -> int:
+    """Map `size` bytes as the page cache has them, read only. Raises: as `map_file`."""
+    return _checked(_libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_NORESERVE, fd, 0), path)
+
+
 def reserve(size: int, *, at: int | None = None) -> int:
     """Anonymous, zeroed on demand, costs nothing until touched; over what lies at `at`, if given. Raises: OSError."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | (_MAP_FIXED if at is not None else 0)

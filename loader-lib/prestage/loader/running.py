@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from prestage.loader import checkpoint as checkpoints
 from prestage.loader import report
 from prestage.loader.blocks import BlockQueue
-from prestage.loader.crew import THREADS, Crew
+from prestage.loader.crew import DEVICE_THREADS, THREADS, Crew
 from prestage.loader.host_load import HostLoad
 from prestage.loader.memory.budget import Budget, default_host_bytes
 from prestage.loader.memory.region import Piece
 from prestage.loader.model_report import ModelReport
 from prestage.loader.options import Options, index_of
+from prestage.loader.plan import BLOCK_BYTES, DEVICE_BLOCK_BYTES
 from prestage.loader.plan import plan as planned
 from prestage.loader.report import Outcome
 from prestage.loader.tally import Tally
@@ -39,8 +40,13 @@ class Running:
         """
         self.options = options
         self._tally = Tally()
-        self.plan = planned(checkpoints.read(options.path, options.verify), options.names, options.slices)
-        self._threads = min(THREADS, len(self.plan.blocks))
+        self.plan = planned(
+            checkpoints.read(options.path, options.verify),
+            options.names,
+            options.slices,
+            block_bytes=BLOCK_BYTES if options.on_host else DEVICE_BLOCK_BYTES,
+        )
+        self._threads = min(THREADS if options.on_host else DEVICE_THREADS, len(self.plan.blocks))
         self._budget = Budget(default_host_bytes() if options.host_bytes is None else options.host_bytes)
         self._host: HostLoad | None = None
         self._device: DeviceLoad | None = None

@@ -29,12 +29,12 @@ class Tally:
         self.consumer_s = 0.0
         """Wall time for which the caller waited for bytes."""
 
-    def read(self, way: Way, size_bytes: int, began: float) -> float:
-        """A block arrived this way, begun at `began` (perf_counter). Returns now."""
+    def read(self, way: Way, size_bytes: int, began: float, took_s: float | None = None) -> float:
+        """A block arrived this way, begun at `began` (perf_counter); `took_s`: of the time since then. Returns now."""
         now = time.perf_counter()
         with self._lock:
             self.by_way[way] += size_bytes
-            self.read_s += now - began
+            self.read_s += now - began if took_s is None else took_s
             if way in _FROM_DISK:
                 self._disk_began = min(began, self._disk_began or began)
                 self._disk_ended = now

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 
 from prestage.loader.dtypes import DTYPES
@@ -94,12 +92,19 @@ class TorchMemory:
 
     def __init__(self, index: int) -> None:
         self._device = torch.device("cuda", index)
+        self.piece_bytes = 0  # what shares an allocation can be neither resized nor sent to another process
 
-    def allocate(self, sizes: Iterable[tuple[str, int]]) -> dict[str, Buffer]:
-        """Idle: kernels that still use what the allocator hands out again are waited for. Raises: torch.OutOfMemoryError."""
-        buffers: dict[str, Buffer] = {name: TorchBuffer(size, self._device) for name, size in sizes}
+    def allocate(self, size_bytes: int) -> Buffer:
+        """Raises: torch.OutOfMemoryError."""
+        return TorchBuffer(size_bytes, self._device)
+
+    def settle(self) -> None:
+        """Kernels may still use what the allocator hands out again."""
         torch.cuda.current_stream(self._device).synchronize()
-        return buffers
+
+    def spare_bytes(self) -> int:
+        """What a model that went before has left in torch's cache: the driver does not count it as free."""
+        return int(torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device))
 
 
 def cuda_index(device: str | int) -> int:

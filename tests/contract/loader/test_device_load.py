@@ -1,78 +1,28 @@
-"""open_model onto a device, on a driver that copies late: right bytes, nothing kept, each classic bug caught."""
+"""open_model onto a device, on a driver that copies late: right bytes by every way, nothing kept."""
 
 from __future__ import annotations
 
 import gc
 import json
+import math
 import os
-import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 from fakecuda import FakeCuda
-from loading import View, bytes_tensors, data_start, encode, entry, make_view
+from loading import View, encode, entry
+from loading.onto_device import MIB, SIZES, is_right, load_and_check, load_through_few_windows
 
 from prestage.bench.cold import make_cold
-from prestage.loader import Closed, CorruptFile, DeviceError, OverBudget, device_load, open_model, start
-from prestage.loader.device_load import DeviceLoad
+from prestage.loader import DeviceError, device_load, open_model, running, start
 from prestage.loader.memory import cuda
 from prestage.loader.memory import device as device_memory
-from prestage.loader.memory.cuda import CudaDriver
 from prestage.loader.memory.dlpack import RawTensor
-from prestage.loader.memory.ring import Ring, Slot
 from prestage.loader.raw_tensors import RawTensors
 
-MIB = 1 << 20
-SIZES = {"a": 9 * MIB + 5, "b": 100, "c": 0, "d": 30 * MIB, "e": 3 * MIB}
-CONTENT = bytes_tensors(SIZES)
 
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PRESTAGE_LOADER_QUIET", "1")
-
-
-@pytest.fixture
-def view(tmp_path: Path) -> View:
-    return make_view(tmp_path, {"model.safetensors": CONTENT}, chunk_bytes=MIB)
-
-
-def expected(name: str) -> bytes:
-    at = data_start(CONTENT) + sum(size for other, size in SIZES.items() if other < name)
-    return CONTENT[at : at + SIZES[name]]
-
-
-def load_and_check(view: View, fake: FakeCuda, **options: object) -> None:
-    """The suite: every tensor right while the model is open and after it was closed, and nothing held in the end."""
-    driver = fake.driver()
-    tensors: dict[str, RawTensor] = {}
-    with open_model(view.folder, framework="dlpack", device="cuda", **options) as model:  # type: ignore[arg-type] # of the test
-        for name, tensor in model.items():
-            assert tensor.device == (2, 0)
-            assert is_right(driver, tensor, name), name
-            tensors[name] = tensor
-    assert list(tensors) == list(SIZES)
-    for name, tensor in tensors.items():
-        assert is_right(driver, tensor, name), name
-    assert set(fake.held()) == {"device"}
-    tensors.clear()
-    del tensor
-    gc.collect()
-    fake.assert_clean()
-
-
-def load_through_one_slot(view: View, fake: FakeCuda) -> None:
-    load_and_check(view, fake, pinned_bytes=8 * MIB)
-
-
-def is_right(driver: CudaDriver, tensor: RawTensor, name: str) -> bool:
-    """Not an `==` in an assert: of megabytes that differ pytest would make a diff, which takes minutes."""
-    return read(driver, tensor, name) == expected(name)
-
-
-def read(driver: CudaDriver, tensor: RawTensor, name: str) -> bytes:
-    return driver.read_back(tensor.address, SIZES[name]) if SIZES[name] else b""
+def test_pages_go_to_the_device_through_windows_that_move(view: View, fake: FakeCuda) -> None:
+    load_through_few_windows(view, fake)
 
 
 @pytest.mark.parametrize("state", ["cold", "hot"])
@@ -88,28 +38,46 @@ def test_every_byte_arrives_through_a_ring_of_any_size(
     load_and_check(view, fake, verify=verify, pinned_bytes=pinned_bytes)
 
 
-@pytest.mark.parametrize("refused", [0, 1])
-def test_resident_files_go_from_the_page_cache_where_the_driver_takes_them(
-    view: View, fake: FakeCuda, monkeypatch: pytest.MonkeyPatch, refused: int
+@pytest.mark.parametrize(
+    ("refused", "pays_from", "ways"),
+    [
+        (0, 0, {"page cache to device"}),
+        (1, 0, {"copied from the page cache"}),
+        (0, math.inf, {"copied from the page cache"}),
+    ],
+    ids=["taken", "refused", "found slow at the first block"],
+)
+def test_resident_files_go_from_the_page_cache_where_the_driver_takes_them_and_it_pays(
+    view: View, fake: FakeCuda, monkeypatch: pytest.MonkeyPatch, refused: int, pays_from: float, ways: set[str]
 ) -> None:
     monkeypatch.setattr(device_load, "_PROBE_MIN_BYTES", 0)
-    monkeypatch.setattr(DeviceLoad, "_pays", lambda *_: True)
+    monkeypatch.setattr(device_load, "_PAYS_FROM", pays_from)
+    monkeypatch.setattr(running, "DEVICE_THREADS", 1)  # while one finds out, others copy
     fake.set("refuse_register", refused)
     Path(view.file()).read_bytes()
     with open_model(view.folder, framework="dlpack", device="cuda") as model:
         assert len(list(model.items())) == len(SIZES)
-        ways = model.report()["ways"]
-    assert isinstance(ways, dict)
-    assert set(ways) == ({"copied from the page cache"} if refused else {"page cache to device"})
+        taken = model.report()["ways"]
+    assert isinstance(taken, dict)
+    assert set(taken) == ways
     load_and_check(view, fake)
 
 
-def test_the_probe_takes_the_faster_way_and_right_bytes_either_way(
+def test_neighbours_share_an_allocation_which_goes_with_the_last_of_them(
     view: View, fake: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_load, "_PROBE_MIN_BYTES", 0)
-    Path(view.file()).read_bytes()
-    load_and_check(view, fake)
+    monkeypatch.setattr(device_memory, "PIECE_BYTES", 32 * MIB)
+    with open_model(view.folder, framework="dlpack", device="cuda") as model:
+        tensors = dict(model.items())
+    assert all(tensors[name].address % 512 == 0 for name in "abde")
+    left = []
+    for name in "abcde":
+        gc.collect()
+        left.append(fake.held().get("device", 0))
+        del tensors[name]
+    assert left == [3, 3, 2, 2, 1]
+    gc.collect()
+    fake.assert_clean()
 
 
 def test_slices_arrive_back_to_back(tmp_path: Path, fake: FakeCuda) -> None:
@@ -174,145 +142,3 @@ def test_a_load_leaves_its_callers_current_device_as_it_is(view: View, fake: Fak
     assert fake.current() == before
     assert (fake.get("calls on 0"), fake.get("calls on 1") > 0) == (0, True)
     fake.assert_clean()
-
-
-def test_a_wrong_chunk_never_becomes_a_tensor_and_nothing_is_kept(view: View, fake: FakeCuda) -> None:
-    view.damage(20 * MIB)
-    with open_model(view.folder, framework="dlpack", device="cuda") as model, pytest.raises(CorruptFile):
-        model["d"]
-    gc.collect()
-    fake.assert_clean()
-
-
-def test_budgets_are_refused_before_anything_is_taken(view: View, fake: FakeCuda) -> None:
-    with pytest.raises(OverBudget, match="device_bytes allows"):
-        open_model(view.folder, framework="dlpack", device="cuda", device_bytes=MIB)
-    with pytest.raises(OverBudget, match="raise pinned_bytes"):
-        open_model(view.folder, framework="dlpack", device="cuda", pinned_bytes=MIB)
-    fake.set("total", 10 * MIB)
-    with pytest.raises(OverBudget, match="is free on the device"):
-        open_model(view.folder, framework="dlpack", device="cuda")
-    gc.collect()
-    fake.assert_clean()
-
-
-@pytest.mark.parametrize("allocations", range(5))
-def test_out_of_memory_at_any_allocation_keeps_nothing(view: View, fake: FakeCuda, allocations: int) -> None:
-    fake.driver()
-    fake.set("oom_after", allocations)
-    with pytest.raises(DeviceError, match="CUDA_ERROR_OUT_OF_MEMORY") as caught:
-        load_and_check(view, fake)
-    assert caught.value.code == 2
-    del caught
-    gc.collect()
-    fake.assert_clean()
-    fake.set("oom_after", -1)
-    load_and_check(view, fake)
-
-
-@pytest.mark.parametrize("copy", [1, 2, 5])
-def test_a_lost_context_ends_the_load_with_its_error_and_without_a_hang(view: View, fake: FakeCuda, copy: int) -> None:
-    fake.driver()
-    fake.set("fail_copy", copy)
-    with pytest.raises(DeviceError, match="719") as caught:
-        load_and_check(view, fake)
-    assert caught.value.code == 719
-
-
-def test_closing_in_the_middle_keeps_what_was_handed_out_and_nothing_else(view: View, fake: FakeCuda) -> None:
-    model = open_model(view.folder, framework="dlpack", device="cuda", pinned_bytes=8 * MIB)
-    first = model["a"]
-    model.close()
-    assert is_right(fake.driver(), first, "a")
-    with pytest.raises(Closed):
-        model["d"]
-    del first, model
-    gc.collect()
-    fake.assert_clean()
-
-
-def test_closing_waits_for_copies_that_are_on_their_way(view: View, fake: FakeCuda) -> None:
-    model = open_model(view.folder, framework="dlpack", device="cuda", pinned_bytes=8 * MIB)
-    running = model._running
-    assert running
-    while not running.done:  # then the last block's copies are still to come: nobody has waited for its slot
-        time.sleep(0.01)
-    model.close()
-    del model, running
-    gc.collect()
-    fake.assert_clean()
-
-
-def slot_reused_before_its_copy_ended(patch: pytest.MonkeyPatch) -> None:
-    def acquire(ring: Ring) -> Slot:
-        return ring._free.get()
-
-    patch.setattr(Ring, "acquire", acquire)
-
-
-def missing_synchronise(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(DeviceLoad, "buffer", lambda load, name: load._buffers[name])
-
-
-def leak_at_an_exception(patch: pytest.MonkeyPatch) -> None:
-    """Somebody on the way, a traceback or a cache, still refers to the buffers."""
-    kept: list[object] = []
-    allocate = device_memory.DriverMemory.allocate
-
-    def keep(memory: device_memory.DriverMemory, sizes: Iterable[tuple[str, int]]) -> dict[str, device_memory.Buffer]:
-        buffers = allocate(memory, sizes)
-        kept.extend(buffers.values())
-        return buffers
-
-    patch.setattr(device_memory.DriverMemory, "allocate", keep)
-
-
-def double_free(patch: pytest.MonkeyPatch) -> None:
-    free = device_memory._free
-
-    def twice(driver: CudaDriver, address: int) -> None:
-        free(driver, address)
-        free(driver, address)
-
-    patch.setattr(device_memory, "_free", twice)
-
-
-def use_after_close(patch: pytest.MonkeyPatch) -> None:
-    """Buffers go before the copies into them ended."""
-    close = DeviceLoad.close
-
-    def early(load: DeviceLoad) -> None:
-        load._buffers.clear()
-        close(load)
-
-    patch.setattr(DeviceLoad, "close", early)
-
-
-def io_thread_without_context(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(DeviceLoad, "attach", lambda _: None)
-
-
-def pinned_memory_given_back_too_early(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(CudaDriver, "wait_stream", lambda *_: None)
-
-
-@pytest.mark.parametrize(
-    ("plant", "run"),
-    [
-        (slot_reused_before_its_copy_ended, load_through_one_slot),
-        (missing_synchronise, load_and_check),
-        (leak_at_an_exception, test_a_wrong_chunk_never_becomes_a_tensor_and_nothing_is_kept),
-        (double_free, load_and_check),
-        (use_after_close, test_closing_waits_for_copies_that_are_on_their_way),
-        (io_thread_without_context, load_and_check),
-        (pinned_memory_given_back_too_early, test_closing_waits_for_copies_that_are_on_their_way),
-    ],
-)
-def test_a_planted_bug_is_caught(
-    plant: Callable[[pytest.MonkeyPatch], None], run: Callable[[View, FakeCuda], None], view: View, fake: FakeCuda
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        plant(patch)
-        with pytest.raises((AssertionError, DeviceError)):
-            run(view, fake)
-        gc.collect()

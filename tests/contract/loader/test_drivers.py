@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Callable
 
@@ -49,7 +48,6 @@ def test_a_copy_from_memory_that_was_given_back_is_a_violation(fake: FakeCuda) -
     driver.unpin(source)
     driver.wait_stream(stream)
     assert fake.get("violations") == 1
-    assert ctypes.string_at(source, 4) == b"\xdd" * 4
 
 
 def test_giving_back_twice_is_refused_and_counted(fake: FakeCuda) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from loading import View, bytes_tensors, data_start, make_view
 
 from prestage.bench.cold import make_cold
-from prestage.loader import host_load, open_model, plan, running
+from prestage.loader import host_load, open_model, running
 from prestage.loader.memory.region import Region
 from prestage.loader.prefault import LEAD_BLOCKS, Prefault
 
@@ -145,7 +145,7 @@ def test_faulting_in_keeps_what_is_there() -> None:
 def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> View:
     """24 blocks of 1 MiB, of two readers."""
     monkeypatch.setattr(running, "THREADS", 2)
-    monkeypatch.setattr(running, "planned", lambda *args: plan.plan(*args, block_bytes=MIB))
+    monkeypatch.setattr(running, "BLOCK_BYTES", MIB)
     view = make_view(tmp_path, {"model.safetensors": bytes_tensors({f"t{at}": MIB for at in range(24)})}, chunk_bytes=MIB)
     make_cold([Path(view.file())])
     return view

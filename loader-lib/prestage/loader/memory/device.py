@@ -1,21 +1,20 @@
 """Device memory for tensors: from the driver, or whoever else owns an allocator.
 
-A tensor below SLAB_MIN bytes shares a slab with its neighbours, which goes with the last of them: thousands of norms are not
-thousands of driver calls.
+The driver's is shared by neighbours, in pieces that go with the last of their tensors.
 """
 
 from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from prestage.loader.errors import DeviceError, OverBudget
 from prestage.loader.memory.ports import ALIGN_BYTES, Driver
 
-SLAB_MIN = 1 << 20
-SLAB_BYTES = 16 << 20
+PIECE_BYTES = 128 << 20
+"""Tensors share one allocation up to this size: what a dropped tensor may keep, against 0.1 ms for each of thousands."""
 
 
 class Buffer(Protocol):
@@ -29,8 +28,42 @@ class Buffer(Protocol):
 class Allocator(Protocol):
     """Where a load's results go."""
 
-    def allocate(self, sizes: Iterable[tuple[str, int]]) -> dict[str, Buffer]:
-        """A buffer for each name. Raises: DeviceError: nothing is kept."""
+    @property
+    def piece_bytes(self) -> int:
+        """Up to which size neighbours share an allocation; 0: each has its own."""
+
+    def allocate(self, size_bytes: int) -> Buffer:
+        """Aligned to ALIGN_BYTES. Raises: DeviceError, or what a framework says."""
+
+    def settle(self) -> None:
+        """Wait until what was allocated may be copied to. Raises: as `allocate`."""
+
+    def spare_bytes(self) -> int:
+        """What it has taken from the driver and would give out first."""
+
+
+def carved(allocator: Allocator, sizes: Iterable[tuple[str, int]]) -> Iterator[tuple[str, Buffer]]:
+    """A buffer for each name, in this order; no size is 0. Raises: as `allocate`."""
+    for size, offsets in _pieces(sizes, allocator.piece_bytes):
+        whole = allocator.allocate(size)
+        for name, offset in offsets:
+            yield name, whole if len(offsets) == 1 else Share(whole, offset)
+        del whole  # or the traceback of the next one's error keeps it
+
+
+def _pieces(sizes: Iterable[tuple[str, int]], piece_bytes: int) -> Iterator[tuple[int, list[tuple[str, int]]]]:
+    """Size, and (name, offset) of those that share it."""
+    held: list[tuple[str, int]] = []
+    stop = 0
+    for name, size in sizes:
+        at = -(-stop // ALIGN_BYTES) * ALIGN_BYTES
+        if held and at + size > piece_bytes:
+            yield stop, held
+            held, at = [], 0
+        held.append((name, at))
+        stop = at + size
+    if held:
+        yield stop, held
 
 
 class Allocation:
@@ -44,9 +77,9 @@ class Allocation:
 
 
 class Share:
-    """Part of an allocation."""
+    """Part of an allocation, which it keeps."""
 
-    def __init__(self, whole: Allocation, offset: int) -> None:
+    def __init__(self, whole: Buffer, offset: int) -> None:
         self._whole = whole
         self.address = whole.address + offset
 
@@ -56,21 +89,18 @@ class DriverMemory:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
+        self.piece_bytes = PIECE_BYTES
 
-    def allocate(self, sizes: Iterable[tuple[str, int]]) -> dict[str, Buffer]:
-        """Large ones each their own, small ones in slabs. Raises: DeviceError: what was allocated before is given back."""
-        buffers: dict[str, Buffer] = {}
-        slab, used = None, SLAB_BYTES
-        for name, size in sizes:
-            if size >= SLAB_MIN:
-                buffers[name] = Allocation(self._driver, size)
-                continue
-            if used + size > SLAB_BYTES:
-                slab, used = Allocation(self._driver, SLAB_BYTES), 0
-            assert slab
-            buffers[name] = Share(slab, used)
-            used += -(-size // ALIGN_BYTES) * ALIGN_BYTES
-        return buffers
+    def allocate(self, size_bytes: int) -> Buffer:
+        """Raises: DeviceError."""
+        return Allocation(self._driver, size_bytes)
+
+    def settle(self) -> None:
+        """Nobody else has used it."""
+
+    def spare_bytes(self) -> int:
+        """It keeps nothing."""
+        return 0
 
 
 def refuse_over_budget(wanted_bytes: int, budget_bytes: int | None, free_bytes: int) -> None:

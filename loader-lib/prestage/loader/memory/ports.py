@@ -41,7 +41,10 @@ class Driver(Protocol):
         """Of `allocate`, once; nothing may be copying into it."""
 
     def pin(self, size_bytes: int) -> int:
-        """Page-aligned host memory that the copy engine reads at full speed. Slow to get: once a load. Raises: DeviceError."""
+        """Page-aligned host memory that the copy engine reads at full speed. Slow to get, 2-5 GB/s: little of it, and used again.
+
+        Raises: DeviceError.
+        """
 
     def unpin(self, address: int) -> None:
         """Of `pin`, once; nothing may be copying from it."""
@@ -74,6 +77,9 @@ class Driver(Protocol):
 
     def record(self, event: int, stream: int) -> None:
         """Behind everything that was put into the stream so far."""
+
+    def is_reached(self, event: int) -> bool:
+        """Whether `wait` would return at once. Raises: as `wait`."""
 
     def wait(self, event: int) -> None:
         """Return when the event is reached. Releases the GIL. Raises: DeviceError: also for a copy that failed before."""

@@ -1,4 +1,4 @@
-"""A few slots of pinned memory, allocated once, through which all bytes for a device pass.
+"""A few slots of pinned memory, each pinned when it is first needed, through which bytes for a device pass.
 
     acquire ─▶ read into the slot, verify ─▶ copies on the stream ─▶ release: an event behind them ─▶ acquire waits for it
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import queue
+import threading
 import time
 from dataclasses import dataclass
 
@@ -30,43 +31,43 @@ class Ring:
     """Slots of one load. Thread-safe; threads that use it have attached."""
 
     def __init__(self, driver: Driver, *, slots: int, slot_bytes: int, budget_bytes: int, tally: Tally) -> None:
-        """As many slots as the budget has room for, at most `slots`.
+        """As many slots as the budget has room for, at most `slots`. Takes nothing yet.
 
         Raises:
-            OverBudget: not even one fits. DeviceError: no pinned memory; nothing is left behind.
+            OverBudget: not even one fits.
         """
-        count = min(slots, budget_bytes // slot_bytes)
-        if not count:
+        self._unpinned = min(slots, budget_bytes // slot_bytes)
+        if not self._unpinned:
             raise OverBudget(
                 f"one slot of the ring takes {slot_bytes} bytes, pinned_bytes is {budget_bytes}", hint="raise pinned_bytes"
             )
         self._driver = driver
         self._tally = tally
-        self.size_bytes = count * slot_bytes
-        self._base = driver.pin(self.size_bytes)
+        self.slot_bytes = slot_bytes
+        self._lock = threading.Lock()
         self._slots: list[Slot] = []
-        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
-        try:
-            for number in range(count):
-                address = self._base + number * slot_bytes
-                view = memoryview((ctypes.c_char * slot_bytes).from_address(address)).cast("B")
-                slot = Slot(address, view, driver.event())
-                self._slots.append(slot)
-                self._free.put(slot)
-        except DeviceError:
-            self.close()
-            raise
+        self._free: queue.SimpleQueue[Slot | DeviceError] = queue.SimpleQueue()
+        """An error: there is no memory for a slot, and who waits for one may wait for ever."""
 
     def acquire(self) -> Slot:
-        """The slot that was released first, once nothing reads from it any more. Raises: DeviceError."""
+        """The slot that was released first, once nothing reads from it any more; a new one while there is room and none is idle.
+
+        Raises:
+            DeviceError: also: no pinned memory.
+        """
         began = time.perf_counter()
-        slot = self._free.get()
+        slot = self._waited()
         try:
-            self._driver.wait(slot.event)
+            if not self._driver.is_reached(slot.event):
+                fresh = self._pinned()
+                if fresh:
+                    self._free.put(slot)
+                    return fresh
+                self._driver.wait(slot.event)
+                self._tally.waited_for_slot(began)
         except DeviceError:
             self._free.put(slot)
             raise
-        self._tally.waited_for_slot(began)
         return slot
 
     def release(self, slot: Slot, stream: int) -> None:
@@ -79,15 +80,42 @@ class Ring:
     def close(self) -> None:
         """The stream's work is done and no thread holds a slot. Goes on where a call fails: after a lost context all do."""
         failure: DeviceError | None = None
-        for slot in self._slots:
-            try:
-                self._driver.end_event(slot.event)
-            except DeviceError as exc:
-                failure = exc
-        self._slots.clear()
-        try:
-            self._driver.unpin(self._base)
-        except DeviceError as exc:
-            failure = exc
+        while self._slots:
+            slot = self._slots.pop()
+            for end, handle in ((self._driver.end_event, slot.event), (self._driver.unpin, slot.address)):
+                try:
+                    end(handle)
+                except DeviceError as exc:
+                    failure = exc
         if failure:
             raise failure
+
+    def _waited(self) -> Slot:
+        try:
+            found = self._free.get_nowait()
+        except queue.Empty:
+            found = self._pinned() or self._free.get()
+        if isinstance(found, DeviceError):
+            self._free.put(found)  # for the next who waits
+            raise found
+        return found
+
+    def _pinned(self) -> Slot | None:
+        with self._lock:
+            if not self._unpinned:
+                return None
+            self._unpinned -= 1
+        try:
+            event = self._driver.event()
+            try:
+                address = self._driver.pin(self.slot_bytes)
+            except DeviceError:
+                self._driver.end_event(event)
+                raise
+        except DeviceError as exc:
+            self._free.put(exc)
+            raise
+        slot = Slot(address, memoryview((ctypes.c_char * self.slot_bytes).from_address(address)).cast("B"), event)
+        with self._lock:
+            self._slots.append(slot)
+        return slot
