@@ -129,7 +129,11 @@ def test_csi_sanity_passes(world: World, tmp_path: Path) -> None:
     argv: list[str | Path] = [sanity, f"-csi.endpoint=unix://{world.parts.endpoint}", f"-csi.controllerendpoint=unix://{socket}"]
     argv += [f"-csi.secrets={secrets}", f"-csi.mountdir={folder}/mount", f"-csi.stagingdir={folder}/staging", "-ginkgo.no-color"]
     with Controller(messages(tmp_path), context).serving(socket, world.parts.endpoint):
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=400, check=False)
+        for _ in range(3):
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=400, check=False)
+            # it waits a minute for a connection that is ready already to become so, where that is faster than its first look
+            if "Connection timed out" not in done.stdout:
+                break
     assert done.returncode == 0, done.stdout[-6000:]
     passed = int(done.stdout.rpartition(" Passed")[0].split()[-1])
     assert passed >= 25, done.stdout[-3000:]

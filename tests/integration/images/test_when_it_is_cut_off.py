@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from layers import curious, image, simple
 from layers.node import NEEDS, Node
 
 from prestage.cacher.ending import to_its_end
-from prestage.cacher.errors import PrestageError
+from prestage.cacher.errors import PrestageError, Unavailable
 from prestage.images import leasing
 from prestage.images.arriving import Arrived, ignored
 from prestage.images.containerd.channel import Channel, Stream
@@ -30,10 +31,12 @@ from prestage.images.containerd.placing import Unnamed
 from prestage.images.containerd.snapshots import Snapshots
 from prestage.images.descriptors import Descriptor
 from prestage.images.fetching import Fetcher
+from prestage.images.image import Layer
 from prestage.images.incoming import Incoming, Wanted
 from prestage.images.landing import Landing
 from prestage.images.runtime import Containerd as Runtime
 from prestage.images.stager import ImageStager, StagingTerms
+from prestage.wire.containerd_pb2 import Mount
 from servers.registry import Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs(*NEEDS)]
@@ -261,6 +264,40 @@ def test_containerd_killed_in_the_middle_loses_nothing(registry: Registry, node:
         assert node.inventory()["snapshots"] == pulled
         node.release(resolved.artifact)
         assert node.inventory() == NOTHING
+
+
+def test_a_folder_that_a_killed_containerd_left_for_a_snapshot_it_never_wrote_down_is_in_nobodys_way(
+    registry: Registry, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = registry.push("t/orphans", "v1", image([(tar, "gzip") for tar in curious()]))
+    resolved = node.resolve(name)
+    node.pull(name)
+    pulled = node.inventory()["snapshots"]
+    node.clean()
+    refused = list[str]()
+    prepared = Snapshots._prepared
+
+    async def noted(snapshots: Snapshots, lease: str, key: str, layer: Layer) -> Sequence[Mount] | None:
+        try:
+            return await prepared(snapshots, lease, key, layer)
+        except Unavailable as exc:
+            refused.append(str(exc))
+            raise
+
+    monkeypatch.setattr(Snapshots, "_prepared", noted)
+    snapshots = node.containerd.root / "io.containerd.snapshotter.v1.overlayfs/snapshots"
+    left = [snapshots / str(number) for number in range(1, 3000) if not (snapshots / str(number)).exists()]  # one is the next
+    try:
+        for folder in left:
+            (folder / "fs").mkdir(parents=True)
+        node.stage(name)
+        assert any("failed to rename" in said for said in refused)
+        assert node.inventory()["snapshots"] == pulled
+        node.release(resolved.artifact)
+        assert node.inventory() == NOTHING
+    finally:
+        for folder in left:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_command_that_is_killed_goes_on_when_it_is_run_again(registry: Registry, node: Node) -> None:

@@ -124,6 +124,15 @@ class Snapshots:
 
     async def _prepare(self, lease: str, key: str, layer: Layer) -> Sequence[Mount] | None:
         """None: the chain is there already."""
+        try:
+            return await self._prepared(lease, key, layer)
+        except Unavailable as exc:
+            # killed after it had named the snapshot's folder, before it wrote that down: as it refuses, containerd removes it
+            if "failed to rename" not in str(exc):
+                raise
+        return await self._prepared(lease, key, layer)
+
+    async def _prepared(self, lease: str, key: str, layer: Layer) -> Sequence[Mount] | None:
         request = SnapshotPrepareRequest(
             snapshotter=self.snapshotter, key=key, parent=layer.parent or "", labels={_REF_LABEL: layer.chain}
         )
