@@ -31,7 +31,7 @@ from prestage.loader.ways import Way, device_way
 _WINDOWS_BYTES = 8 << 30
 """Of the page cache that may be registered at a time."""
 _SLOT_BYTES = 8 << 20
-"""With half of it Python costs more than copying."""
+"""4 GB on an H200 took 0.23 s with half of it, with twice as much 0.18-0.22 and more pinned memory."""
 _PROBE_MIN_BYTES = 1 << 30
 """Below, finding out whether registering pays costs more than it may save."""
 _PAYS_FROM = 25e9

@@ -7,6 +7,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from fakecuda import FakeCuda
@@ -31,6 +32,11 @@ from prestage.loader.memory.ring import Ring, Slot
 from prestage.loader.model import Model
 from prestage.loader.options import Options
 from prestage.loader.sums import FileSums
+
+
+@pytest.fixture
+def many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "DEVICE_BLOCK_BYTES", 2 * MIB)
 
 
 def test_a_wrong_chunk_never_becomes_a_tensor_and_nothing_is_kept(view: View, fake: FakeCuda) -> None:
@@ -116,10 +122,10 @@ def test_out_of_memory_in_the_middle_keeps_nothing_while_its_error_lives(
     assert fake.held() == {}
 
 
+@pytest.mark.usefixtures("many_blocks")
 def test_no_pinned_memory_for_one_slot_ends_the_load_of_threads_that_wait_for_it(
     view: View, fake: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "DEVICE_BLOCK_BYTES", 2 * MIB)
     pin = CudaDriver.pin
 
     def slow(driver: CudaDriver, size_bytes: int) -> int:
@@ -135,6 +141,29 @@ def test_no_pinned_memory_for_one_slot_ends_the_load_of_threads_that_wait_for_it
     fake.assert_clean()
 
 
+@pytest.mark.usefixtures("many_blocks")
+def test_waiting_for_another_thread_to_be_done_with_a_slot_is_counted(
+    view: View, fake: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill = device_load._fill
+
+    def slow(*args: Any, **options: Any) -> bool:
+        time.sleep(0.01)
+        return fill(*args, **options)
+
+    def reached(driver: CudaDriver, event: int) -> bool:
+        driver.wait(event)
+        return True
+
+    monkeypatch.setattr(device_load, "_fill", slow)
+    monkeypatch.setattr(CudaDriver, "is_reached", reached)
+    with open_model(view.folder, framework="dlpack", device="cuda", pinned_bytes=8 * MIB) as model:
+        assert len(list(model.items())) == len(SIZES)
+        waited_s = model.report()["device_wait_thread_s"]
+    assert isinstance(waited_s, float)
+    assert waited_s > 0.2, "over 20 blocks of 10 ms, one at a time, wait for each other"
+
+
 @pytest.mark.parametrize("names", [[], ["c"]], ids=["of nothing", "of an empty tensor"])
 def test_a_load_of_nothing_needs_no_slot(view: View, fake: FakeCuda, names: list[str]) -> None:
     with open_model(view.folder, framework="dlpack", device="cuda", names=names) as model:
@@ -143,10 +172,10 @@ def test_a_load_of_nothing_needs_no_slot(view: View, fake: FakeCuda, names: list
     fake.assert_clean()
 
 
+@pytest.mark.usefixtures("many_blocks")
 def test_ctrl_c_while_threads_are_started_ends_those_that_read(
     view: View, fake: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "DEVICE_BLOCK_BYTES", 2 * MIB)
     start_thread, started = threading.Thread.start, list[str]()
 
     def interrupted(thread: threading.Thread) -> None:
@@ -163,10 +192,10 @@ def test_ctrl_c_while_threads_are_started_ends_those_that_read(
     fake.assert_clean()
 
 
+@pytest.mark.usefixtures("many_blocks")
 def test_ctrl_c_in_the_middle_of_closing_gives_everything_back_in_the_end(
     view: View, fake: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "DEVICE_BLOCK_BYTES", 2 * MIB)
     unpin, interrupts = CudaDriver.unpin, [False, True]
 
     def interrupted(driver: CudaDriver, address: int) -> None:

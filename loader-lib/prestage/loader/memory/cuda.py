@@ -5,8 +5,7 @@ Rules that the driver does not enforce for us:
 - the current context is a thread's (else error 201): each I/O thread attaches first, a caller's is attached for as long as it
   works for us, a finalizer's too;
 - nothing here before a fork: a context does not survive one;
-- the `_v2` names: without it some are the old 32-bit ABI. ctypes passes bare ints as 32 bits, so every call has argtypes;
-- calls of a microsecond that wait for nothing keep the GIL: among reading threads, getting it back takes longer.
+- the `_v2` names: without it some are the old 32-bit ABI. ctypes passes bare ints as 32 bits, so every call has argtypes.
 
 Constants: cuda.h 13.0.
 """
@@ -58,6 +57,8 @@ _CALLS: dict[str, tuple[type, ...]] = {
     "cuDeviceGetAttribute": (ctypes.POINTER(_I), _I, _I),
     "cuDevicePrimaryCtxRetain": (_PP, _I),
     "cuCtxSetCurrent": (_P,),
+    "cuCtxPushCurrent_v2": (_P,),
+    "cuCtxPopCurrent_v2": (_PP,),
     "cuMemGetInfo_v2": (ctypes.POINTER(_S), ctypes.POINTER(_S)),
     "cuMemAlloc_v2": (ctypes.POINTER(_D), _S),
     "cuMemFree_v2": (_D,),
@@ -71,19 +72,13 @@ _CALLS: dict[str, tuple[type, ...]] = {
     "cuEventCreate": (_PP, _U),
     "cuEventDestroy_v2": (_P,),
     "cuEventRecord": (_P, _P),
+    "cuEventQuery": (_P,),
     "cuEventSynchronize": (_P,),
     "cuMemcpyHtoDAsync_v2": (_D, _P, _S, _P),
     "cuMemcpy2DAsync_v2": (ctypes.POINTER(_Rows), _P),
     "cuMemcpyDtoH_v2": (_P, _D, _S),
     "cuGetErrorName": (_I, ctypes.POINTER(ctypes.c_char_p)),
 }
-
-_SHORT_CALLS: dict[str, tuple[type, ...]] = {
-    "cuCtxPushCurrent_v2": (_P,),
-    "cuCtxPopCurrent_v2": (_PP,),
-    "cuEventQuery": (_P,),
-}
-"""With the GIL held."""
 
 _drivers: dict[tuple[str, int], CudaDriver] = {}
 _lock = threading.Lock()
@@ -107,13 +102,11 @@ class CudaDriver:
     def __init__(self, index: int, library: str = LIBRARY) -> None:
         """For `driver`."""
         try:
-            self._cuda, self._short = ctypes.CDLL(library), ctypes.PyDLL(library)
+            self._cuda = ctypes.CDLL(library)
         except OSError as exc:
             raise Unsupported(f"no CUDA driver: {exc}", hint='use device="cpu", or run where the NVIDIA driver is') from exc
         for name, arguments in _CALLS.items():
             getattr(self._cuda, name).argtypes = arguments
-        for name, arguments in _SHORT_CALLS.items():
-            getattr(self._short, name).argtypes = arguments
         self._pinned: dict[int, tuple[int, int] | None] = {}
         """What lies around pinned memory that we mapped; None: the driver's."""
         self.device = (_CUDA, index)
@@ -200,8 +193,7 @@ class CudaDriver:
 
     def copy(self, target: int, source: int, size_bytes: int, stream: int) -> None:
         """By the copy engine."""
-        if code := self._cuda.cuMemcpyHtoDAsync_v2(target, source, size_bytes, stream):
-            raise self._error(code, f"copying {size_bytes} bytes")
+        self._call("cuMemcpyHtoDAsync_v2", target, source, size_bytes, stream, what=f"copying {size_bytes} bytes")
 
     def copy_rows(
         self, target: int, source: int, *, width: int, rows: int, target_pitch: int, source_pitch: int, stream: int
@@ -228,7 +220,7 @@ class CudaDriver:
 
     def is_reached(self, event: int) -> bool:
         """Asks, and does not sleep."""
-        code = self._short.cuEventQuery(event)
+        code = self._cuda.cuEventQuery(event)
         if code not in (0, _NOT_READY):
             raise self._error(code, "cuEventQuery")
         return not code
@@ -275,9 +267,8 @@ class _Attached:
         self._driver = driver
 
     def __enter__(self) -> None:
-        if code := self._driver._short.cuCtxPushCurrent_v2(self._driver._context):
-            raise self._driver._error(code, "cuCtxPushCurrent")
+        self._driver._call("cuCtxPushCurrent_v2", self._driver._context)
 
     def __exit__(self, *_: object) -> None:
         # it fails only where the block did, whose error says more
-        self._driver._short.cuCtxPopCurrent_v2(ctypes.byref(_P()))
+        self._driver._cuda.cuCtxPopCurrent_v2(ctypes.byref(_P()))

@@ -59,15 +59,14 @@ class Ring:
         slot = self._waited()
         try:
             if not self._driver.is_reached(slot.event):
-                fresh = self._pinned()
-                if fresh:
+                if fresh := self._pinned():
                     self._free.put(slot)
-                    return fresh
+                    slot = fresh
                 self._driver.wait(slot.event)
-                self._tally.waited_for_slot(began)
         except DeviceError:
             self._free.put(slot)
             raise
+        self._tally.waited_for_slot(began)
         return slot
 
     def release(self, slot: Slot, stream: int) -> None:
