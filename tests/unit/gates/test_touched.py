@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pods.objects import DIGEST, GATE, LLAMA, OTHER, artifact, node, node_cache, pod
 from pods.worlds import drop, put, world
@@ -163,6 +163,12 @@ def warm(there: World) -> set[Key]:
     return {(str(head["namespace"]), str(head["name"])) for head in heads}
 
 
+FULL = [("cache", "a", {DIGEST: "Warm"}), ("node", "a", False), ("record", DIGEST, "y"), ("gated", "p", "y"), ("gated", "q", "y")]
+"""One place, and two that wait for it."""
+
+
+@example([*FULL, ("gated", "p", "x")])
+@example([*FULL, ("gone", "p", None)])
 @given(st.lists(CHANGES, max_size=25))
 def test_whoever_may_start_warm_after_a_change_is_concerned_by_it(changes: list[tuple[str, str, object]]) -> None:
     there = world(node("a", gpus=2), node("b", gpus=2), leader_age_s=0.0)

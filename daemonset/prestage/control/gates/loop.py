@@ -158,7 +158,7 @@ class Gates:
             for uid in self._not_before_s.keys() - there:
                 del self._not_before_s[uid]
         gated = world.gated if keys is None else world.gated & keys
-        return sorted(filter(None, map(world.pod, gated)), key=lambda pod: -age_s(pod, world.now()))
+        return sorted(filter(None, map(world.pod, gated)), key=lambda pod: (-age_s(pod, world.now()), key_of(pod)))
 
     def _steps(self, pods: Sequence[Object]) -> list[Step]:
         found = list[Step]()

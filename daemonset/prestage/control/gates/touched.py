@@ -1,6 +1,6 @@
 """Which pods a change concerns, so that one change among thousands of pods is a look at few of them.
 
-    pod            itself; where it leaves room: those that want what its node holds
+    pod            itself; where it leaves room: those that want what its node holds; where it gives up its turn: all
     NodeCache      those whose artifacts are told otherwise there
     Artifact       those of the templates that got it
     ReplicaSet     those that were seen before it
@@ -75,6 +75,10 @@ class Askers:
         self.drop(pod)
         self._owner[pod] = pod[0], owner
         self._waiting.setdefault((pod[0], owner), set()).add(pod)
+
+    def uses(self, pod: Key) -> tuple[Use, ...]:
+        """What it asks for, as far as is known."""
+        return self._uses.get(pod, ())
 
     def drop(self, pod: Key) -> None:
         """It is gone, or asks for nothing."""

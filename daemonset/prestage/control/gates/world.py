@@ -276,10 +276,12 @@ class World:
 
     # how it is kept
 
-    def _note_pod(self, change: Appeared | Changed | Vanished) -> Set[Key]:
-        """Concerns itself; where it leaves room, those that want what is there."""
+    def _note_pod(self, change: Appeared | Changed | Vanished) -> Set[Key] | None:
+        """Concerns itself; where it leaves room, those that want what is there; where it waited, and goes or asks otherwise, all:
+        its turn is another one's."""
         key, seen = key_of(change.object), change.object
         concerned = {key}
+        asked = self._askers.uses(key) if key in self.gated else None
         before = change.before if isinstance(change, Changed) else seen if isinstance(change, Vanished) else None
         left = takes_room(before) if before is not None else None
         takes = None if isinstance(change, Vanished) else takes_room(seen)
@@ -298,7 +300,7 @@ class World:
             self.gated.discard(key)
             self.asking.discard(key)
             self._askers.drop(key)
-            return concerned
+            return None if asked else concerned
         for group, belongs in ((self.gated, is_gated(seen)), (self.asking, _asks(seen))):
             (group.add if belongs else group.discard)(key)
         if key in self.asking:
@@ -307,7 +309,7 @@ class World:
         else:
             self._waits.forget(seen)
             self._askers.drop(key)
-        return concerned
+        return None if asked and asked != self._askers.uses(key) else concerned
 
     def _ask(self, pod: Object) -> None:
         template = self.template(pod)
